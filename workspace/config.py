@@ -1,0 +1,127 @@
+"""Configuration: frozen dataclasses, one field per setting, read from ``hubprobe.toml`` and hashed into manifests."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from workspace.errors import ConfigError
+from workspace.files import canonical_json, short_hash
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - Python 3.10
+    import tomli as tomllib
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CrawlConfig:
+    """What is listed, and the caps that decide eligibility before any weights are fetched."""
+
+    pipeline_tag: str = "image-classification"
+    max_parameters: int = 2_000_000_000
+    max_weights_bytes: int = 8 * 1024**3
+    max_labels: int = 200_000
+    max_image_size: int = 1024  # pixels
+    excluded_licenses: tuple[str, ...] = ()
+    opt_out: tuple[str, ...] = ()  # owners, or owner/name
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """How models are run."""
+
+    batch_size: int = 64  # images; halved when memory runs out
+    seconds_per_model: float = 1800.0  # deadline of one model, all phases
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How queries are answered."""
+
+    encoder: str = "clip:openai/clip-vit-base-patch16"
+    scoring: str = "probelog"
+    k: int = 64  # probes compared: the query's strongest
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a workspace."""
+
+    endpoint: str = "https://huggingface.co"
+    crawl: CrawlConfig = field(default_factory=CrawlConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+
+    @property
+    def hash(self) -> str:
+        """First 16 hex digits of the sha256 of the canonical JSON. The endpoint, an address, is left out."""
+        settings = asdict(self)
+        del settings["endpoint"]
+        return short_hash(canonical_json(settings))
+
+    @classmethod
+    def load(cls, path: Path) -> Config:
+        """Read ``path``; defaults where it, or a setting in it, is missing.
+
+        Raises `ConfigError` for an unknown name or a value of the wrong type.
+        """
+        if not path.exists():
+            return cls()
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: {error}") from error
+        return _fill(cls(), raw, str(path))
+
+    def to_toml(self) -> str:
+        """Return the settings as TOML text that `load` reads back to an equal object."""
+        lines = [f"endpoint = {_toml(self.endpoint)}"]
+        for section in ("crawl", "probe", "search"):
+            lines.append(f"\n[{section}]")
+            lines += [f"{name} = {_toml(value)}" for name, value in asdict(getattr(self, section)).items()]
+        return "\n".join(lines) + "\n"
+
+
+def _fill(default: T, raw: dict[str, Any], where: str) -> T:
+    known = {f.name: getattr(default, f.name) for f in fields(default)}  # type: ignore[arg-type]
+    changes: dict[str, Any] = {}
+    for name, value in raw.items():
+        if name not in known:
+            raise ConfigError(f"{where}: unknown setting '{name}'; known here: {', '.join(sorted(known))}")
+        old = known[name]
+        if hasattr(old, "__dataclass_fields__"):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{where}: '{name}' is a section: write [{name}]")
+            changes[name] = _fill(old, value, f"{where} [{name}]")
+        else:
+            changes[name] = _checked(name, value, old, where)
+    return replace(default, **changes)  # type: ignore[type-var]
+
+
+def _checked(name: str, value: Any, old: Any, where: str) -> Any:
+    if isinstance(old, tuple) and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return tuple(value)
+    if isinstance(old, float) and type(value) in (int, float):
+        value = float(value)
+    if type(value) is not type(old):
+        raise ConfigError(f"{where}: '{name}' must be {type(old).__name__}, not {value!r}")
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value <= 0:
+        raise ConfigError(f"{where}: '{name}' must be positive, not {value!r}")
+    return value
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return repr(value)

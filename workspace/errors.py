@@ -1,0 +1,63 @@
+"""The errors hubprobe raises on purpose.
+
+::
+
+    HubprobeError
+    ├── WorkspaceError          the folder, its configuration or its files are not what they should be
+    │   ├── ConfigError         (also ValueError)
+    │   └── MissingStepError    an earlier verb has to run first
+    ├── QueryError              (also ValueError) a search or filter that cannot be answered
+    ├── HubError                the Hub as a whole cannot be used: listing refused, bad token
+    └── ModelError              one model's end; `status` is the value that lands in the attempts table
+
+Every message says what to do next. `ModelError` never stops a run: the rooms catch it and book its row.
+"""
+
+from __future__ import annotations
+
+from workspace.status import Status
+
+
+class HubprobeError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class WorkspaceError(HubprobeError):
+    """The workspace folder or a file in it is not what it should be."""
+
+
+class ConfigError(WorkspaceError, ValueError):
+    """A setting in ``hubprobe.toml`` or on the command line is unknown or out of range."""
+
+
+class MissingStepError(WorkspaceError):
+    """A verb was asked for before the one it needs."""
+
+    def __init__(self, missing: str, verb: str) -> None:
+        super().__init__(f"this workspace has no {missing} yet: run 'hubprobe {verb}' first")
+        self.missing, self.verb = missing, verb
+
+
+class QueryError(HubprobeError, ValueError):
+    """A query or a filter cannot be answered as asked."""
+
+
+class HubError(HubprobeError):
+    """The Hub cannot be used as a whole."""
+
+
+class ModelError(HubprobeError):
+    """One model came to an end that is not ``ok``.
+
+    Args:
+        status: the value that lands in ``attempts.status``.
+        reason: a sentence about this very model; its status's general meaning when empty.
+        repo_id: the model, when known.
+        sha: its commit, when known.
+    """
+
+    def __init__(self, status: Status, reason: str = "", *, repo_id: str = "", sha: str = "") -> None:
+        self.status, self.repo_id, self.sha = status, repo_id, sha
+        self.reason = reason or status.meaning
+        where = f"{repo_id}: " if repo_id else ""
+        super().__init__(f"{where}{status.value}: {self.reason}")

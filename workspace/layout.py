@@ -1,0 +1,164 @@
+"""The workspace folder: where everything lies, and how its tables are opened."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from workspace import records
+from workspace.config import Config
+from workspace.errors import MissingStepError, WorkspaceError
+from workspace.files import read_json, read_table, replacing, short_hash, table_files, write_json
+
+MARKER = "hubprobe.toml"
+
+
+class Workspace:
+    """A folder with the layout of ``docs/architecture.md``.
+
+    Args:
+        root: the folder. It need not exist; `create` makes it.
+        config: settings to use in place of those in ``hubprobe.toml``.
+    """
+
+    def __init__(self, root: str | Path, config: Config | None = None) -> None:
+        self.root = Path(root)
+        self.config = config if config is not None else Config.load(self.root / MARKER)
+
+    def __repr__(self) -> str:
+        return f"Workspace({str(self.root)!r})"
+
+    @classmethod
+    def create(cls, root: str | Path, config: Config | None = None) -> Workspace:
+        """Open the workspace at ``root``, making it first when there is none; ``config`` is written only then."""
+        path = Path(root)
+        if path.exists() and not path.is_dir():
+            raise WorkspaceError(f"{path} is a file: a workspace is a folder; name another path")
+        if not (path / MARKER).exists():
+            if path.is_dir() and any(path.iterdir()):
+                raise WorkspaceError(f"{path} is not empty and is no workspace: name an empty or a new folder")
+            with replacing(path / MARKER) as temporary:
+                temporary.write_text((config or Config()).to_toml(), encoding="utf-8")
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, root: str | Path) -> Workspace:
+        """Open an existing workspace; raises `WorkspaceError` when ``root`` is none."""
+        if not (Path(root) / MARKER).exists():
+            raise WorkspaceError(f"{root} is not a hubprobe workspace: run 'hubprobe crawl --workspace {root}' first")
+        return cls(root)
+
+    # ── folders ──────────────────────────────────────────────────────────────────────────────────────────────────
+    @property
+    def catalog_dir(self) -> Path:
+        """Catalog shards and the crawl's journal."""
+        return self.root / "catalog"
+
+    @property
+    def attempts_dir(self) -> Path:
+        """Attempt rows, one file per attempt until they are compacted."""
+        return self.root / "attempts"
+
+    @property
+    def index_dir(self) -> Path:
+        """The derived, rebuildable index."""
+        return self.root / "index"
+
+    @property
+    def runs_dir(self) -> Path:
+        """Run manifests."""
+        return self.root / "runs"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Files fetched from the Hub, safe to delete at any time."""
+        return self.root / "cache"
+
+    def probes_dir(self, probe_set: str) -> Path:
+        """Folder of one probe set: ``probes.parquet`` and ``manifest.json``."""
+        return self.root / "probes" / probe_set
+
+    def responses_dir(self, probe_set: str) -> Path:
+        """Responses to one probe set, one file per model until they are compacted."""
+        return self.root / "responses" / probe_set
+
+    def descriptors_dir(self, probe_set: str) -> Path:
+        """Completed descriptors over one probe set."""
+        return self.root / "descriptors" / probe_set
+
+    def factors_path(self, probe_set: str) -> Path:
+        """The completion's basis, noise and version."""
+        return self.root / "factors" / f"{probe_set}.safetensors"
+
+    # ── tables ───────────────────────────────────────────────────────────────────────────────────────────────────
+    @property
+    def probe_set(self) -> str:
+        """The probe set in use: the one named by ``probes/current.json``."""
+        path = self.root / "probes" / "current.json"
+        if not path.exists():
+            raise MissingStepError("probe set", "probes build --from FOLDER_OR_DATASET")
+        return str(read_json(path)["probe_set"])
+
+    def use_probe_set(self, probe_set: str) -> None:
+        """Make ``probe_set`` the one that the other verbs use."""
+        write_json(self.root / "probes" / "current.json", {"probe_set": probe_set})
+
+    def probes(self, columns: list[str] | None = None) -> pa.Table:
+        """Return the probe set in use, a table of `records.PROBES` in order of ``probe_id``."""
+        path = self.probes_dir(self.probe_set) / "probes.parquet"
+        try:
+            return pq.read_table(path, columns=columns)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise WorkspaceError(f"cannot read {path}: {error}; run 'hubprobe probes build' again") from error
+
+    def catalog(self, columns: list[str] | None = None, *, history: bool = False) -> pa.Table:
+        """Return the catalog: the newest row of every repository, or every row ever written with ``history``."""
+        if not table_files(self.catalog_dir):
+            raise MissingStepError("catalog", "crawl")
+        wanted = None if columns is None else list(dict.fromkeys([*columns, "id", "crawled_at"]))
+        table = read_table(self.catalog_dir, records.CATALOG, columns=wanted)
+        if not history:
+            table = newest(table, ["id"], "crawled_at")
+        return table if columns is None else table.select(columns)
+
+    def attempts(self, columns: list[str] | None = None, *, history: bool = False) -> pa.Table:
+        """Return the last attempt at every model, or all attempts with ``history``."""
+        wanted = None if columns is None else list(dict.fromkeys([*columns, "repo_id", "sha", "attempt"]))
+        table = read_table(self.attempts_dir, records.ATTEMPTS, columns=wanted)
+        if not history:
+            table = newest(table, ["repo_id", "sha"], "attempt")
+        return table if columns is None else table.select(columns)
+
+    def responses(self, columns: list[str] | None = None) -> pa.Table:
+        """Return the responses to the probe set in use, one row per logit of every file present."""
+        return read_table(self.responses_dir(self.probe_set), records.RESPONSES, columns=columns)
+
+    def manifest(self, run_id: str, content: dict[str, object]) -> None:
+        """Write ``runs/<run_id>.json`` with the configuration and its hash beside ``content``."""
+        config = {"config": asdict(self.config), "config_hash": self.config.hash}
+        write_json(self.runs_dir / f"{run_id}.json", {"run_id": run_id, **config, **content})
+
+
+def model_file_name(repo_id: str, sha: str) -> str:
+    """Return the stem of a model's files: a hash, because a repository's name is untrusted text."""
+    return short_hash(f"{repo_id}@{sha}")
+
+
+def newest(table: pa.Table, key: list[str], by: str) -> pa.Table:
+    """Return one row per ``key``: the one with the largest ``by``, the later one on a tie; sorted by ``key``."""
+    if table.num_rows == 0:
+        return table
+    numbered = table.select([*key, by]).append_column("_row", pa.array(range(table.num_rows), pa.int64()))
+    order = pc.sort_indices(
+        numbered, sort_keys=[*((k, "ascending") for k in key), (by, "descending"), ("_row", "descending")]
+    )
+    ranked = numbered.take(order)
+    keep = [True] * ranked.num_rows
+    columns = [ranked.column(k).to_pylist() for k in key]
+    for i in range(1, ranked.num_rows):
+        keep[i] = any(column[i] != column[i - 1] for column in columns)
+    return table.take(ranked.filter(pa.array(keep)).column("_row"))

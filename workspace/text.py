@@ -1,0 +1,18 @@
+"""Untrusted text made safe to show: labels, names and messages come from strangers' repositories."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_KEPT = {"Cc": False, "Cf": False, "Cs": False, "Co": False, "Cn": False, "Zl": False, "Zp": False}
+
+
+def printable(text: object, limit: int = 80) -> str:
+    """Return ``text`` on one line without control, format, surrogate or unassigned characters, cut to ``limit``.
+
+    Terminal escapes, bidirectional overrides and line breaks go; a cut is shown by an ellipsis. Joiners inside emoji
+    are format characters too and go with them: what is shown is never used as a key.
+    """
+    flat = " ".join(str(text).split()) if not isinstance(text, str) else " ".join(text[: limit * 8].split())
+    clean = "".join(c for c in flat if _KEPT.get(unicodedata.category(c), True))
+    return clean if len(clean) <= limit else clean[: max(limit - 1, 0)] + "…"
