@@ -1,6 +1,6 @@
 """What the four rooms share and nothing else: record schemas, folder layout, configuration, statuses and errors."""
 
-from workspace.config import Config, CrawlConfig, ProbeConfig, SearchConfig
+from workspace.config import Config, CrawlConfig, ProbeConfig, ProbesConfig, SearchConfig
 from workspace.errors import (
     ConfigError,
     HubError,
@@ -25,6 +25,7 @@ __all__ = [
     "ModelError",
     "Outcome",
     "ProbeConfig",
+    "ProbesConfig",
     "QueryError",
     "SearchConfig",
     "Status",

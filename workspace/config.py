@@ -33,6 +33,16 @@ class CrawlConfig:
 
 
 @dataclass(frozen=True)
+class ProbesConfig:
+    """Where the probe images come from when none were built: COCO 2017 validation, as in the published method."""
+
+    source: str = "lmms-lab/COCO-Caption2017"
+    split: str = "val"
+    n: int = 4000  # images
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class ProbeConfig:
     """How models are run."""
 
@@ -55,6 +65,7 @@ class Config:
 
     endpoint: str = "https://huggingface.co"
     crawl: CrawlConfig = field(default_factory=CrawlConfig)
+    probes: ProbesConfig = field(default_factory=ProbesConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
 
@@ -82,7 +93,7 @@ class Config:
     def to_toml(self) -> str:
         """Return the settings as TOML text that `load` reads back to an equal object."""
         lines = [f"endpoint = {_toml(self.endpoint)}"]
-        for section in ("crawl", "probe", "search"):
+        for section in ("crawl", "probes", "probe", "search"):
             lines.append(f"\n[{section}]")
             lines += [f"{name} = {_toml(value)}" for name, value in asdict(getattr(self, section)).items()]
         return "\n".join(lines) + "\n"
@@ -111,8 +122,8 @@ def _checked(name: str, value: Any, old: Any, where: str) -> Any:
         value = float(value)
     if type(value) is not type(old):
         raise ConfigError(f"{where}: '{name}' must be {type(old).__name__}, not {value!r}")
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value <= 0:
-        raise ConfigError(f"{where}: '{name}' must be positive, not {value!r}")
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value < (0 if name == "seed" else 1):
+        raise ConfigError(f"{where}: '{name}' must be at least {0 if name == 'seed' else 1}, not {value!r}")
     return value
 
 

@@ -1,0 +1,82 @@
+"""The group of verbs. A verb's module is imported when that verb is asked for, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib import import_module
+
+import click
+
+from workspace import HubprobeError
+from workspace.version import __version__
+
+_VERBS = {
+    "crawl": ("gather", "List a Hub's image classifiers and decide which can be probed."),
+    "probes": ("gather", "Build the fixed set of images that every model is run on."),
+    "probe": ("gather", "Run every eligible model on the probe set."),
+    "complete": ("gather", "Turn responses into logit descriptors."),
+    "index": ("find", "Build the search index."),
+    "search": ("find", "Find logits by a concept's name or an example image."),
+    "similar": ("find", "Find logits that respond like a given logit."),
+    "sql": ("find", "Ask SQL of every table in the workspace."),
+    "evaluate": ("find", "Measure search accuracy against known concepts."),
+    "status": ("whole", "Count repositories by how they ended."),
+    "run": ("whole", "Crawl, probe, complete and index in one go."),
+    "demo": ("whole", "Do all of it on the embedded demo hub, in minutes."),
+}
+
+
+class _Verbs(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        module = import_module(f"hubprobe.cli.{_VERBS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # From the table, not from the commands: the list must not import a room.
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, text) for name, (_, text) in _VERBS.items()])
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="hubprobe")
+@click.option("-v", "--verbose", is_flag=True, help="Show what is done, and tracebacks of errors.")
+def cli(verbose: bool) -> None:
+    """Find public image classifiers by what their outputs recognise.
+
+    \b
+    Try it on the embedded demo hub (no network, a few minutes):
+      hubprobe demo
+    On the Hugging Face Hub (set HF_TOKEN):
+      hubprobe run --workspace my-index --limit 50
+      hubprobe search --workspace my-index "dog"
+    """
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname).1s %(name)s: %(message)s")
+
+
+def main() -> None:
+    """Run the command line; a `HubprobeError` becomes one line on stderr and exit code 1."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted: run the same command again to go on", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except HubprobeError as error:
+        if "--verbose" in sys.argv or "-v" in sys.argv:
+            logging.getLogger(__name__).exception("failed")
+        click.echo(f"hubprobe: {error}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output is gone: nothing to say, and no one to say it to
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)

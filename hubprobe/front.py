@@ -1,0 +1,107 @@
+"""The front door: the verbs that need more than one room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hubprobe.status import StatusReport
+from hubprobe.status import status as _status
+from workspace import Workspace
+
+if TYPE_CHECKING:
+    from completion import CompleteSummary
+    from crawler import CrawlSummary
+    from hubprobe.demo.run import DemoReport
+    from probing import ProbeSummary
+    from search import Index, IndexSummary
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What each step of `run` did."""
+
+    crawl: CrawlSummary
+    probe: ProbeSummary
+    complete: CompleteSummary
+    index: IndexSummary
+
+
+def open(path: str | Path) -> Index:  # noqa: A001 - as pathlib's and gzip's open
+    """Open the index of the workspace at ``path`` for searching.
+
+    Raises `WorkspaceError` when ``path`` is no workspace, `MissingStepError` when it has no index yet.
+    """
+    import search
+
+    return search.open(Workspace.open(path))
+
+
+def status(path: str | Path | Workspace) -> StatusReport:
+    """Count a workspace's repositories by how they ended; see `StatusReport`."""
+    return _status(path if isinstance(path, Workspace) else Workspace.open(path))
+
+
+def probe(workspace: Workspace, *, token: str | None = None, **options: Any) -> ProbeSummary:
+    """Run every eligible model that was not run yet on the probe set: `probing.probe` with the crawler's fetcher.
+
+    Args:
+        workspace: has a catalog and a probe set.
+        token: Hugging Face token for the downloads; the environment's when None.
+        **options: those of `probing.probe`.
+
+    """
+    import crawler
+    import probing
+
+    return probing.probe(workspace, crawler.Fetcher(workspace, token=token), **options)
+
+
+def run(
+    workspace: Workspace,
+    *,
+    limit: int | None = None,
+    token: str | None = None,
+    probes_from: str | None = None,
+    progress: bool = True,
+) -> RunSummary:
+    """Crawl, probe, complete and index, each step going on where an earlier run left off.
+
+    Args:
+        workspace: where everything goes.
+        limit: repositories to list at most; all when None.
+        token: Hugging Face token; the environment's when None.
+        probes_from: folder or dataset of the probe images, used when the workspace has no probe set yet;
+            the configuration's ``[probes] source`` when None.
+        progress: whether to show progress bars on stderr.
+
+    """
+    import completion
+    import crawler
+    import search
+
+    ensure_probes(workspace, probes_from, progress=progress)
+    crawled = crawler.crawl(workspace, limit=limit, token=token, progress=progress)
+    probed = probe(workspace, token=token, progress=progress)
+    completed = completion.complete(workspace, progress=progress)
+    indexed = search.index(workspace, token=token, progress=progress)
+    return RunSummary(crawled, probed, completed, indexed)
+
+
+def ensure_probes(workspace: Workspace, source: str | None, *, progress: bool) -> None:
+    """Build the probe set from ``source``, or from the configuration's, unless the workspace has one."""
+    from probing import probes
+
+    if (workspace.root / "probes" / "current.json").exists():
+        return
+    settings = workspace.config.probes
+    split = settings.split if source is None else None
+    probes.build(workspace, source or settings.source, n=settings.n, seed=settings.seed, split=split, progress=progress)
+
+
+def demo(path: str | Path | None = None, **options: Any) -> DemoReport:
+    """Serve the embedded demo hub, crawl, probe, complete and index it, and search; see `hubprobe.demo.run.demo`."""
+    from hubprobe.demo import run as demo_run
+
+    return demo_run.demo(path, **options)
