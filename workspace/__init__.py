@@ -1,18 +1,38 @@
-"""What the four rooms share and nothing else: record schemas, folder layout, configuration, statuses and errors."""
+"""What the four rooms share and nothing else: record schemas, folder layout, configuration, statuses and errors.
 
-from workspace.config import Config, CrawlConfig, ProbeConfig, ProbesConfig, SearchConfig
-from workspace.errors import (
-    ConfigError,
-    HubError,
-    HubprobeError,
-    MissingStepError,
-    ModelError,
-    QueryError,
-    WorkspaceError,
-)
-from workspace.layout import Workspace, model_file_name
-from workspace.status import LabelQuality, Outcome, Status
+Names are imported when first used: the command line's help needs none of the Arrow machinery behind them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from workspace.version import __version__
+
+if TYPE_CHECKING:
+    from workspace.config import Config, CrawlConfig, ProbeConfig, ProbesConfig, SearchConfig
+    from workspace.errors import (
+        ConfigError,
+        HubError,
+        HubprobeError,
+        MissingStepError,
+        ModelError,
+        QueryError,
+        WorkspaceError,
+    )
+    from workspace.layout import Workspace, model_file_name
+    from workspace.status import LabelQuality, Outcome, Status
+
+_NAMES = {
+    "config": ("Config", "CrawlConfig", "ProbeConfig", "ProbesConfig", "SearchConfig"),
+    "errors": (
+        "ConfigError", "HubError", "HubprobeError", "MissingStepError", "ModelError", "QueryError", "WorkspaceError",
+    ),
+    "layout": ("Workspace", "model_file_name"),
+    "status": ("LabelQuality", "Outcome", "Status"),
+}  # fmt: skip
+_HOME = {name: f"workspace.{module}" for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "Config",
@@ -34,3 +54,14 @@ __all__ = [
     "__version__",
     "model_file_name",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'workspace' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,4 +1,7 @@
-"""The command line: data on stdout, talk and progress on stderr; exit codes 0 done, 1 error, 2 usage, 130 interrupted."""
+"""The command line: data on stdout, talk and progress on stderr.
+
+Exit codes: 0 done, 1 an error that its message explains, 2 wrong usage, 130 interrupted.
+"""
 
 from hubprobe.cli.app import cli, main
 

@@ -8,7 +8,7 @@ from importlib import import_module
 
 import click
 
-from workspace import HubprobeError
+from workspace.errors import HubprobeError
 from workspace.version import __version__
 
 _VERBS = {

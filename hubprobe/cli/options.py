@@ -1,0 +1,69 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from hubprobe.output import FORMATS
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def workspace_option(function: F) -> F:
+    """``--workspace``: the folder everything is read from and written to."""
+    return click.option(
+        "-w",
+        "--workspace",
+        "folder",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path(),
+        envvar="HUBPROBE_WORKSPACE",
+        show_envvar=True,
+        help="Folder of the workspace; the current one by default.",
+    )(function)
+
+
+def format_option(function: F) -> F:
+    """``--format``: how the result is written to stdout."""
+    return click.option(
+        "--format", "kind", type=click.Choice(FORMATS), default="table", show_default=True, help="Format on stdout."
+    )(function)
+
+
+def token_option(function: F) -> F:
+    """``--token``: read from the environment too, so that it need not stand in the shell's history."""
+    return click.option("--token", envvar="HF_TOKEN", help="Hugging Face token; better set HF_TOKEN.")(function)
+
+
+def quiet_option(function: F) -> F:
+    """``--quiet``: no progress bars."""
+    return click.option("-q", "--quiet", is_flag=True, help="No progress bars.")(function)
+
+
+def endpoint_option(function: F) -> F:
+    """``--endpoint``: which Hub, as huggingface_hub reads it from HF_ENDPOINT."""
+    return click.option(
+        "--endpoint", envvar="HF_ENDPOINT", show_envvar=True, help="Address of the Hub; else the workspace's own."
+    )(function)
+
+
+def config_with_endpoint(folder: Path, endpoint: str | None) -> Any:
+    """Return the workspace's configuration with ``endpoint`` in place of its own, when one is given."""
+    from dataclasses import replace
+
+    from workspace import Config
+    from workspace.layout import MARKER
+
+    config = Config.load(folder / MARKER)
+    return replace(config, endpoint=endpoint.rstrip("/")) if endpoint else config
+
+
+def local_offline() -> None:
+    """Keep transformers from looking anything up by itself: every file it is given is local and verified."""
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

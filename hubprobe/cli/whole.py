@@ -1,0 +1,118 @@
+"""The verbs about the whole workspace: ``status``, ``run`` and ``demo``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from hubprobe.cli.options import (
+    config_with_endpoint,
+    endpoint_option,
+    format_option,
+    quiet_option,
+    token_option,
+    workspace_option,
+)
+from hubprobe.output import render
+
+
+@click.command()
+@workspace_option
+@format_option
+def status(folder: Path, kind: str) -> None:
+    """Count repositories by how they ended: attempted = ok + skipped + failed.
+
+    \b
+    Examples:
+      hubprobe status --workspace my-index
+      hubprobe status --workspace my-index --format json
+    """
+    from hubprobe.front import status as count
+
+    report = count(folder)
+    click.echo(render(report.by_status, ["outcome", "status", "repositories", "meaning"], kind, width=80), nl=False)
+    if kind == "table":
+        click.echo(
+            f"\n{report.listed} listed, {report.eligible} eligible; {report.attempted} attempted = {report.ok} ok + "
+            f"{report.skipped} skipped + {report.failed} failed; {report.waiting} waiting; "
+            f"{report.logits} searchable logits"
+        )
+
+
+@click.command()
+@workspace_option
+@click.option("--limit", type=click.IntRange(min=1), help="List at most this many repositories.")
+@click.option("--probes-from", help="Folder or dataset of probe images, when the workspace has none yet.")
+@click.option("--dry-run", is_flag=True, help="List and decide, print what would be done, write nothing.")
+@token_option
+@endpoint_option
+@quiet_option
+@format_option
+def run(
+    folder: Path,
+    limit: int | None,
+    probes_from: str | None,
+    dry_run: bool,
+    token: str | None,
+    endpoint: str | None,
+    quiet: bool,
+    kind: str,
+) -> None:
+    """Crawl, probe, complete and index; run it again to go on or to bring the index up to date.
+
+    \b
+    Examples:
+      hubprobe run --workspace my-index --limit 50
+      hubprobe run --workspace my-index --probes-from ./my-images --limit 200
+    """
+    from hubprobe import front
+    from workspace import Workspace
+
+    config = config_with_endpoint(folder, endpoint)
+    if dry_run:
+        from hubprobe.cli.gather import show_crawl
+
+        show_crawl(folder, config, {"limit": limit, "token": token, "dry_run": True, "progress": not quiet}, kind)
+        return
+    workspace = Workspace.create(folder, config)
+    summary = front.run(workspace, limit=limit, token=token, probes_from=probes_from, progress=not quiet)
+    report = front.status(workspace)
+    if kind == "json":
+        click.echo(
+            render([{**asdict(summary), "status": asdict(report)}], [*asdict(summary), "status"], "json"), nl=False
+        )
+    else:
+        click.echo(render(report.by_status, ["outcome", "status", "repositories", "meaning"], kind, width=80), nl=False)
+    click.echo(f'\nnext: hubprobe search --workspace {folder} "dog"', err=True)
+
+
+@click.command()
+@click.option(
+    "-w",
+    "--workspace",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("demo-index"),
+    show_default=True,
+    help="Folder of the demo's workspace; made when missing.",
+)
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that probe.")
+@quiet_option
+@format_option
+def demo(folder: Path, workers: int, quiet: bool, kind: str) -> None:
+    """Serve the embedded demo hub and do everything on it: crawl, probe, complete, index, search, evaluate.
+
+    The hub holds really trained classifiers, the real ImageNet model EfficientNet-Lite0, and repositories that
+    must not be probed, each for its own reason. Nothing leaves this machine.
+
+    \b
+    Examples:
+      hubprobe demo
+      hubprobe search --workspace demo-index "pizza"
+    """
+    from hubprobe.demo import run as demo_run
+
+    report = demo_run.demo(folder, workers=workers, progress=not quiet)
+    click.echo(demo_run.as_text(report) if kind == "table" else demo_run.as_data(report, kind), nl=False)

@@ -1,0 +1,48 @@
+"""The rules of the house: who imports whom, how long a file may be, that no room hides a name."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("crawler", "probing", "completion", "search")
+PACKAGES = (*ROOMS, "workspace", "hubprobe")
+FILES = [p for package in PACKAGES for p in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    package = path.relative_to(ROOT).parts[0]
+    allowed = {"workspace": {"workspace"}, "hubprobe": set(PACKAGES)}.get(package, {package, "workspace"})
+    assert imported(path) & set(PACKAGES) <= allowed
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_all_is_sorted_and_true(package):
+    module = importlib.import_module(package)
+    assert module.__all__ == sorted(module.__all__)
+    assert all(getattr(module, name, None) is not None for name in module.__all__)
+
+
+def test_files_stay_short():
+    lengths = sorted(len(p.read_text(encoding="utf-8").splitlines()) for p in FILES)
+    assert lengths[-1] <= 700
+    assert lengths[len(lengths) // 2] <= 150
+
+
+def test_the_wheel_names_every_package():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for folder in {p.parent for p in FILES}:
+        assert f'"{".".join(folder.relative_to(ROOT).parts)}"' in text, folder
