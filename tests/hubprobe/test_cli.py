@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-VERBS = ["crawl", "probes", "probe", "complete", "index", "search", "similar", "sql", "evaluate", "status", "run", "demo"]
+GATHER = ["crawl", "probes", "probe", "complete"]
+VERBS = [*GATHER, "index", "search", "similar", "sql", "evaluate", "status", "run", "demo"]
 
 
 def hubprobe(*args: str) -> subprocess.CompletedProcess[str]:
