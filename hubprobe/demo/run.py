@@ -1,0 +1,142 @@
+"""The whole of hubprobe on the embedded demo hub: crawl, probe, complete, index, search, and how good it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hubprobe.output import render
+from hubprobe.status import StatusReport, status
+from workspace import Config, SearchConfig, Workspace
+
+HOME = Path(__file__).parent
+PROBES = HOME / "probes.parquet"
+TRUTH = HOME / "truth.json"
+PORT = 8600
+"""Where ``python -m hubprobe.demo.server`` listens; the demo's workspace names it, so that its verbs work later."""
+
+QUERIES = ("dog", "pizza", "bicycle")
+ENCODER = "clip:hubprobe/demo-clip"
+HITS = 5
+
+
+@dataclass
+class DemoReport:
+    """What the demo did and found.
+
+    Attributes:
+        workspace: its folder.
+        hits: for each query, the best logits as records.
+        evidence: for each query, the picture of what those logits answer most strongly.
+        status: counts by how repositories ended.
+        evaluation: accuracy over every concept of the demo hub, as rows.
+        seconds: wall time of each step.
+    """
+
+    workspace: Path
+    hits: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    evidence: dict[str, Path] = field(default_factory=dict)
+    status: StatusReport | None = None
+    evaluation: list[dict[str, Any]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def demo(path: str | Path | None = None, *, workers: int = 1, progress: bool = True) -> DemoReport:
+    """Serve the demo hub on a free loopback port and run every step against it with the real client libraries.
+
+    Run again, it goes on where it left off; a finished one only searches and evaluates.
+
+    Args:
+        path: folder of the workspace; ``demo-index`` when None.
+        workers: processes that probe.
+        progress: whether to show progress bars on stderr.
+
+    """
+    # The hub to be reached is on this machine, whatever proxy the environment names for the rest of the world.
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
+    import completion
+    import crawler
+    import search
+    from hubprobe.demo.server import serve_demo
+    from hubprobe.front import probe
+    from probing import probes
+
+    root = Path(path) if path is not None else Path("demo-index")
+    config = Config(endpoint=f"http://127.0.0.1:{PORT}", search=SearchConfig(encoder=ENCODER))
+    stored = Workspace.create(root, config)
+    report = DemoReport(root)
+    with _timed(report, "serve"):
+        server = serve_demo()
+    with server:
+        workspace = Workspace(root, replace(stored.config, endpoint=server.url))
+        with _timed(report, "probes"):
+            if not (root / "probes" / "current.json").exists():
+                probes.build(workspace, PROBES, n=10_000, seed=0, progress=progress)
+        with _timed(report, "crawl"):
+            crawler.crawl(workspace, token="", progress=progress)
+        with _timed(report, "probe"):
+            probe(workspace, token="", workers=workers, progress=progress)
+        with _timed(report, "complete"):
+            completion.complete(workspace, progress=progress)
+        with _timed(report, "index"):
+            search.index(workspace, token="", progress=progress)
+    # The hub is gone from here on: search needs nothing but the workspace.
+    index = search.open(Workspace.open(root))
+    with _timed(report, "search"):
+        for query in QUERIES:
+            report.hits[query] = index.search(query).limit(HITS).to_dicts()
+    for query, hits in report.hits.items():
+        report.evidence[query] = root / f"{query}.png"
+        index.contact_sheet(hits, report.evidence[query])
+    report.status = status(Workspace.open(root))
+    with _timed(report, "evaluate"):
+        truth = json.loads(TRUTH.read_text(encoding="utf-8"))
+        report.evaluation = search.evaluate(Workspace.open(root), truth).rows()
+    return report
+
+
+@contextmanager
+def _timed(report: DemoReport, step: str) -> Iterator[None]:
+    start = time.perf_counter()
+    sys.stderr.write(f"── {step}\n")
+    yield
+    report.seconds[step] = time.perf_counter() - start
+
+
+def as_text(report: DemoReport) -> str:
+    """Return the report as a person reads it."""
+    parts = []
+    for query, hits in report.hits.items():
+        table = render(hits, ["rank", "repo_id", "logit", "label", "score"])
+        parts.append(f"Which logits recognise “{query}”?   (evidence: {report.evidence[query]})\n\n{table}")
+    if report.status is not None:
+        counts = report.status
+        table = render(counts.by_status, ["outcome", "status", "repositories", "meaning"], width=80)
+        parts.append(
+            f"How the repositories ended: {counts.attempted} attempted = {counts.ok} ok + {counts.skipped} skipped + "
+            f"{counts.failed} failed; {counts.logits} searchable logits\n\n{table}"
+        )
+    if report.evaluation:
+        table = render(report.evaluation, list(report.evaluation[0]))
+        parts.append(f"How often the search is right, over every concept of the demo hub\n\n{table}")
+    steps = "  ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
+    parts.append(f"Time: {steps}; {sum(report.seconds.values()):.0f} s in all\n")
+    parts.append(f'Next: hubprobe search --workspace {report.workspace} "guitar" --evidence guitar.png\n')
+    return "\n".join(parts)
+
+
+def as_data(report: DemoReport, kind: str) -> str:
+    """Return the report as JSON, or its hits as CSV."""
+    if kind == "json":
+        values = asdict(report)
+        return render([values], list(values), "json")
+    hits = [{"query": query, **hit} for query, found in report.hits.items() for hit in found]
+    return render(hits, list(hits[0]) if hits else ["query"], "csv")
