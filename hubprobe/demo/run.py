@@ -99,7 +99,7 @@ def demo(path: str | Path | None = None, *, workers: int = 1, progress: bool = T
     report.status = status(Workspace.open(root))
     with _timed(report, "evaluate"):
         truth = json.loads(TRUTH.read_text(encoding="utf-8"))
-        report.evaluation = search.evaluate(Workspace.open(root), truth).rows()
+        report.evaluation = search.evaluate(Workspace.open(root), truth, progress=progress).rows()
     return report
 
 

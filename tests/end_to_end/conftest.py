@@ -1,0 +1,65 @@
+"""One run of the demo for all end-to-end tests: from the built wheel, outside the checkout, as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Installed:
+    """The wheel, unpacked where pip puts it, and the commands a user would type, run in an empty folder."""
+
+    def __init__(self, site: Path, cwd: Path) -> None:
+        self.site, self.cwd = site, cwd
+        cwd.mkdir(exist_ok=True)
+
+    def python(self, *args: str, timeout: float = 600, **env: str) -> subprocess.CompletedProcess[str]:
+        # PYTHONPATH goes before the checkout that `make test` installed in editable mode
+        environment = {k: v for k, v in os.environ.items() if k not in {"HF_ENDPOINT", "HF_TOKEN"}}
+        environment |= {"PYTHONPATH": str(self.site), "COLUMNS": "120"} | env
+        return subprocess.run(
+            [sys.executable, *args],
+            cwd=self.cwd, env=environment, capture_output=True, text=True, check=False, timeout=timeout,
+        )  # fmt: skip
+
+    def hubprobe(self, *args: str, timeout: float = 600, **env: str) -> subprocess.CompletedProcess[str]:
+        return self.python("-m", "hubprobe", *args, timeout=timeout, **env)
+
+    def json(self, *args: str) -> Any:
+        done = self.hubprobe(*args, "--format", "json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    base = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(base / "dist"), str(ROOT)]
+    done = subprocess.run(build, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (base / "dist").glob("*.whl")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(base / "site"), str(wheel)]
+    subprocess.run(pip, check=True, timeout=300)
+    return Installed(base / "site", base / "empty")
+
+
+@pytest.fixture(scope="session")
+def demo(installed: Installed) -> Installed:
+    """The wheel, with a finished ``demo-index`` in its working folder."""
+    done = installed.hubprobe("demo", "--quiet", "--format", "json", timeout=900)
+    assert done.returncode == 0, done.stderr[-4000:]
+    (installed.cwd / "report.json").write_text(done.stdout, encoding="utf-8")
+    return installed
+
+
+@pytest.fixture(scope="session")
+def report(demo: Installed) -> dict[str, Any]:
+    return json.loads((demo.cwd / "report.json").read_text(encoding="utf-8"))[0]

@@ -1,0 +1,116 @@
+"""From the wheel: one command crawls a hub, probes its models and finds "dog"."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hubprobe.demo.unhealthy import EXPECTED
+from workspace import Status
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+def test_it_runs_from_the_wheel_and_not_from_the_checkout(installed):
+    done = installed.python("-c", "import hubprobe, search; print(hubprobe.__file__); print(search.__file__)")
+    assert all(line.startswith(str(installed.site)) for line in done.stdout.split()), done.stdout + done.stderr
+
+
+def test_every_repository_ends_in_its_own_status(demo):
+    rows = demo.json("sql", "--workspace", "demo-index", "SELECT repo_id, outcome, status, reason FROM attempts")
+    ends = {row["repo_id"]: row for row in rows}
+    assert len(ends) == len(rows)
+    for repo_id, status in EXPECTED.items():
+        assert ends[repo_id]["status"] == status.value, (repo_id, ends[repo_id])
+        assert ends[repo_id]["reason"]
+    healthy = set(ends) - set(EXPECTED)
+    assert len(healthy) >= 25
+    assert all(ends[repo_id]["status"] == "ok" for repo_id in healthy), {r: ends[r]["status"] for r in healthy}
+    unhealthy = [Status(ends[r]["status"]) for r in EXPECTED]
+    assert len(set(unhealthy)) == len(unhealthy) >= 12
+
+
+def test_attempted_is_ok_plus_skipped_plus_failed(demo, report):
+    counts = report["status"]
+    assert counts["attempted"] == counts["ok"] + counts["skipped"] + counts["failed"] == counts["listed"]
+    assert counts["waiting"] == 0
+    assert sum(row["repositories"] for row in counts["by_status"]) == counts["listed"]
+
+
+def test_accuracy_is_what_the_readme_says(report):
+    rows = {(row["task"], row["scoring"]): row for row in report["evaluation"]}
+    text, raw, logit = rows["text", "probelog"], rows["text", "unnormalised"], rows["logit", "probelog"]
+    assert text["queries"] >= 150
+    assert text["top1"] >= 0.15
+    assert text["top5"] >= 0.35
+    assert text["top1"] >= 3 * raw["top1"]
+    assert text["top5"] >= 3 * raw["top5"]
+    assert logit["top1"] >= 0.60
+
+
+def test_dog_is_found_and_one_can_see_why(demo, report):
+    truth = json.loads((Path(demo.site) / "hubprobe/demo/truth.json").read_text(encoding="utf-8"))
+    hits = report["hits"]["dog"]
+    concepts = [truth["models"][hit["repo_id"]]["logits"][hit["logit"]] for hit in hits]
+    assert "dog" in concepts
+    with Image.open(demo.cwd / report["evidence"]["dog"]) as sheet:
+        assert sheet.format == "PNG"
+        assert min(sheet.size) > 300
+        assert len(sheet.convert("RGB").getcolors(1 << 24)) > 1000  # pictures, not an empty page
+
+
+def test_search_needs_no_hub_and_filters(demo):
+    hits = demo.json("search", "--workspace", "demo-index", "pizza", "--limit", "7")
+    assert [hit["rank"] for hit in hits] == list(range(1, 8))
+    assert hits == sorted(hits, key=lambda hit: -hit["score"])
+    timm = demo.json("search", "--workspace", "demo-index", "pizza", "--where", "library_name = 'timm'")
+    assert {hit["repo_id"] for hit in timm} == {"timm/tf_efficientnet_lite0.in1k"}
+
+
+def test_the_library_says_what_the_command_line_says(demo):
+    code = """
+import hubprobe, json
+frame = hubprobe.open("demo-index").search("dog").limit(10).to_pandas()
+print(json.dumps(frame[["repo_id", "logit"]].values.tolist()))
+"""
+    done = demo.python("-c", code)
+    assert done.returncode == 0, done.stderr
+    hits = demo.json("search", "--workspace", "demo-index", "dog")
+    assert json.loads(done.stdout) == [[hit["repo_id"], hit["logit"]] for hit in hits]
+
+
+def test_similar_finds_the_same_concept_in_other_models(demo, report):
+    hit = report["hits"]["dog"][0]
+    others = demo.json("similar", "--workspace", "demo-index", hit["repo_id"], str(hit["logit"]))
+    assert others
+    assert all(other["repo_id"] != hit["repo_id"] for other in others)
+
+
+def test_a_second_demo_runs_no_model_again(demo):
+    before = demo.json("sql", "--workspace", "demo-index", "SELECT count(*) AS n FROM attempts")
+    done = demo.hubprobe("demo", "--quiet", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    again = json.loads(done.stdout)[0]
+    assert demo.json("sql", "--workspace", "demo-index", "SELECT count(*) AS n FROM attempts") == before
+    assert again["evaluation"] == json.loads((demo.cwd / "report.json").read_text())[0]["evaluation"]
+
+
+def test_nothing_was_written_outside_the_workspace(demo):
+    assert {p.name for p in demo.cwd.iterdir()} <= {"demo-index", "report.json"}
+    strangers = [p for p in (demo.cwd / "demo-index").rglob("*") if "evil" in p.name or "canary" in p.name]
+    assert strangers == []
+
+
+def test_an_error_is_a_sentence_and_not_a_traceback(demo):
+    for arguments in (
+        ["search", "dog", "--where", "downloads >"],
+        ["search", "--image", "none.png"],
+        ["similar", "no/such", "1"],
+    ):
+        done = demo.hubprobe(arguments[0], "--workspace", "demo-index", *arguments[1:])
+        assert done.returncode == 1, done
+        assert "Traceback" not in done.stderr
+        assert done.stderr.startswith("hubprobe: ")
