@@ -96,7 +96,7 @@ def ensure_probes(workspace: Workspace, source: str | None, *, progress: bool) -
     if (workspace.root / "probes" / "current.json").exists():
         return
     settings = workspace.config.probes
-    split = settings.split if source is None else None
+    split = settings.split if source is None else "train"
     probes.build(workspace, source or settings.source, n=settings.n, seed=settings.seed, split=split, progress=progress)
 
 

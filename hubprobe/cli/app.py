@@ -57,8 +57,23 @@ def cli(verbose: bool) -> None:
       hubprobe run --workspace my-index --limit 50
       hubprobe search --workspace my-index "dog"
     """
-    level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname).1s %(name)s: %(message)s")
+    handler = _BesideBars()
+    handler.setFormatter(logging.Formatter("%(levelname).1s %(name)s: %(message)s"))
+    for room in ("completion", "crawler", "hubprobe", "probing", "search", "workspace"):
+        # ours alone: the libraries bring handlers of their own, and a second one would say everything twice
+        logger = logging.getLogger(room)
+        logger.setLevel(logging.INFO if verbose else logging.WARNING)
+        logger.handlers = [handler]
+        logger.propagate = False
+
+
+class _BesideBars(logging.Handler):
+    """Writes to stderr without tearing the progress bars that are drawn there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 def main() -> None:

@@ -52,7 +52,7 @@ def probes() -> None:
 @click.option("--from", "source", help="Folder of images, Parquet file, or dataset name; else the configuration's.")
 @click.option("--n", type=click.IntRange(min=2), help="How many images; 4,000 by default, as published.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the sample.")
-@click.option("--split", help="Split of the dataset.")
+@click.option("--split", help="Split of the dataset; 'train' when --from is given without it.")
 @click.option("--image-column", help="Column that holds the images; found by its type when not given.")
 @click.option("--caption-column", help="Column that holds captions; 'caption', 'text' ... when not given.")
 @click.option("--dry-run", is_flag=True, help="Say what would be built, write nothing.")
@@ -88,7 +88,7 @@ def build(
         source or settings.source,
         n=n or settings.n,
         seed=settings.seed if seed is None else seed,
-        split=split or (settings.split if source is None else None),
+        split=split or (settings.split if source is None else "train"),
         image_column=image_column,
         caption_column=caption_column,
         dry_run=dry_run,
