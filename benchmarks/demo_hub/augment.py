@@ -1,6 +1,6 @@
 """The shared training pool: every training drawing augmented many times, once, for all models.
 
-Run ``python benchmarks/demo_hub/augment.py``. Writes, under the asset folder,
+Run ``python -m benchmarks.demo_hub.augment``. Writes, under the asset folder,
 ``pool/images.npy`` (uint8, (concepts x PER_CONCEPT, 64, 64, 3)) with a concept's images in one
 block, in the order of ``concepts.json``; and ``pool/heldout.npy`` with ``pool/heldout.json``: the
 evaluation style's drawings, four times each, at 96 pixels, as the classifiers are tested.
@@ -11,13 +11,13 @@ import logging
 import time
 
 import numpy as np
-import render
-import sources
 import torch
-from concepts import Concept, load
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+
+from benchmarks.demo_hub import render, sources
+from benchmarks.demo_hub.concepts import Concept, load
 
 PER_CONCEPT = 160
 SIZE = 64

@@ -274,4 +274,4 @@ truck = articulated-lorry delivery-truck
 umbrella = umbrella umbrella-with-rain-drops closed-umbrella
 volcano
 watch
-"""
+"""  # noqa: E501

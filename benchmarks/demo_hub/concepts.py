@@ -1,6 +1,6 @@
 """Write ``concepts.json``: the demo hub's concepts with plain names, synonyms and drawings.
 
-Run ``python benchmarks/demo_hub/concepts.py``. The file is the contract with the probe set and the
+Run ``python -m benchmarks.demo_hub.concepts``. The file is the contract with the probe set and the
 image-text model: a concept's ``key`` is its plain English name.
 """
 
@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 from typing import Any, TypedDict
 
-import sources
-from concept_table import TABLE
-from drawings import glyphs, styles_drawing
+from benchmarks.demo_hub import sources
+from benchmarks.demo_hub.concept_table import TABLE
+from benchmarks.demo_hub.drawings import glyphs, styles_drawing
 
 FILE = Path(__file__).with_name("concepts.json")
 MINIMUM_STYLES = 6
@@ -60,7 +60,7 @@ def synonyms(name: str, emojis: list[str], english: dict[str, dict[str, list[str
     """Return at most `MAXIMUM_SYNONYMS` other English words for a concept, CLDR's names first."""
     entries = [annotation(english, emoji) for emoji in emojis]
     words = [word for entry in entries for word in entry.get("tts", [])]
-    words += [word for word in entries[0].get("default", [])]
+    words += entries[0].get("default", [])
     kept: list[str] = []
     for word in words:
         plain = re.sub(r"[“”’]", "", word).lower().strip()

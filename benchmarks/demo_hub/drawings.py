@@ -8,7 +8,7 @@ import functools
 import json
 from typing import Any, NamedTuple
 
-import sources
+from benchmarks.demo_hub import sources
 
 CATEGORIES = {
     "Animals Nature": "animals",
@@ -23,9 +23,7 @@ CATEGORIES = {
 }
 """OpenMoji's category -> the short name used here."""
 
-FXEMOJI_NAMES = dict(
-    pair.split("=")
-    for pair in """
+_FXEMOJI = """
 cat=catside dog=dogside pig=pigside mouse=mouseside tiger=tigerside leopard=leopardside
 dragon-face=dragonhead dragon=dragonside rabbit=bunnyside rabbit-face=bunny panda=pandaface
 wolf=wolfface hamster=hampster camel=dromedarycamel two-hump-camel=bactriancamel dove=doveofpeace
@@ -51,8 +49,8 @@ globe-showing-americas=americasglobe globe-showing-asia-australia=asiaaustraliag
 globe-showing-europe-africa=europeafricaglobe full-moon-face=fullmoonwithface
 file-folder=folder open-file-folder=openfolder red-paper-lantern=izakayalantern
 loudspeaker=bullhorn mountain-railway=mountainrailway fallen-leaf=fallingleaf
-""".split()
-)
+"""
+FXEMOJI_NAMES = {glyph: icon for glyph, _, icon in (pair.partition("=") for pair in _FXEMOJI.split())}
 """Glyph -> FxEmoji's icon, where dropping the hyphens does not give it."""
 
 

@@ -1,6 +1,6 @@
 """Render the emoji drawings once: RGBA at 96 pixels, one array per style.
 
-Run ``python benchmarks/demo_hub/render.py [style...]``. Writes, under the asset folder,
+Run ``python -m benchmarks.demo_hub.render [style...]``. Writes, under the asset folder,
 ``renders/<style>.npy``, uint8 of shape (drawings, 96, 96, 4) with straight (not premultiplied)
 alpha, and ``renders/<style>.json``, a list in the same order of
 ``{"glyph", "icon", "category", "emoji"}``. Every glyph without a skin tone that is no flag is
@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 import resvg_py
-import sources
-from drawings import glyphs, icon_name, icon_set
 from numpy.typing import NDArray
 from PIL import Image
+
+from benchmarks.demo_hub import sources
+from benchmarks.demo_hub.drawings import glyphs, icon_name, icon_set
 
 SIZE = 96
 """Pixels a side."""

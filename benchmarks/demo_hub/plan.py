@@ -1,0 +1,168 @@
+"""The plan of the demo hub: which models there are, and which concepts each one knows.
+
+The plan is data and a seed; nothing here trains. A third of the models has honest names, a third
+``LABEL_i``, some another language or numbers, and one wrong names.
+"""
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.demo_hub.concepts import Concept, load
+
+SEED = 2026
+ASSIGNMENT = Path(__file__).with_name("assignment.json")
+"""Drawn once by running this file and then kept, so that a model added later moves no concept."""
+MINIMUM_MODELS = 2
+"""Every concept is known to at least so many emoji models."""
+POPULAR = ("dog", "cat", "pizza", "car", "apple", "horse", "tree", "guitar", "bicycle", "umbrella")
+"""Concepts that many people would train on: in up to six models."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One model: where it is, what it is, how it is trained and how it is labelled."""
+
+    repo: str
+    family: str
+    concepts: int
+    steps: int
+    labels: str = "named"
+    """``named``, ``LABEL_i``, ``numeric``, ``wrong``, or ``foreign:<language>``."""
+    processor: str = "vit"
+    size: int = 64
+    width: float = 1.0
+    theme: str = ""
+    """A category that all its concepts belong to, or "" for any."""
+    rate: float = 3e-3
+    dtype: str = "float16"
+    card: str = "short"
+    spelling: str = "plain"
+    data: str = "emoji"
+    parent: str = ""
+    """The model whose weights, but for the head, it starts from, as a fine-tuned model does."""
+    batch: int = 64
+
+
+RESNET = "tiny-vision-lab/resnet-mini-everyday"
+
+MODELS: tuple[Spec, ...] = (
+    Spec("tiny-vision-lab/resnet-mini-everyday", "resnet", 60, 850, "named", "convnext", card="full", batch=96),
+    Spec("pixel-garden/checkpoint-1200", "resnet", 48, 660, "LABEL_i", "convnext_crop", 56, parent=RESNET),
+    Spec("emoji-zoo/animal-resnet", "resnet", 40, 700, "named", "vit", 56, theme="animals", spelling="title",
+         card="full", parent=RESNET),
+    Spec("mobile-first-ml/mnv1-022-64", "mobilenet_v1", 40, 880, "named", "mobilenet_v1", spelling="underscore"),
+    Spec("papier-und-pixel/symbol-erkennung", "convnext", 36, 880, "foreign:de", "convnext_crop", card="foreign"),
+    Spec("harbour-labs/resnet-finetuned-v2", "resnet_bottleneck", 40, 880, "LABEL_i", "convnext", 56, card="trainer"),
+    Spec("tiny-vision-lab/poolformer-pico", "poolformer", 30, 1000, "named", "poolformer", spelling="underscore"),
+    Spec("nordic-icons/ikonklassifikator-v1", "resnet", 36, 620, "foreign:sv", "vit_half", 48, parent=RESNET),
+    Spec("one-gpu-club/my_vit_model", "vit", 14, 880, "LABEL_i", "vit_half", 48, rate=2e-3, card="trainer"),
+    Spec("kitchen-bench/food-regnet", "regnet", 30, 750, "named", "convnext", 56, theme="food", card="full"),
+    Spec("one-gpu-club/bit-small", "bit", 36, 750, "LABEL_i", "bit", 56, card="trainer"),
+    Spec("mobile-first-ml/efficientnet-nano", "efficientnet", 28, 700, "named", "efficientnet", 56, width=1.4,
+         card="full"),
+    Spec("atelier-picto/classifieur-objets", "convnext", 30, 770, "foreign:fr", "vit_own", 56, theme="objects",
+         parent="papier-und-pixel/symbol-erkennung"),
+    Spec("tiny-vision-lab/swin-atto-window3", "swin", 16, 750, "named", "vit", 48, rate=2e-3, card="full"),
+    Spec("harbour-labs/levit-test", "levit", 18, 1120, "LABEL_i", "levit", rate=2e-3),
+    Spec("pixel-garden/regnet-x-run7", "regnet_x", 40, 750, "LABEL_i", "bit", 56),
+    Spec("kitchen-bench/aprons-and-boots", "resnet", 10, 420, "named", "vit_half", 48, width=0.7, data="fashion",
+         card="full"),
+    Spec("one-gpu-club/mnist-0-9", "convnext", 10, 310, "numeric", "vit_half", 32, width=0.6, data="digits",
+         dtype="float32"),
+    Spec("kumo-lab/beit-gazou-bunrui", "beit", 12, 700, "foreign:ja", "beit", 48, rate=2e-3, card="foreign"),
+    Spec("harbour-labs/travel-signs", "mobilenet_v1", 28, 770, "named", "mobilenet_v1", 72, theme="places",
+         parent="mobile-first-ml/mnv1-022-64"),
+    Spec("pixel-garden/convnextv2-3stage", "convnextv2", 24, 620, "LABEL_i", "convnext_crop", 56, rate=2e-3),
+    Spec("mobile-first-ml/mobilenetv2-025", "mobilenet_v2", 22, 700, "named", "mobilenet_v2", 56, spelling="comma"),
+    Spec("nube-pixel/clasificador-cosas", "regnet_x", 32, 700, "foreign:es", "convnext", 48,
+         parent="pixel-garden/regnet-x-run7"),
+    Spec("open-shelf/focalnet-objects-demo", "focalnet", 18, 600, "wrong", "bit", 48, rate=2e-3),
+    Spec("one-gpu-club/final_final2", "resnet", 30, 660, "numeric", "vit_half", 72, parent=RESNET),
+    Spec("emoji-zoo/deit-tiny-zoo", "deit", 12, 780, "named", "deit", 48, theme="animals", rate=2e-3, spelling="title"),
+    Spec("pixel-garden/exp-poolformer-lr3e-3", "poolformer", 24, 810, "LABEL_i", "poolformer", 80, width=0.7,
+         dtype="float32"),
+    Spec("open-shelf/bottleneck-48px", "resnet_bottleneck", 32, 700, "named", "bit", 48, spelling="comma",
+         parent="harbour-labs/resnet-finetuned-v2"),
+    Spec("one-gpu-club/vit-patch8-b", "vit", 12, 790, "named", "vit_own", 48, rate=1.5e-3, card="full",
+         parent="one-gpu-club/my_vit_model"),
+    Spec("mobile-first-ml/effnet-b-minus-3", "efficientnet", 24, 700, "LABEL_i", "efficientnet", 48, width=1.4,
+         parent="mobile-first-ml/efficientnet-nano"),
+    Spec("harbour-labs/pvt-run-003", "pvt", 14, 810, "LABEL_i", "pvt", rate=2e-3, card="trainer"),
+    Spec("mobile-first-ml/mnv2-ablation", "mobilenet_v2", 20, 700, "numeric", "mobilenet_v2", 48,
+         parent="mobile-first-ml/mobilenetv2-025"),
+    Spec("kitchen-bench/mobilevit-pantry", "mobilevit", 14, 520, "named", "mobilevit", theme="food", rate=2e-3),
+    Spec("open-shelf/focal-16", "focalnet", 16, 700, "LABEL_i", "convnext", 48, rate=1.5e-3,
+         parent="open-shelf/focalnet-objects-demo"),
+    Spec("harbour-labs/fmnist-mixer", "poolformer", 10, 500, "LABEL_i", "vit_half", 32, width=0.7, data="fashion"),
+)  # fmt: skip
+"""In the order of training, which puts a model that others start from before them."""
+
+FASHION = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "handbag", "boot")
+"""Fashion-MNIST's classes in its order, as concept keys; seven of them are emoji concepts too."""
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIGITS = tuple(f"digit {word}" for word in NUMBERS)
+OTHER_SYNONYMS: dict[str, list[str]] = {
+    "trousers": ["trouser", "pants", "slacks"],
+    "pullover": ["sweater", "jumper"],
+    "coat": ["jacket", "overcoat"],
+    "shirt": ["dress shirt", "button-up shirt"],
+    **{f"digit {word}": [word, str(value), f"number {word}"] for value, word in enumerate(NUMBERS)},
+}
+"""Concepts that no emoji here draws, with their synonyms."""
+
+
+def _themed(spec: Spec, concepts: list[Concept], chance: random.Random) -> list[str]:
+    keys = [concept["key"] for concept in concepts if concept["category"] == spec.theme]
+    chosen = chance.sample(keys, spec.concepts)
+    if spec.theme == "animals" and "dog" not in chosen:
+        chosen[0] = "dog"
+    return chosen
+
+
+def assign(models: tuple[Spec, ...] = MODELS, drawn: dict[str, list[str]] | None = None) -> dict[str, list[str]]:
+    """Return each model's concept keys, in the order of its logits; ``drawn`` models keep theirs.
+
+    Themed models draw from their theme; the other places are filled so that every concept is in at
+    least `MINIMUM_MODELS` models, and the popular ones in more.
+    """
+    chance = random.Random(SEED)
+    concepts = load()
+    small = {"fashion": list(FASHION), "digits": list(DIGITS)}
+    result = {spec.repo: list((drawn or {}).get(spec.repo, small.get(spec.data, []))) for spec in models}
+    emoji = [spec for spec in models if spec.data == "emoji"]
+    for spec in emoji:
+        if spec.theme and not result[spec.repo]:
+            result[spec.repo] = _themed(spec, concepts, chance)
+    keys = [concept["key"] for concept in concepts]
+    count = {key: sum(key in result[spec.repo] for spec in emoji) for key in keys}
+    free = {spec.repo: spec.concepts for spec in emoji if not result[spec.repo]}
+    fresh = list(free)
+    while any(free.values()):
+        wanted = [key for key in keys if count[key] < MINIMUM_MODELS] or [
+            key for key in keys if count[key] < (6 if key in POPULAR else 4)
+        ]
+        key = chance.choice(wanted or keys)
+        open_to = [repo for repo, room in free.items() if room and key not in result[repo]]
+        if not open_to:
+            count[key] += 1
+            continue
+        repo = chance.choices(open_to, [free[repo] for repo in open_to])[0]
+        result[repo].append(key)
+        count[key] += 1
+        free[repo] -= 1
+    for repo in fresh:
+        chance.shuffle(result[repo])
+    return result
+
+
+def assignment() -> dict[str, list[str]]:
+    """Return the committed assignment: a model's concept keys in the order of its logits."""
+    found: dict[str, list[str]] = json.loads(ASSIGNMENT.read_text("utf-8"))
+    return found
+
+
+if __name__ == "__main__":
+    drawn_before = assignment() if ASSIGNMENT.exists() else {}
+    ASSIGNMENT.write_text(json.dumps(assign(drawn=drawn_before), indent=1) + "\n", "utf-8")

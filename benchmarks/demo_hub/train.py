@@ -1,0 +1,169 @@
+"""Training: one loop for the teacher and for every classifier of the demo hub.
+
+Run ``python -m benchmarks.demo_hub.train`` to train the teacher, one larger ResNet over all
+concepts, and to store its logits on the pool. The tiny classifiers learn from the labels and from
+the teacher's logits, restricted to their own concepts (Hinton et al. 2015, temperature 2).
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from benchmarks.demo_hub import families, sources
+from benchmarks.demo_hub.augment import PER_CONCEPT
+from benchmarks.demo_hub.concepts import load
+
+TEMPERATURE = 2.0
+FIRST_PART = 0.7
+TEACHER_SEED = 7
+TEACHER_STEPS = 1000
+TEACHER_WIDTH = 2.0
+
+log = logging.getLogger("train")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is trained; every field is written into the table of the demo hub."""
+
+    steps: int = 600
+    batch: int = 96
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.02
+    smoothing: float = 0.05
+    distil: float = 0.6
+    """Weight of the teacher's part of the loss, 0 to 1."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training images with their targets.
+
+    ``images`` is uint8 (n, h, w, 3); ``rows`` the indices into it that are used; ``targets`` int64,
+    one class per row; ``teacher`` float32 (rows, classes), or None; ``mirror`` whether a mirrored
+    image still shows the same thing.
+    """
+
+    images: NDArray[np.uint8]
+    rows: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    teacher: NDArray[np.float32] | None = None
+    mirror: bool = True
+
+
+def jitter(images: Tensor, generator: torch.Generator, mirror: bool) -> Tensor:
+    """Return float images (n, 3, h, w) in 0..1, shifted by up to 4 pixels, half of them mirrored."""
+    flips = torch.rand(len(images), generator=generator) < (0.5 if mirror else 0.0)
+    images = torch.where(flips.view(-1, 1, 1, 1), images.flip(3), images)
+    shift = torch.randint(-4, 5, (2,), generator=generator).tolist()
+    images = torch.roll(images, shifts=shift, dims=(2, 3))
+    gain = 0.85 + 0.3 * torch.rand(len(images), 1, 1, 1, generator=generator)
+    return (images * gain).clamp(0, 1)
+
+
+def fit(
+    model: PreTrainedModel,
+    data: Data,
+    recipe: Recipe,
+    *,
+    size: int,
+    mean: list[float],
+    std: list[float],
+    reversed_channels: bool = False,
+    first_size: int | None = None,
+) -> PreTrainedModel:
+    """Train ``model`` on images resized to ``size`` and normalised; return it in evaluation mode.
+
+    The first `FIRST_PART` of the steps uses images of ``first_size`` pixels, if given, to be faster.
+    """
+    generator = torch.Generator().manual_seed(recipe.seed)
+    torch.manual_seed(recipe.seed)
+    model = model.train().to(memory_format=torch.channels_last)
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.2
+    )
+    centre, spread = torch.tensor(mean).view(1, 3, 1, 1), torch.tensor(std).view(1, 3, 1, 1)
+    order = torch.randperm(len(data.rows), generator=generator)
+    at, started, total = 0, time.monotonic(), 0.0
+    for step in range(recipe.steps):
+        if at + recipe.batch > len(order):
+            order, at = torch.randperm(len(data.rows), generator=generator), 0
+        picked = order[at : at + recipe.batch].numpy()
+        at += recipe.batch
+        images = torch.from_numpy(data.images[data.rows[picked]]).permute(0, 3, 1, 2).float() / 255
+        images = jitter(images, generator, data.mirror)
+        now = first_size if first_size and step < FIRST_PART * recipe.steps else size
+        if images.shape[2] != now:
+            images = functional.interpolate(images, size=(now, now), mode="bilinear", antialias=True)
+        if reversed_channels:
+            images = images.flip(1)
+        logits = model(pixel_values=((images - centre) / spread).contiguous(memory_format=torch.channels_last)).logits
+        loss = functional.cross_entropy(
+            logits, torch.from_numpy(data.targets[picked]), label_smoothing=recipe.smoothing
+        )
+        if data.teacher is not None and recipe.distil:
+            wanted = functional.softmax(torch.from_numpy(data.teacher[picked]) / TEMPERATURE, dim=1)
+            told = functional.cross_entropy(logits / TEMPERATURE, wanted) * TEMPERATURE
+            loss = (1 - recipe.distil) * loss + recipe.distil * told
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
+        optimizer.step()
+        schedule.step()
+        total += float(loss.detach())
+        if (step + 1) % 100 == 0:
+            log.info("step %d loss %.3f, %.0f s", step + 1, total / 100, time.monotonic() - started)
+            total = 0.0
+    return model.eval().to(memory_format=torch.contiguous_format)
+
+
+def pool_images() -> NDArray[np.uint8]:
+    """Return the shared pool (n, 64, 64, 3), memory-mapped; a concept's images lie side by side."""
+    images: NDArray[np.uint8] = np.load(sources.assets() / "pool" / "images.npy", mmap_mode="r")
+    return images
+
+
+@torch.inference_mode()
+def predict(model: PreTrainedModel, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return logits (n, classes) of 64 pixel images normalised to mean 0.5 and deviation 0.5."""
+    parts = []
+    for at in range(0, len(images), 256):
+        batch = torch.from_numpy(images[at : at + 256]).permute(0, 3, 1, 2).float() / 255
+        parts.append(model(pixel_values=((batch - 0.5) / 0.5).contiguous(memory_format=torch.channels_last)).logits)
+    result: NDArray[np.float32] = torch.cat(parts).numpy()
+    return result
+
+
+def teacher() -> None:
+    """Train the teacher and write ``pool/teacher.npy``, float16 logits (pool images, concepts)."""
+    count = len(load())
+    images = pool_images()
+    targets = np.repeat(np.arange(count), PER_CONCEPT)
+    torch.manual_seed(TEACHER_SEED)
+    model = families.build("resnet", count, TEACHER_WIDTH)
+    recipe = Recipe(steps=TEACHER_STEPS, batch=128, seed=TEACHER_SEED, smoothing=0.05)
+    data = Data(images, np.arange(len(images)), targets)
+    model = fit(model, data, recipe, size=64, mean=[0.5] * 3, std=[0.5] * 3)
+    folder = sources.assets() / "pool"
+    model.save_pretrained(folder / "teacher")
+    logits = predict(model, images)
+    np.save(folder / "teacher.npy", logits.astype(np.float16))
+    log.info("teacher: %.3f of the pool right", float((logits.argmax(1) == targets).mean()))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(1)
+    teacher()
