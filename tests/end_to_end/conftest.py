@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,12 @@ class Installed:
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     base = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(base / "dist"), str(ROOT)]
+    # From a copy: setuptools leaves a build/ folder in the tree, whose stale files would be in the next wheel
+    ignored = shutil.ignore_patterns(
+        ".git", ".venv", "build", "dist", "demo-index", "*.egg-info", "__pycache__", ".*_cache"
+    )
+    tree = shutil.copytree(ROOT, base / "tree", ignore=ignored)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(base / "dist"), str(tree)]
     done = subprocess.run(build, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = (base / "dist").glob("*.whl")
