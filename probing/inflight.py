@@ -1,0 +1,119 @@
+"""Marks of the models being run, so that a model that takes its process down is known after the process is gone.
+
+A mark is a small file, ``attempts/.inflight-<model>.json``, written before a model is loaded and removed when its row
+is committed. What a mark that outlived its process can tell is little: anybody may have killed the process. So:
+
+* A model runs in a child process, and its parent sees that child die. Twice is ``crashed``: nobody else was hurt.
+* When the parent dies too (``kill -9``, a power cut, a cgroup's out-of-memory killer), the model in flight gets one
+  death in its mark and is simply tried again. From `LAST_AFTER` deaths on it is tried after all others, so that it
+  cannot keep them from being run; at `GIVE_UP_AFTER` consecutive deaths it is booked as ``crashed``.
+* A mark goes when its model ends, so deaths count only if no attempt in between came to an end.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workspace import Workspace
+from workspace.files import TEMPORARY_PREFIX, write_json
+
+_log = logging.getLogger(__name__)
+
+PREFIX = ".inflight-"
+
+LAST_AFTER = 2
+"""Deaths of the whole run with a model in flight after which the model is tried last."""
+
+GIVE_UP_AFTER = 5
+"""Deaths of the whole run with a model in flight after which it is booked as crashed; three kills by a user are not."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A model that was in flight when its process died, and how often that happened in a row."""
+
+    repo_id: str
+    sha: str
+    deaths: int
+
+
+def path_of(workspace: Workspace, stem: str) -> Path:
+    """Return the mark's path of the model with this file stem."""
+    return workspace.attempts_dir / f"{PREFIX}{stem}.json"
+
+
+def put(workspace: Workspace, stem: str, repo_id: str, sha: str, deaths: int) -> Path:
+    """Mark a model as in flight in this process; unlink the path when its row is committed."""
+    path = path_of(workspace, stem)
+    mark = {"repo_id": repo_id, "sha": sha, "deaths": deaths, **_owner(os.getpid())}
+    write_json(path, mark)
+    return path
+
+
+def recover(workspace: Workspace) -> tuple[dict[tuple[str, str], int], set[tuple[str, str]]]:
+    """Return the deaths of every model whose mark outlived its process, and the models other processes run now.
+
+    Counts the death in the mark itself, and deletes what dead processes left half written. Call it from one process
+    before any starts to run models.
+    """
+    deaths: dict[tuple[str, str], int] = {}
+    busy: set[tuple[str, str]] = set()
+    for path in sorted(workspace.attempts_dir.glob(f"{PREFIX}*.json")):
+        try:
+            mark = json.loads(path.read_text(encoding="utf-8"))
+            key, count = (str(mark["repo_id"]), str(mark["sha"])), int(mark["deaths"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _log.warning("ignoring the damaged mark %s: %s", path.name, error)
+            path.unlink(missing_ok=True)
+            continue
+        if mark.get("pid") is not None and _alive(mark):
+            busy.add(key)
+            continue
+        if mark.get("pid") is not None:
+            count += 1
+            write_json(path, {"repo_id": key[0], "sha": key[1], "deaths": count})
+        deaths[key] = count
+    if not busy:
+        _sweep(workspace)
+    return deaths, busy
+
+
+def _sweep(workspace: Workspace) -> None:
+    """Delete temporary files of dead processes."""
+    for folder in (workspace.attempts_dir, workspace.root / "responses", workspace.cache_dir / "inputs"):
+        for path in folder.rglob(f"{TEMPORARY_PREFIX}*") if folder.is_dir() else ():
+            if path.is_file():
+                path.unlink(missing_ok=True)
+
+
+def _owner(pid: int) -> dict[str, Any]:
+    return {"pid": pid, "host": socket.gethostname(), "born": _born(pid)}
+
+
+def _alive(mark: dict[str, Any]) -> bool:
+    """Return whether the process that wrote ``mark`` still runs. One on another host is taken for dead."""
+    if mark.get("host") != socket.gethostname():
+        return False
+    pid = int(mark["pid"])
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid() and _born(pid) == mark.get("born")
+
+
+def _born(pid: int) -> str:
+    """Return when ``pid`` was started, in ticks since boot: a number is used again, with another birth."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return "" if fields[0] == "Z" else fields[19]  # a zombie runs nothing
+    except (OSError, IndexError):
+        return ""

@@ -1,0 +1,115 @@
+"""What a run has to do: which rows of the catalog are booked as skipped, and which models are run in what order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from probing import inflight
+from probing.attempts import skipped
+from workspace import ConfigError, Status, Workspace, runs
+
+_log = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+"""A model: repository and commit."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One model to run: its catalog key, the number of this attempt, deaths of runs that had it in flight."""
+
+    repo_id: str
+    sha: str
+    number: int
+    deaths: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``skip``: attempt rows to book at once. ``tasks``: models to run, largest first. ``done``: nothing to do."""
+
+    skip: list[dict[str, Any]]
+    tasks: list[Task]
+    done: int
+
+
+def statuses(names: Collection[str]) -> frozenset[str]:
+    """Return ``names`` as values of the status enum; `ConfigError` names the unknown one."""
+    known = {s.value for s in Status if s is not Status.ELIGIBLE}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--retry: '{name}' is no status; known: {', '.join(sorted(known))}")
+    return frozenset(names)
+
+
+def make(
+    workspace: Workspace,
+    probe_set: str,
+    *,
+    limit: int | None,
+    retry: Collection[str],
+    models: Collection[str] | None,
+    **fields: Any,
+) -> Plan:
+    """Compare the catalog with the attempts.
+
+    A model is done when its last attempt was made with this probe set, whatever its end, unless ``retry`` names that
+    end. A repository that the catalog excludes is booked with the catalog's status and reason, once. ``limit`` takes
+    the most downloaded of those still to be run. Order: largest weights first, so that no rank is left alone with a
+    large one at the end; models that were in flight at two deaths of the run come last.
+
+    Args:
+        workspace: catalog and attempts.
+        probe_set: the probes in use.
+        limit: models run at most.
+        retry: statuses whose models are run again.
+        models: repositories (``owner/name``, or ``owner/name@sha``) to keep to.
+        fields: columns common to the skipped rows.
+    """
+    wanted = statuses(retry)
+    last = {
+        (a["repo_id"], a["sha"]): a
+        for a in workspace.attempts(["repo_id", "sha", "attempt", "status", "probe_set"]).to_pylist()
+    }
+    deaths, busy = inflight.recover(workspace)
+    started = runs.now()
+    skip: list[dict[str, Any]] = []
+    runnable: list[tuple[Mapping[str, Any], Task]] = []
+    done = 0
+    for row in workspace.catalog(_COLUMNS).to_pylist():
+        key: Key = (row["id"], row["sha"])
+        if models is not None and row["id"] not in models and f"{row['id']}@{row['sha']}" not in models:
+            continue
+        before = last.get(key)
+        number = before["attempt"] + 1 if before else 1
+        if row["eligibility"] != Status.ELIGIBLE.value:
+            if before is None or before["status"] != row["eligibility"]:
+                skip.append(skipped(row, number, started, probe_set=probe_set, **fields))
+            else:
+                done += 1
+        elif key in busy or (
+            before is not None and before["probe_set"] == probe_set and before["status"] not in wanted
+        ):
+            done += 1
+        else:
+            fresh = before is not None and before["status"] == Status.CRASHED.value  # asked for by --retry crashed
+            runnable.append((row, Task(*key, number, 0 if fresh else deaths.get(key, 0))))
+    if busy:
+        _log.warning("%d models are being run by another process in this workspace; they are left to it", len(busy))
+    if limit is not None:
+        runnable.sort(key=lambda pair: (-(pair[0]["downloads"] or 0), pair[1].repo_id))
+        runnable = runnable[:limit]
+    runnable.sort(key=lambda pair: (pair[1].deaths >= inflight.LAST_AFTER, -_size(pair[0]), pair[1].repo_id))
+    return Plan(skip, [task for _, task in runnable], done)
+
+
+_COLUMNS = [
+    "id", "sha", "downloads", "weights_bytes", "safetensors", "eligibility", "reason", "label_quality", "problem_type",
+]  # fmt: skip
+
+
+def _size(row: Mapping[str, Any]) -> int:
+    return int(row["weights_bytes"] or (row["safetensors"] or {}).get("total") or 0)

@@ -1,0 +1,187 @@
+"""Build the probe set: a seeded sample of images, without copies, broken files and decompression bombs."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from probing.images import Probe, Refusal, RefusedImageError, read
+from probing.sources import Item, Source, open_source
+from workspace import ConfigError, Workspace, WorkspaceError, records, runs
+from workspace.files import short_hash, write_json, write_table
+
+_log = logging.getLogger(__name__)
+
+ROW_GROUP = 256
+"""Images in a row group: about 25 MB at 100 KB an image, so that a reader can take a part."""
+
+
+@dataclass(frozen=True)
+class ProbesSummary:
+    """What `build` did.
+
+    Attributes:
+        probe_set: hash of the ordered image hashes, 16 hex digits.
+        n: images kept; requested: images asked for; seen: candidates looked at.
+        duplicates, broken, too_large: candidates refused, by reason.
+        captions: images kept that have one.
+        bytes: size of the encoded images kept.
+        notes: what a user should know, such as that the source held fewer than asked for.
+        path: the file written; None for a dry run.
+    """
+
+    probe_set: str
+    n: int
+    requested: int
+    seen: int
+    duplicates: int
+    broken: int
+    too_large: int
+    captions: int
+    bytes: int
+    notes: tuple[str, ...]
+    path: Path | None
+
+
+@dataclass
+class _Kept:
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    hashes: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=lambda: {"duplicates": 0, "broken": 0, "too_large": 0})
+    seen: int = 0
+
+    def offer(self, item: Item) -> bool:
+        """Take ``item`` if it is a good image not met before; return whether it was taken."""
+        self.seen += 1
+        try:
+            if item.encoded is None:
+                raise RefusedImageError(Refusal.BROKEN, "no bytes")
+            probe = read(item.encoded)
+        except RefusedImageError as error:
+            _log.debug("probe %s refused: %s: %s", item.source, error.refusal.value, error)
+            self.refused[error.refusal.value] += 1
+            return False
+        if probe.image_hash in self.hashes:
+            self.refused["duplicates"] += 1
+            return False
+        self.hashes[probe.image_hash] = len(self.rows)
+        self.rows.append(_row(len(self.rows), probe, item))
+        return True
+
+
+def build(
+    workspace: Workspace,
+    source: str | Path,
+    *,
+    n: int = 4000,
+    seed: int = 0,
+    split: str = "train",
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    dry_run: bool = False,
+    progress: bool = True,
+) -> ProbesSummary:
+    """Sample ``n`` images from ``source`` into ``probes/<probe_set>/`` and make them the probe set in use.
+
+    Args:
+        workspace: where to write.
+        source: a folder of images, a Parquet file (or a folder of them), or a data set of the Hub.
+        n: images wanted; all there are when the source holds fewer, and the summary says so.
+        seed: the same source, n and seed give the same probe set.
+        split: split of the data set.
+        image_column: column of the images; found by its type or name when not given.
+        caption_column: column that says what an image shows; found by its name when not given.
+        dry_run: read and count, write nothing.
+        progress: show a bar on stderr.
+
+    Raises:
+        ConfigError: ``n`` is not positive.
+        WorkspaceError: the source cannot be read or holds no usable image.
+    """
+    if n <= 0:
+        raise ConfigError(f"n must be positive, not {n}")
+    opened = open_source(
+        source,
+        seed=seed,
+        split=split,
+        image_column=image_column,
+        caption_column=caption_column,
+        cache=workspace.cache_dir / "datasets",
+    )
+    kept = _collect(opened, n, progress)
+    if not kept.rows:
+        raise WorkspaceError(f"{source}: none of {kept.seen} images can be used: {kept.refused}")
+    table = pa.Table.from_pylist(kept.rows, schema=records.PROBES)
+    probe_set = short_hash("".join(kept.hashes))
+    notes: list[str] = []
+    if len(kept.rows) < n:
+        notes.append(f"asked for {n} probes; the source holds {len(kept.rows)} usable images, all are used")
+        _log.warning("%s", notes[0])
+    summary = ProbesSummary(
+        probe_set=probe_set,
+        n=len(kept.rows),
+        requested=n,
+        seen=kept.seen,
+        captions=sum(row["caption"] is not None for row in kept.rows),
+        bytes=sum(len(row["image"]["bytes"]) for row in kept.rows),
+        notes=tuple(notes),
+        path=None if dry_run else workspace.probes_dir(probe_set) / "probes.parquet",
+        **kept.refused,
+    )
+    if summary.path is not None:
+        write_table(summary.path, table, row_group_rows=ROW_GROUP)
+        _write_manifest(opened, summary, seed, split)
+        workspace.use_probe_set(probe_set)
+    return summary
+
+
+def _collect(opened: Source, n: int, progress: bool) -> _Kept:
+    from tqdm import tqdm
+
+    kept = _Kept()
+    total = n if opened.total is None else min(n, opened.total)
+    with tqdm(total=total, desc="probes", unit="image", disable=None if progress else True) as bar:
+        for item in opened.items:
+            if kept.offer(item):
+                bar.update()
+                if len(kept.rows) == n:
+                    break
+            bar.set_postfix({k: v for k, v in kept.refused.items() if v}, refresh=False)
+    return kept
+
+
+def _row(probe_id: int, probe: Probe, item: Item) -> dict[str, Any]:
+    return {
+        "probe_id": probe_id,
+        "image": {"bytes": probe.encoded, "path": None},
+        "image_hash": probe.image_hash,
+        "width": probe.width,
+        "height": probe.height,
+        "caption": item.caption,
+        "source": item.source,
+        "license": item.license,
+    }
+
+
+def _write_manifest(opened: Source, summary: ProbesSummary, seed: int, split: str) -> None:
+    assert summary.path is not None
+    counts = {k: v for k, v in asdict(summary).items() if k not in ("path", "probe_set")}
+    write_json(
+        summary.path.with_name("manifest.json"),
+        {
+            "probe_set": summary.probe_set,
+            "source": opened.name,
+            "split": split,
+            "seed": seed,
+            "image_column": opened.image_column,
+            "caption_column": opened.caption_column,
+            "created_at": runs.now().isoformat(),
+            "versions": runs.versions(),
+            **counts,
+            "notes": list(summary.notes),
+        },
+    )

@@ -1,0 +1,145 @@
+"""What a run says of itself: the summary, the manifest in ``runs/``, the bar on stderr."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from workspace import Outcome, Workspace, runs
+
+
+@dataclass(frozen=True)
+class ProbeSummary:
+    """What `probe` did, and what stands now.
+
+    Attributes:
+        run_id: name of the manifest in ``runs/``.
+        probe_set: the probes that were run.
+        attempted, ok, skipped, failed: models of the whole catalog by their last attempt;
+            attempted = ok + skipped + failed.
+        by_status: the same, by status.
+        run: models this run ran; images: probes it passed through them; logits: outputs it wrote.
+        seconds: wall time of the run.
+        seconds_by_phase: sums over models and processes; phases overlap, so they can exceed ``seconds``.
+        bytes_fetched: size of the files of the models run.
+        processes: how many took part; device: of the first.
+        manifest: the file that records all this.
+    """
+
+    run_id: str
+    probe_set: str
+    attempted: int
+    ok: int
+    skipped: int
+    failed: int
+    by_status: Mapping[str, int]
+    run: int
+    images: int
+    logits: int
+    seconds: float
+    seconds_by_phase: Mapping[str, float]
+    bytes_fetched: int
+    processes: int
+    device: str
+    manifest: Path
+    failures: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def models_per_hour(self) -> float:
+        """Models run, in models per hour of wall time."""
+        return 3600 * self.run / self.seconds if self.seconds else 0.0
+
+    @property
+    def images_per_second(self) -> float:
+        """Forward passes, in images per second of wall time."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+
+_COLUMNS = [
+    "repo_id", "sha", "attempt", "outcome", "status", "run_id", "probes_run", "num_logits", "bytes_fetched", "rank",
+    "seconds_fetch", "seconds_load", "seconds_preprocess", "seconds_forward", "seconds_write", "peak_memory_bytes",
+]  # fmt: skip
+_PHASES = ("fetch", "load", "preprocess", "forward", "write")
+
+
+def summarise(
+    workspace: Workspace, run_id: str, probe_set: str, *, seconds: float, processes: int, device: str
+) -> ProbeSummary:
+    """Count the attempts table, and the rows of this run in it."""
+    listed = {(r["id"], r["sha"]) for r in workspace.catalog(["id", "sha"]).to_pylist()}
+    rows = [r for r in workspace.attempts(_COLUMNS).to_pylist() if (r["repo_id"], r["sha"]) in listed]
+    outcomes = Counter(r["outcome"] for r in rows)
+    # a skipped row was decided without a fetch; a row of this run with any time in it was run
+    mine = [r for r in rows if r["run_id"] == run_id and r["rank"] is not None]
+    ended_ok = [r for r in mine if r["outcome"] == Outcome.OK.value]
+    return ProbeSummary(
+        run_id=run_id,
+        probe_set=probe_set,
+        attempted=len(rows),
+        ok=outcomes[Outcome.OK.value],
+        skipped=outcomes[Outcome.SKIPPED.value],
+        failed=outcomes[Outcome.FAILED.value],
+        by_status=dict(sorted(Counter(r["status"] for r in rows).items())),
+        run=len(mine),
+        images=sum(r["probes_run"] or 0 for r in mine),
+        logits=sum(r["num_logits"] or 0 for r in ended_ok),
+        seconds=seconds,
+        seconds_by_phase={p: round(sum(r[f"seconds_{p}"] or 0.0 for r in mine), 3) for p in _PHASES},
+        bytes_fetched=sum(r["bytes_fetched"] or 0 for r in mine),
+        processes=processes,
+        device=device,
+        manifest=workspace.runs_dir / f"{run_id}.json",
+        failures=dict(sorted(Counter(r["status"] for r in mine if r["outcome"] != Outcome.OK.value).items())),
+    )
+
+
+def write_manifest(workspace: Workspace, summary: ProbeSummary, started_at: str, settings: Mapping[str, Any]) -> None:
+    """Write ``runs/<run_id>.json``: counts, rates, seconds by phase, versions, device and settings."""
+    content = {k: v for k, v in asdict(summary).items() if k not in ("run_id", "manifest")}
+    workspace.manifest(
+        summary.run_id,
+        {
+            "verb": "probe",
+            "started_at": started_at,
+            "ended_at": runs.now().isoformat(),
+            **content,
+            "models_per_hour": round(summary.models_per_hour, 1),
+            "images_per_second": round(summary.images_per_second, 1),
+            "settings": dict(settings),
+            "versions": runs.versions(),
+        },
+    )
+
+
+class Bar:
+    """A tqdm bar on stderr: models, models an hour, images a second, and how they ended."""
+
+    def __init__(self, total: int, shown: bool) -> None:
+        from tqdm import tqdm
+
+        self._counts: Counter[str] = Counter()
+        self._images = 0
+        self._bar = tqdm(total=total, desc="probe", unit="model", disable=None if shown else True)
+
+    def add(self, fields: Mapping[str, Any], booked: int) -> None:
+        """Count one model that ended here; ``booked`` models have ended in all processes together."""
+        self._counts[fields["outcome"]] += 1
+        self._images += fields.get("probes_run") or 0
+        elapsed = self._bar.format_dict["elapsed"] or 1e-9
+        self._bar.set_postfix_str(
+            f"{3600 * booked / elapsed:.0f} models/h, {self._images / elapsed:.0f} images/s, "
+            + ", ".join(f"{n} {outcome}" for outcome, n in sorted(self._counts.items())),
+            refresh=False,
+        )
+        self.show(booked)
+
+    def show(self, booked: int) -> None:
+        """Move the bar to ``booked`` models."""
+        self._bar.update(booked - self._bar.n)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()
