@@ -1,0 +1,62 @@
+"""Search: turns a text, an image, a logit or a descriptor into ranked logits and models.
+
+Reads ``descriptors/``, ``catalog/`` and ``attempts/`` of a workspace, writes ``index/``. Heavy libraries are imported
+when a name is first used, so ``import search`` costs milliseconds.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from search.build import IndexSummary, index
+    from search.descriptor import Descriptor
+    from search.encoders import Encoder, load_encoder
+    from search.evaluation import Evaluation, evaluate
+    from search.evidence import contact_sheet
+    from search.query import Query
+    from search.reader import Index, open  # noqa: A004 - reads as search.open(workspace)
+    from search.scoring import SCORINGS
+
+__all__ = [
+    "SCORINGS",
+    "Descriptor",
+    "Encoder",
+    "Evaluation",
+    "Index",
+    "IndexSummary",
+    "Query",
+    "contact_sheet",
+    "evaluate",
+    "index",
+    "load_encoder",
+    "open",
+]
+
+_HOME = {
+    "SCORINGS": "scoring",
+    "Descriptor": "descriptor",
+    "Encoder": "encoders",
+    "Evaluation": "evaluation",
+    "Index": "reader",
+    "IndexSummary": "build",
+    "Query": "query",
+    "contact_sheet": "evidence",
+    "evaluate": "evaluation",
+    "index": "build",
+    "load_encoder": "encoders",
+    "open": "reader",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'search' has no attribute '{name}'")
+    value = getattr(import_module(f"search.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,169 @@
+"""Evidence one can look at: for every hit, the probes that its logit answers most strongly."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image, ImageDraw, ImageFont
+
+from search.embeddings import decode
+from search.query import Query
+from workspace import QueryError
+from workspace.files import replacing
+from workspace.text import printable
+
+if TYPE_CHECKING:
+    from search.reader import Index
+
+_THUMB, _GAP, _TEXT, _CAPTION, _MARGIN = 112, 10, 330, 34, 24  # pixels
+_TITLE = 64  # pixels
+_INK, _SOFT, _LINE, _PAPER, _CARD = "#1b1f24", "#667080", "#e3e7ec", "#f6f7f9", "#ffffff"
+_BAR = "#2f6fdd"
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """One probe that a logit answers strongly."""
+
+    image: Image.Image
+    caption: str
+    strength: float  # standard deviations
+
+
+def contact_sheet(
+    index: Index,
+    hits: Query | pa.Table | Sequence[Mapping[str, Any]],
+    path: str | Path,
+    *,
+    probes_per_hit: int = 8,
+    title: str | None = None,
+) -> Path:
+    """Write a PNG with one row per hit: rank, model, logit and label, and the probes it answers most strongly.
+
+    Args:
+        index: the index the hits come from.
+        hits: a query, its Arrow result, or dicts with ``rank, repo_id, sha, logit, label, score``; 50 are drawn.
+        path: where the PNG goes; its folder is made.
+        probes_per_hit: thumbnails in a row, 1 to 20, strongest first.
+        title: heading; the query's own words when None and ``hits`` is a query.
+
+    Returns ``path``. Raises `QueryError` when there is no hit to draw.
+    """
+    if not 1 <= probes_per_hit <= 20:
+        raise QueryError(f"probes_per_hit is between 1 and 20, not {probes_per_hit}")
+    heading = title if title is not None else hits.descriptor.about if isinstance(hits, Query) else ""
+    if isinstance(hits, Query):
+        hits = hits.to_arrow()
+    rows: list[Mapping[str, Any]] = list(hits.slice(0, 50).to_pylist() if isinstance(hits, pa.Table) else hits[:50])
+    if not rows:
+        raise QueryError("there is no hit to draw: loosen the filter")
+    answers = _strongest(index, rows, probes_per_hit)
+    sheet = _draw(rows, answers, heading, probes_per_hit)
+    target = Path(path)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", optimize=True)
+    with replacing(target) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+    return target
+
+
+def _strongest(index: Index, rows: Sequence[Mapping[str, Any]], count: int) -> list[list[_Answer]]:
+    chosen = []
+    for row in rows:
+        vector = index.logit(row["repo_id"], row["logit"], sha=row["sha"]).vector
+        order = np.argsort(-vector, kind="stable")[:count]
+        chosen.append([(int(probe), float(vector[probe])) for probe in order])
+    wanted = sorted({probe for strongest in chosen for probe, _ in strongest})
+    table = index.workspace.probes(["image", "caption"]).take(pa.array(wanted, pa.int64()))
+    drawn = {
+        probe: (_thumbnail(decode(image["bytes"])), printable(caption or "", 60))
+        for probe, image, caption in zip(
+            wanted, table.column("image").to_pylist(), table.column("caption").to_pylist(), strict=True
+        )
+    }
+    return [[_Answer(*drawn[probe], strength) for probe, strength in strongest] for strongest in chosen]
+
+
+def _draw(rows: Sequence[Mapping[str, Any]], answers: list[list[_Answer]], heading: str, count: int) -> Image.Image:
+    height = _THUMB + _CAPTION + 2 * _GAP
+    width = 2 * _MARGIN + _TEXT + count * (_THUMB + _GAP) + _GAP
+    top = _MARGIN + _TITLE
+    sheet = Image.new("RGB", (width, top + len(rows) * (height + _GAP) + _MARGIN), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    title = _fit(draw, printable(heading or "search", 80), 26, width - 2 * _MARGIN)
+    draw.text((_MARGIN, _MARGIN - 4), title, fill=_INK, font=_font(26))
+    about = "each row: a logit, and the probe images it answers most strongly (in standard deviations)"
+    draw.text((_MARGIN, _MARGIN + 30), about, fill=_SOFT, font=_font(14))
+    for i, (row, strongest) in enumerate(zip(rows, answers, strict=True)):
+        y = top + i * (height + _GAP)
+        draw.rounded_rectangle((_MARGIN, y, width - _MARGIN, y + height), 10, fill=_CARD, outline=_LINE)
+        _describe(draw, row, _MARGIN + 14, y + 14)
+        for j, answer in enumerate(strongest):
+            x = _MARGIN + _TEXT + j * (_THUMB + _GAP)
+            _place(sheet, draw, answer, x, y + _GAP)
+    return sheet
+
+
+def _describe(draw: ImageDraw.ImageDraw, row: Mapping[str, Any], x: int, y: int) -> None:
+    room = _TEXT - 30
+    label = printable(row.get("label") or "", 80) or "(no label)"
+    draw.text((x, y), f"{row.get('rank', '')}", fill=_BAR, font=_font(30))
+    draw.text((x + 52, y + 2), _fit(draw, label, 22, room - 52), fill=_INK, font=_font(22))
+    owner, _, name = printable(row["repo_id"], 100).rpartition("/")
+    draw.text((x + 52, y + 38), _fit(draw, name, 15, room - 52), fill=_INK, font=_font(15))
+    draw.text((x + 52, y + 58), _fit(draw, owner, 13, room - 52), fill=_SOFT, font=_font(13))
+    facts = f"logit {row['logit']}"
+    if row.get("score") is not None:
+        facts += f"   score {row['score']:.3f}"
+    draw.text((x + 52, y + 84), facts, fill=_SOFT, font=_font(13))
+
+
+def _place(sheet: Image.Image, draw: ImageDraw.ImageDraw, answer: _Answer, x: int, y: int) -> None:
+    draw.rectangle((x - 1, y - 1, x + _THUMB, y + _THUMB), outline=_LINE)
+    thumb = answer.image
+    sheet.paste(thumb, (x + (_THUMB - thumb.width) // 2, y + (_THUMB - thumb.height) // 2))
+    strength = f"{answer.strength:+.1f}"
+    size = draw.textlength(strength, font=_font(12))
+    draw.rectangle((x + _THUMB - size - 8, y + _THUMB - 18, x + _THUMB - 1, y + _THUMB - 1), fill=_BAR)
+    draw.text((x + _THUMB - size - 4, y + _THUMB - 17), strength, fill=_CARD, font=_font(12))
+    for line, text in enumerate(_wrap(draw, answer.caption, 12, _THUMB, 2)):
+        draw.text((x, y + _THUMB + 4 + 15 * line), text, fill=_SOFT, font=_font(12))
+
+
+def _thumbnail(image: Image.Image) -> Image.Image:
+    image = image.copy()
+    scale = _THUMB / max(image.size)
+    return image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
+    )
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _fit(draw: ImageDraw.ImageDraw, text: str, size: int, room: float) -> str:
+    if draw.textlength(text, font=_font(size)) <= room:
+        return text
+    while text and draw.textlength(text + "…", font=_font(size)) > room:
+        text = text[:-1]
+    return text + "…"
+
+
+def _wrap(draw: ImageDraw.ImageDraw, text: str, size: int, room: float, lines: int) -> list[str]:
+    rows: list[str] = []
+    for word in text.split():
+        if rows and draw.textlength(f"{rows[-1]} {word}", font=_font(size)) <= room:
+            rows[-1] = f"{rows[-1]} {word}"
+        elif len(rows) < lines:
+            rows.append(word)
+        else:
+            rows[-1] += " …"
+            break
+    return [_fit(draw, row, size, room) for row in rows]

@@ -1,0 +1,86 @@
+"""What is compared: each scoring turns a query's descriptor into a weighted sum of squares over some probes.
+
+With q the query, g a logit of the gallery and w the weights (they sum to 1), the distance is
+``sum over the columns of w * (q - g)^2``: a mean of squares, so that distances of different queries compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from search.descriptor import Descriptor
+from workspace import QueryError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A query compiled for the scan.
+
+    Attributes:
+        columns: int32 ``[k]``, the probes compared, ascending.
+        targets: float32 ``[k]``, the query's values there.
+        weights: float32 ``[k]``, summing to 1.
+        raw: compare raw responses (descriptor times std plus mean) in place of z-scored ones.
+    """
+
+    columns: NDArray[np.int32]
+    targets: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    raw: bool = False
+
+
+def probelog(query: Descriptor, k: int) -> Comparison:
+    """ProbeLog's discrepancy: the mean squared difference over the ``k`` probes where the query is largest.
+
+    Source: Kahana et al., arXiv 2502.09619, section 3 (top-k discrepancy); squares averaged, not rooted. Asymmetric:
+    the probes are the query's. Of equally large values the lower probe number is taken.
+    """
+    return _compare(query.vector, _strongest(query.vector, k))
+
+
+def full(query: Descriptor, k: int) -> Comparison:
+    """Full-query baseline of the same paper: all probes, whatever ``k``. Ranks as Pearson's correlation does."""
+    del k
+    return _compare(query.vector, np.arange(query.vector.size, dtype=np.int32))
+
+
+def unnormalised(query: Descriptor, k: int) -> Comparison:
+    """Ablation of the same paper: `probelog` on raw responses, without z-scoring. Near 0 % for text."""
+    comparison = _compare(query.raw, _strongest(query.vector, k))
+    return Comparison(comparison.columns, comparison.targets, comparison.weights, raw=True)
+
+
+Scoring = Callable[[Descriptor, int], Comparison]
+SCORINGS: dict[str, Scoring] = {"full": full, "probelog": probelog, "unnormalised": unnormalised}
+"""Every scoring by the name that ``scoring=`` and the configuration take."""
+
+
+def compile_query(query: Descriptor, scoring: str, k: int) -> Comparison:
+    """Return the comparison of ``query`` under the scoring named; raises `QueryError` for an unknown one or k < 1."""
+    if scoring not in SCORINGS:
+        raise QueryError(f"unknown scoring '{scoring}': choose one of {', '.join(sorted(SCORINGS))}")
+    if k < 1:
+        raise QueryError(f"k must be at least 1 probe, not {k}")
+    return SCORINGS[scoring](query, k)
+
+
+def score_of(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return 1 / (1 + distance): 1 for a perfect match, towards 0 for none. Higher is better."""
+    return 1.0 / (1.0 + distance)
+
+
+def _strongest(values: NDArray[np.float32], k: int) -> NDArray[np.int32]:
+    order = np.argsort(-values, kind="stable")[: min(k, values.size)]
+    return np.sort(order).astype(np.int32)
+
+
+def _compare(values: NDArray[np.float32], columns: NDArray[np.int32]) -> Comparison:
+    weights = np.full(columns.size, 1.0 / columns.size, np.float32)
+    return Comparison(columns, np.ascontiguousarray(values[columns], np.float32), weights)

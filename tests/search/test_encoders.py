@@ -1,0 +1,101 @@
+"""The encoder as transformers loads it: a tiny CLIP and a tiny SigLIP, made here, from a folder and from a hub."""
+
+import json
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from search.encoders import load_encoder, text_embedding
+from search.images import read_image
+from workspace import HubError, QueryError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A CLIPModel of a few thousand parameters in Hugging Face layout."""
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from tokenizers.processors import TemplateProcessing
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
+
+    path = tmp_path_factory.mktemp("clip")
+    words = ["<s>", "</s>", "<pad>", "<unk>", "a", "of", "photo", "dog", "cat", "drawing", "picture"]
+    tokenizer = Tokenizer(WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
+    fast.save_pretrained(path)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = CLIPConfig(
+        text_config={
+            **size, "vocab_size": len(words), "max_position_embeddings": 16, "bos_token_id": 0, "eos_token_id": 1,
+            "pad_token_id": 2,
+        },
+        vision_config={**size, "image_size": 32, "patch_size": 8},
+        projection_dim=16,
+    )  # fmt: skip
+    CLIPModel(config).save_pretrained(path)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(path)
+    return path
+
+
+def test_a_clip_folder_is_loaded(made, folder):
+    encoder = load_encoder(made.workspace, f"clip:{folder}")
+    texts = encoder.encode_texts(["dog", "a photo of a dog", "cat " * 500])
+    images = encoder.encode_images([Image.new("RGB", (40, 20), c) for c in ("red", "blue")])
+    assert texts.shape == (3, 16)
+    assert images.shape == (2, 16)
+    np.testing.assert_allclose(np.linalg.norm(np.concatenate([texts, images]), axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(encoder.encode_texts(["dog"])[0], texts[0], rtol=1e-4, atol=1e-5)
+    assert text_embedding(encoder, "dog").shape == (16,)
+    assert load_encoder(made.workspace, f"clip:{folder}").commit == encoder.commit
+
+
+def test_an_index_is_built_with_it(fresh, folder):
+    import search
+
+    fresh.index(encoder=f"clip:{folder}")
+    assert search.open(fresh.workspace).search("dog").limit(3).to_arrow().num_rows == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("dog", QueryError), ("blip:x/y", QueryError), ("clip:", QueryError), ("clip:/no/where", HubError)],
+)
+def test_unknown_encoders(made, name, error):
+    with pytest.raises(error):
+        load_encoder(made.workspace, name)
+
+
+def test_a_folder_that_is_no_encoder(made, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "nonsense"}))
+    with pytest.raises(HubError, match="cannot be loaded"):
+        load_encoder(made.workspace, f"clip:{tmp_path}")
+
+
+def test_query_images_are_checked(tmp_path):
+    with pytest.raises(QueryError, match="cannot be read"):
+        read_image(tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(QueryError, match="cannot be read"):
+        read_image(tmp_path / "text.png")
+    header = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)  # 400 megapixels, announced in 33 bytes
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (tmp_path / "bomb.png").write_bytes(bomb)
+    with pytest.raises(QueryError, match=r"pixels|cannot be read"):
+        read_image(tmp_path / "bomb.png")
+    Image.new("RGB", (50, 50), "red").save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:60])
+    with pytest.raises(QueryError, match="cannot be read"):
+        read_image(tmp_path / "cut.png")
+    with pytest.raises(QueryError, match="not finite"):
+        read_image(Image.fromarray(np.full((4, 4), np.nan, np.float32)))
+    assert read_image(Image.new("RGBA", (3, 3), (0, 0, 0, 0))).getpixel((1, 1)) == (255, 255, 255)
