@@ -79,10 +79,11 @@ def search(
     """
     from hubprobe import front
 
-    if (text is None) == (image is None):
+    asked = text if text is not None else image
+    if asked is None or (text is not None and image is not None):
         raise click.UsageError("give a text or --image, one of the two")
     found = front.open(folder)
-    query = found.search(text if text is not None else image, k=k, scoring=scoring)
+    query = found.search(asked, k=k, scoring=scoring)
     _show_hits(found, query, where=where, limit=limit, by=by, evidence=evidence, kind=kind)
 
 
@@ -115,7 +116,7 @@ def _show_hits(
 ) -> None:
     if where:
         query = query.where(where)
-    hits: list[dict[str, Any]] = query.by(by).limit(limit).to_dicts()
+    hits = query.by("model" if by == "model" else "logit").limit(limit).to_dicts()
     columns = list(HIT_COLUMNS) if kind == "table" else list(hits[0]) if hits else list(HIT_COLUMNS)
     click.echo(render(hits, columns, kind), nl=False)
     if not hits:
