@@ -137,6 +137,7 @@ def crawl(
 @click.option("--limit", type=click.IntRange(min=1), help="Run at most this many models.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images in a forward pass.")
 @click.option("--device", help="cpu, cuda, mps ...; the best there is when not given.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes; one per GPU.")
 @click.option("--retry", help="Statuses to try again, with commas: rate_limited,network_error")
 @token_option
 @endpoint_option
@@ -147,6 +148,7 @@ def probe(
     limit: int | None,
     batch_size: int | None,
     device: str | None,
+    workers: int,
     retry: str | None,
     token: str | None,
     endpoint: str | None,
@@ -158,13 +160,21 @@ def probe(
     \b
     Examples:
       hubprobe probe --workspace my-index
+      hubprobe probe --workspace my-index --workers 8
       accelerate launch --multi_gpu --num_processes 8 -m hubprobe probe --workspace my-index
     """
     local_offline()
-    from hubprobe import front
+    from hubprobe import front, launch
     from workspace import Workspace
 
     workspace = Workspace(Workspace.open(folder).root, config_with_endpoint(folder, endpoint))
+    if workers > 1:
+        given = {"--limit": limit, "--batch-size": batch_size, "--device": device, "--retry": retry, "--format": kind}
+        arguments = [part for name, value in given.items() if value is not None for part in (name, str(value))]
+        secret = {"HF_TOKEN": token} if token else {}  # by the environment: a command line is seen by everyone
+        address = {"HF_ENDPOINT": workspace.config.endpoint}
+        launch.probe_with_workers(folder, workers, [*arguments, *(["--quiet"] if quiet else [])], **secret, **address)
+        return
     statuses = tuple(s.strip() for s in retry.split(",") if s.strip()) if retry else ()
     summary = front.probe(
         workspace,
@@ -175,7 +185,8 @@ def probe(
         retry=statuses,
         progress=not quiet,
     )
-    show_summary(summary, kind)
+    if launch.is_first_process():
+        show_summary(summary, kind)
 
 
 @click.command()

@@ -67,6 +67,7 @@ def demo(path: str | Path | None = None, *, workers: int = 1, progress: bool = T
     import search
     from hubprobe.demo.server import serve_demo
     from hubprobe.front import probe
+    from hubprobe.launch import probe_with_workers
     from probing import probes
 
     root = Path(path) if path is not None else Path("demo-index")
@@ -83,7 +84,11 @@ def demo(path: str | Path | None = None, *, workers: int = 1, progress: bool = T
         with _timed(report, "crawl"):
             crawler.crawl(workspace, token="", progress=progress)
         with _timed(report, "probe"):
-            probe(workspace, token="", workers=workers, progress=progress)
+            if workers > 1:
+                quiet = [] if progress else ["--quiet"]
+                probe_with_workers(root, workers, quiet, HF_ENDPOINT=server.url)
+            else:
+                probe(workspace, token="", progress=progress)
         with _timed(report, "complete"):
             completion.complete(workspace, progress=progress)
         with _timed(report, "index"):
