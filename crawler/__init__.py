@@ -1,0 +1,7 @@
+"""The crawler: list image-classification repositories, decide which can be probed and why not, fetch files safely."""
+
+from crawler.fetcher import Fetcher
+from crawler.summary import CrawlSummary, funnel
+from crawler.verb import crawl
+
+__all__ = ["CrawlSummary", "Fetcher", "crawl", "funnel"]

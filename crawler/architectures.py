@@ -1,0 +1,91 @@
+"""What transformers and timm can build: names only, asked of the installed libraries in a process of their own.
+
+Importing both takes seconds and 700 MB, which a crawl of a million rows has no other use for; the answer is kept in the
+workspace's cache under the libraries' versions.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from workspace import HubError
+from workspace.files import read_json, short_hash, write_json
+
+_SECONDS = 300  # for a cold import on a busy machine
+_ASK = """
+import json, sys
+from transformers.models.auto import modeling_auto as m
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES as known
+def classes(table):
+    return {k: [v] if isinstance(v, str) else list(v) for k, v in table.items()}
+import timm
+from timm.models import _registry
+json.dump({
+    "classifiers": classes(m.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES),
+    "zero_shot": classes(m.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES),
+    "model_types": sorted(known),
+    "timm": sorted({*timm.list_models(), *getattr(_registry, "_deprecated_models", {})}),
+}, sys.stdout)
+"""
+_NOT_HERE = frozenset({"shieldgemma2"})
+"""In transformers' mapping, but a language model that answers policies, not a classifier with outputs of its own."""
+
+
+@dataclass(frozen=True)
+class Architectures:
+    """Names of what can be built.
+
+    Attributes:
+        classifiers: classes of image classifiers by transformers' ``model_type``.
+        zero_shot: classes of zero-shot image-text models by ``model_type``.
+        model_types: every ``model_type`` transformers knows.
+        timm: every model name timm knows, old ones included.
+    """
+
+    classifiers: dict[str, frozenset[str]]
+    zero_shot: dict[str, frozenset[str]]
+    model_types: frozenset[str]
+    timm: frozenset[str]
+
+    @classmethod
+    def load(cls, cache: Path) -> Architectures:
+        """Return what the installed versions know, asking them once per ``cache`` folder. Raises `HubError`."""
+        versions = [f"{name}-{metadata.version(name)}" for name in ("transformers", "timm")]
+        path = cache / f"architectures-{short_hash('+'.join(versions))}.json"
+        if not path.exists():
+            write_json(path, _ask())
+        return cls.of(read_json(path))
+
+    @classmethod
+    def of(cls, names: dict[str, Any]) -> Architectures:
+        """Return the names as `_ASK` prints them."""
+        return cls(
+            classifiers={k: frozenset(v) for k, v in names["classifiers"].items() if k not in _NOT_HERE},
+            zero_shot={k: frozenset(v) for k, v in names["zero_shot"].items()},
+            model_types=frozenset(names["model_types"]),
+            timm=frozenset(names["timm"]),
+        )
+
+    def knows_timm(self, architecture: str) -> bool:
+        """Return whether timm can build ``architecture``; a pretrained tag after a dot does not matter."""
+        return architecture.partition(".")[0] in self.timm
+
+
+def _ask() -> Any:
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _ASK], capture_output=True, text=True, timeout=_SECONDS, check=True
+        )
+        return json.loads(done.stdout)
+    except (subprocess.SubprocessError, ValueError) as error:
+        said = getattr(error, "stderr", "") or str(error)
+        raise HubError(
+            f"cannot ask transformers and timm which models they know: {said.strip()[-500:]}; "
+            "check that both import in this environment"
+        ) from error

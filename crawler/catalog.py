@@ -1,0 +1,124 @@
+"""The catalog's files: decisions become rows of `records.CATALOG`, in files that are complete or absent."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from crawler.inspection import Decision
+from crawler.rows import Listed, MalformedRowError
+from workspace import Status
+from workspace.files import canonical_json, table_files, write_table
+from workspace.records import CATALOG
+
+_INT32 = 2**31 - 1
+
+
+def row_of(decision: Decision, crawled_at: datetime) -> dict[str, Any]:
+    """Return the catalog row of a decision."""
+    listed, config, header = decision.listed, decision.config, decision.header
+    files = [asdict(decision.known.get(file.path, file)) for file in listed.files or ()]
+    return listed_columns(listed) | {
+        "model_type": config.model_type if config else None,
+        "architectures": list(config.architectures) if config else None,
+        "num_labels": min(config.num_labels, _INT32) if config else None,
+        "id2label": list(config.labels) if config and config.labels is not None else None,
+        "label_quality": config.label_quality.value if config else None,
+        "problem_type": config.problem_type if config else None,
+        "image_size": config.image_size if config else None,
+        "files": files if listed.files is not None else None,
+        "weights_bytes": header.size if header else None,
+        "crawled_at": crawled_at,
+        "eligibility": decision.status.value,
+        "reason": decision.reason,
+        "renamed_to": decision.renamed_to,
+    }
+
+
+def malformed_row(error: MalformedRowError, crawled_at: datetime) -> dict[str, Any]:
+    """Return the catalog row of a listed row that cannot be used."""
+    return _bare(error.repo_id, "", crawled_at, Status.MALFORMED_ROW, f"{Status.MALFORMED_ROW.meaning}: {error.reason}")
+
+
+def departed_row(
+    before: Mapping[str, Any], crawled_at: datetime, status: Status, reason: str, renamed_to: str | None
+) -> dict[str, Any]:
+    """Return the row of a repository that is no longer listed: what was known of it, under its new status."""
+    return {**before, "crawled_at": crawled_at, "eligibility": status.value, "reason": reason, "renamed_to": renamed_to}
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as one file of the catalog, atomically."""
+    write_table(path, pa.Table.from_pylist(list(rows), schema=CATALOG))
+
+
+def crawl_files(folder: Path, crawl: str) -> list[Path]:
+    """Return the catalog files that crawl wrote, in order."""
+    return [path for path in table_files(folder) if path.name.startswith(f"{crawl}-")]
+
+
+def listing_fingerprint(columns: Mapping[str, Any]) -> int:
+    """Return a 63-bit hash of the listed columns whose change makes a repository worth another look.
+
+    Counters (downloads, likes) change daily and are not among them. Works on catalog rows and on `listed_columns`.
+    """
+    seen = [
+        columns["sha"], columns["gated"], bool(columns["disabled"]), bool(columns["private"]), columns["pipeline_tag"],
+        columns["library_name"], sorted(columns["tags"] or ()),
+    ]  # fmt: skip
+    return hash63(canonical_json(seen))
+
+
+def hash63(value: str) -> int:
+    """Return the first 63 bits of the sha256 of ``value``: fits a signed 64-bit column."""
+    digest = hashlib.sha256(value.encode("utf-8", "backslashreplace")).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def listed_columns(listed: Listed) -> dict[str, Any]:
+    """Return the columns of the catalog that come from the listing."""
+    counted = listed.parameters is not None or listed.total is not None
+    return {
+        "id": listed.id,
+        "sha": listed.sha,
+        "author": listed.author,
+        "createdAt": listed.created,
+        "lastModified": listed.modified,
+        "pipeline_tag": listed.pipeline_tag,
+        "library_name": listed.library,
+        "tags": list(listed.tags),
+        "downloads": listed.downloads,
+        "likes": listed.likes,
+        "private": listed.private,
+        "gated": listed.gated,
+        "disabled": listed.disabled,
+        "license": listed.license,
+        "base_models": list(listed.base_models),
+        "safetensors": {"parameters": listed.parameters, "total": listed.total} if counted else None,
+    }
+
+
+def _bare(repo_id: str, sha: str, crawled_at: datetime, status: Status, reason: str) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(CATALOG.names)
+    return row | {
+        "id": repo_id,
+        "sha": sha,
+        "author": repo_id.split("/")[0] if "/" in repo_id else None,
+        "crawled_at": crawled_at,
+        "eligibility": status.value,
+        "reason": reason,
+    }
+
+
+def count(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the number of rows by eligibility."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row["eligibility"]] = counts.get(row["eligibility"], 0) + 1
+    return counts

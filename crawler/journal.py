@@ -1,0 +1,55 @@
+"""The crawl's journal: where the listing goes on. One small JSON file, replaced whole after every committed page.
+
+The catalog's files are the truth about which rows are done; the journal only says which page comes next. So a kill
+between the two costs reading one page again, from its copy on disk, and deciding nothing twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from workspace import WorkspaceError
+from workspace.files import read_json, write_json
+
+
+@dataclass
+class Journal:
+    """Progress of the latest crawl.
+
+    Attributes:
+        crawl: its name; its catalog files start with it.
+        query: key of what it lists, with limit and source: another one starts a new crawl.
+        policy: hash of what decides eligibility; when it changes, unchanged rows are decided again.
+        next: address of the next page to commit; None when every page is committed.
+        pages, listed: pages and rows committed.
+        seen: ids written to the crawl's file of seen ids.
+        finished: whether it came to its end; the next crawl is then a new one.
+    """
+
+    crawl: str
+    query: str
+    policy: str
+    next: str | None
+    started: str
+    pages: int = 0
+    listed: int = 0
+    seen: int = 0
+    finished: bool = False
+    requests: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> Journal | None:
+        """Read the journal; None when there is none. Raises `WorkspaceError` when it is damaged."""
+        if not path.exists():
+            return None
+        raw = read_json(path)
+        names = {f.name for f in fields(cls)}
+        try:
+            return cls(**{name: value for name, value in raw.items() if name in names})
+        except (TypeError, AttributeError) as error:
+            raise WorkspaceError(f"{path} is no journal of a crawl; delete it and crawl again") from error
+
+    def save(self, path: Path) -> None:
+        """Write the journal, atomically."""
+        write_json(path, asdict(self))

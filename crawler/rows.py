@@ -1,0 +1,188 @@
+"""One row of the Hub's listing, read tolerantly: what is odd becomes None, what cannot be used raises."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
+_SHA = re.compile(r"[0-9a-f]{40}")
+_INT64 = 2**63
+MAX_FILES = 20_000  # file names kept of one repository
+MAX_TAGS = 2_000
+MAX_TEXT = 1_000  # characters kept of any one text
+
+
+class MalformedRowError(Exception):
+    """A row of the listing that cannot be used; ``repo_id`` names it as well as can be."""
+
+    def __init__(self, repo_id: str, reason: str) -> None:
+        super().__init__(reason)
+        self.repo_id, self.reason = repo_id, reason
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a commit. ``size`` in bytes; ``oid`` git blob sha1; ``sha256`` for LFS; None where not yet known."""
+
+    path: str
+    size: int | None = None
+    oid: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What the listing says of a repository. ``files`` is None when the listing did not name them."""
+
+    id: str
+    sha: str
+    author: str | None = None
+    created: datetime | None = None
+    modified: datetime | None = None
+    pipeline_tag: str | None = None
+    library: str | None = None
+    tags: tuple[str, ...] = ()
+    downloads: int | None = None
+    likes: int | None = None
+    private: bool | None = None
+    gated: str | None = None
+    disabled: bool | None = None
+    parameters: tuple[tuple[str, int], ...] | None = None
+    total: int | None = None  # parameters in all, as the Hub counts them
+    files: tuple[File, ...] | None = None
+
+    @property
+    def license(self) -> str | None:
+        """The licence named by its tag."""
+        return next((tag.partition(":")[2] for tag in self.tags if tag.startswith("license:")), None)
+
+    @property
+    def base_models(self) -> tuple[str, ...]:
+        """The models it says it was made from; the relation (``base_model:finetune:x``) is left out."""
+        names = (tag.rpartition(":")[2] for tag in self.tags if tag.startswith("base_model:"))
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def paths(self) -> frozenset[str]:
+        """Names of its files; empty when unknown."""
+        return frozenset(file.path for file in self.files or ())
+
+    def file(self, path: str) -> File | None:
+        """Return the file of that name."""
+        return next((file for file in self.files or () if file.path == path), None)
+
+
+def parse(row: Any) -> Listed:
+    """Read one row of ``/api/models`` or of a snapshot with the API's column names. Raises `MalformedRowError`."""
+    if not isinstance(row, Mapping):
+        raise MalformedRowError(_stand_in(row), f"is a {type(row).__name__}, not an object")
+    repo_id = row.get("id", row.get("modelId"))
+    if not is_repo_id(repo_id):
+        raise MalformedRowError(_stand_in(row), "has no usable id")
+    sha = row.get("sha")
+    if not isinstance(sha, str) or not _SHA.fullmatch(sha):
+        raise MalformedRowError(repo_id, "names no commit, so nothing of it can be pinned")
+    weights = row.get("safetensors")
+    counts, total = _parameters(weights) if isinstance(weights, Mapping) else (None, None)
+    gated = row.get("gated")
+    return Listed(
+        id=repo_id,
+        sha=sha,
+        author=text(row.get("author")) or (repo_id.split("/")[0] if "/" in repo_id else None),
+        created=_time(row.get("createdAt")),
+        modified=_time(row.get("lastModified")),
+        pipeline_tag=text(row.get("pipeline_tag")),
+        library=text(row.get("library_name")),
+        tags=_texts(row.get("tags")),
+        downloads=_count(row.get("downloads")),
+        likes=_count(row.get("likes")),
+        private=_flag(row.get("private")),
+        gated="false" if gated in (False, None, "false", "False") else ("auto" if gated is True else text(gated)),
+        disabled=_flag(row.get("disabled")),
+        parameters=counts,
+        total=total,
+        files=_files(row.get("siblings"), repo_id),
+    )
+
+
+def is_repo_id(value: object) -> bool:
+    """Return whether ``value`` is an id the Hub could have given: ``owner/name``, or ``name`` for a few old ones."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None and ".." not in value and "--" not in value
+
+
+def text(value: object, limit: int = MAX_TEXT) -> str | None:
+    """Return ``value`` if it is text: cut to ``limit`` characters, lone surrogates replaced so that UTF-8 holds it."""
+    if not isinstance(value, str):
+        return None
+    return value[:limit].encode("utf-8", "replace").decode("utf-8")
+
+
+def _files(siblings: Any, repo_id: str) -> tuple[File, ...] | None:
+    if siblings is None:
+        return None
+    if not isinstance(siblings, (list, tuple)):
+        raise MalformedRowError(repo_id, "its file list is not a list")
+    found = []
+    for sibling in siblings[:MAX_FILES]:
+        path = sibling.get("rfilename", sibling.get("path")) if isinstance(sibling, Mapping) else sibling
+        if not isinstance(path, str):
+            raise MalformedRowError(repo_id, "a file in its list has no name")
+        # Surrogates survive as escapes and not as '?', so that two hostile names never become one.
+        found.append(File(path[:4096].encode("utf-8", "backslashreplace").decode("utf-8")))
+    return tuple(found)
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, (list, tuple)):
+        return ()
+    kept = (text(value) for value in values[:MAX_TAGS])
+    return tuple(value for value in kept if value is not None)
+
+
+def _count(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int) or not -_INT64 <= value < _INT64:
+        return None
+    return value
+
+
+def _flag(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _time(value: Any) -> datetime | None:
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value.replace("Z", "+00:00"))
+        except ValueError:
+            return None
+    if not isinstance(value, datetime):
+        return None
+    try:
+        moment = value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
+    except (OverflowError, ValueError):
+        return None
+    return moment if 1970 <= moment.year <= 9000 else None
+
+
+def _parameters(weights: Mapping[str, Any]) -> tuple[tuple[tuple[str, int], ...] | None, int | None]:
+    counts = weights.get("parameters")
+    kept: tuple[tuple[str, int], ...] | None = None
+    if isinstance(counts, Mapping):
+        pairs = [(text(name, 40) or "?", _count(value)) for name, value in list(counts.items())[:40]]
+        kept = tuple((name, value) for name, value in pairs if value is not None)
+    return kept, _count(weights.get("total"))
+
+
+def _stand_in(row: Any) -> str:
+    """A name for a row that gives none: the same row gets the same name, so that it is booked once."""
+    try:
+        seen = json.dumps(row, sort_keys=True, default=str).encode("utf-8", "backslashreplace")
+    except (TypeError, ValueError, RecursionError):
+        seen = repr(type(row)).encode()
+    return f"?malformed-{hashlib.sha256(seen).hexdigest()[:16]}"

@@ -1,0 +1,118 @@
+"""Fetched models on disk, one folder each: bounded, least recently used first to go, never one that is in use.
+
+A folder in use is locked (``flock``, shared), so the processes of a run and a run beside it respect each other, and a
+killed process leaves no lock behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_DONE = ".complete"
+
+
+class Store:
+    """Folders of fetched models under ``root``.
+
+    Args:
+        root: the folder; made when needed.
+        max_bytes: what all models together may take; None for no bound.
+    """
+
+    def __init__(self, root: Path, max_bytes: int | None) -> None:
+        self.root, self.max_bytes = root, max_bytes
+
+    def folder(self, name: str) -> Path:
+        """Return where the model ``name`` lies or will lie."""
+        return self.root / name
+
+    def is_complete(self, name: str) -> bool:
+        """Return whether every file of the model is there and verified."""
+        return (self.root / f"{name}{_DONE}").exists()
+
+    def complete(self, name: str) -> None:
+        """Mark the model as whole."""
+        (self.root / f"{name}{_DONE}").touch()
+
+    def touch(self, name: str) -> None:
+        """Note that the model is used now."""
+        os.utime(self.root / f"{name}{_DONE}")
+
+    def lock(self, name: str, *, shared: bool, wait: bool = True) -> int | None:
+        """Lock a model and return the lock's file descriptor; None when another holds it and ``wait`` is False."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.root / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        return descriptor
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Hold a model alone, to fetch it."""
+        descriptor = self.lock(name, shared=False)
+        assert descriptor is not None
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    def used(self) -> int:
+        """Return the bytes that all models take, unfinished ones included."""
+        return sum(_size(path) for path in self._folders())
+
+    def make_room(self, needed: int) -> bool:
+        """Delete models nobody uses, longest unused first, until ``needed`` bytes more fit; False if they do not."""
+        if self.max_bytes is None:
+            return True
+        used = self.used()
+        for folder in sorted(self._folders(), key=self._last_use):
+            if used + needed <= self.max_bytes:
+                break
+            size = _size(folder)
+            if self.remove(folder.name):
+                used -= size
+        return used + needed <= self.max_bytes
+
+    def remove(self, name: str) -> bool:
+        """Delete a model unless somebody uses it; return whether it is gone."""
+        descriptor = self.lock(name, shared=False, wait=False)
+        if descriptor is None:
+            return False
+        try:
+            # The mark goes first: a kill in between leaves a folder that is fetched again, never half a model.
+            (self.root / f"{name}{_DONE}").unlink(missing_ok=True)
+            shutil.rmtree(self.root / name, ignore_errors=True)
+        finally:
+            os.close(descriptor)
+        return True
+
+    def _folders(self) -> list[Path]:
+        return [path for path in self.root.iterdir() if path.is_dir()] if self.root.is_dir() else []
+
+    def _last_use(self, folder: Path) -> float:
+        mark = self.root / f"{folder.name}{_DONE}"
+        try:
+            return (mark if mark.exists() else folder).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.iterdir() if folder.is_dir() else ():
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:
+            logger.debug("%s went away while it was measured", path.name)
+    return total

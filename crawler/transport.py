@@ -1,0 +1,140 @@
+"""Time limits that hold whatever a server does: an absolute end for every exchange, also while headers drip in.
+
+A read timeout alone is renewed by every byte, so a server that sends one byte a second holds a thread for days. The
+backend below shortens each socket operation to what is left of the exchange that the current thread is in.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
+
+try:
+    import httpcore2 as httpcore
+except ImportError:  # pragma: no cover - huggingface_hub 1.x
+    import httpcore  # type: ignore[import-not-found, no-redef]
+
+BROKEN = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError)
+"""What a connection that fails raises."""
+
+_local = threading.local()
+
+
+class Deadline:
+    """The moment a piece of work has to be done by, on `time.monotonic`; waiting that we choose does not count.
+
+    Args:
+        seconds: what the work itself may take.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds left, zero or less when it is over."""
+        return self._end - time.monotonic()
+
+    def extend(self, seconds: float) -> None:
+        """Move the end: the time was spent waiting for our turn, not on this work."""
+        self._end += seconds
+
+
+@contextmanager
+def exchange(seconds: float) -> Iterator[None]:
+    """Let every socket operation of this thread end within ``seconds`` from now."""
+    before = getattr(_local, "end", None)
+    _local.end = time.monotonic() + seconds
+    try:
+        yield
+    finally:
+        _local.end = before
+
+
+def pause(seconds: float, deadline: Deadline | None = None) -> None:
+    """Sleep because it is not our turn yet: neither ``deadline`` nor this thread's exchange is charged for it."""
+    time.sleep(seconds)
+    if deadline is not None:
+        deadline.extend(seconds)
+    if getattr(_local, "end", None) is not None:
+        _local.end += seconds
+
+
+def _left(timeout: float | None, error: type[Exception]) -> float | None:
+    end: float | None = getattr(_local, "end", None)
+    if end is None:
+        return timeout
+    left = end - time.monotonic()
+    if left <= 0:
+        raise error("the exchange took longer than its deadline")
+    return left if timeout is None else min(timeout, left)
+
+
+class _Stream(httpcore.NetworkStream):
+    def __init__(self, inner: httpcore.NetworkStream) -> None:
+        self._inner = inner
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max_bytes, _left(timeout, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, _left(timeout, httpcore.WriteTimeout))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(
+        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        left = _left(timeout, httpcore.ConnectTimeout)
+        return _Stream(self._inner.start_tls(ssl_context, server_hostname, left))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+
+class DeadlineBackend(httpcore.NetworkBackend):
+    """httpcore's own socket backend with the current exchange's end applied to every operation."""
+
+    def __init__(self) -> None:
+        self._inner = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Connect, within what is left of the exchange."""
+        left = _left(timeout, httpcore.ConnectTimeout)
+        return _Stream(self._inner.connect_tcp(host, port, left, local_address, socket_options))
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep between httpcore's own connection attempts."""
+        time.sleep(seconds)
+
+
+def new_pool(endpoint: str) -> httpcore.ConnectionPool:
+    """Return connections whose sockets obey `exchange`, through the environment's proxy if there is one."""
+    shared: dict[str, Any] = {
+        "ssl_context": httpx.create_ssl_context(),
+        "max_connections": 64,
+        "max_keepalive_connections": 32,
+        "keepalive_expiry": 20.0,  # seconds
+        "network_backend": DeadlineBackend(),
+    }
+    proxies = getproxies()
+    proxy = proxies.get("https") or proxies.get("all") or ""
+    if proxy.startswith("http") and not proxy_bypass(urlsplit(endpoint).hostname or ""):
+        return httpcore.HTTPProxy(proxy_url=proxy, **shared)
+    return httpcore.ConnectionPool(**shared)

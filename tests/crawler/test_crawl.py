@@ -1,0 +1,93 @@
+"""The whole crawl against the demo hub: every repository ends once, in its own status."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import crawler
+from hubprobe.demo import unhealthy
+from hubprobe.demo.repository import Repo
+from hubprobe.demo.server import HubServer
+from workspace import Outcome, Status, Workspace
+
+Open = Callable[..., Workspace]
+FOUND_LATER = {Status.CORRUPT_FILE}
+"""Statuses of repositories that the crawler's rules have to let pass: fetching finds them out."""
+
+
+def decided_here(status: Status) -> bool:
+    return status.outcome is Outcome.SKIPPED or status is Status.FILE_MISSING
+
+
+def crawl(workspace: Workspace, **options: Any) -> crawler.CrawlSummary:
+    return crawler.crawl(workspace, token=False, progress=False, **options)
+
+
+def test_every_unhealthy_repository_ends_in_its_own_status(hub: HubServer, open_workspace: Open) -> None:
+    workspace = open_workspace(hub.url)
+    summary = crawl(workspace)
+    found = {row["id"]: row for row in workspace.catalog().to_pylist()}
+    assert summary.finished
+    assert summary.listed == len(found) == len(unhealthy.EXPECTED) + 1
+    for repo_id, expected in unhealthy.EXPECTED.items():
+        ends = expected.value if decided_here(expected) else Status.ELIGIBLE.value
+        assert (repo_id, found[repo_id]["eligibility"]) == (repo_id, ends)
+        assert bool(found[repo_id]["reason"]) is (ends != Status.ELIGIBLE.value)
+    assert found[unhealthy.repo_id(Status.RENAMED)]["renamed_to"] == "acme/home"
+    assert not any(unhealthy.canary(name).exists() for name in unhealthy.CANARIES)
+
+
+def test_an_eligible_row_says_all_that_a_probe_needs(hub: HubServer, home: Repo, open_workspace: Open) -> None:
+    workspace = open_workspace(hub.url)
+    crawl(workspace)
+    row = next(row for row in workspace.catalog().to_pylist() if row["id"] == home.id)
+    assert (row["sha"], row["eligibility"], row["model_type"]) == (home.sha, "eligible", "vit")
+    assert row["num_labels"] == len(row["id2label"])
+    files = {file["path"]: file for file in row["files"]}
+    for path in ("config.json", "preprocessor_config.json", "model.safetensors"):
+        assert (files[path]["size"], files[path]["oid"]) == (home.files[path].size, home.files[path].oid)
+    assert files["model.safetensors"]["sha256"] == home.files["model.safetensors"].sha256
+    assert row["weights_bytes"] == home.files["model.safetensors"].size
+
+
+def test_what_the_listing_decides_costs_no_further_request(hub: HubServer, open_workspace: Open) -> None:
+    crawl(open_workspace(hub.url))
+    from_listing = (
+        Status.GATED, Status.DISABLED, Status.PICKLE_ONLY, Status.ONNX_ONLY, Status.ADAPTER, Status.NO_CONFIG,
+        Status.NO_WEIGHTS, Status.FOREIGN_FORMAT, Status.UNSAFE_PATH, Status.MALFORMED_ROW, Status.CUSTOM_CODE,
+    )  # fmt: skip
+    for status in from_listing:
+        assert hub.requests.matching(unhealthy.repo_id(status)) == []
+
+
+def test_a_second_crawl_decides_only_what_may_have_changed(
+    hub: HubServer, make_repo: Callable[..., Repo], open_workspace: Open
+) -> None:
+    workspace = open_workspace(hub.url)
+    crawl(workspace)
+    before = workspace.catalog(history=True).num_rows
+    hub.requests.clear()
+    hub.catalog.add(make_repo("acme/new"))  # type: ignore[attr-defined]
+    summary = crawl(workspace)
+    assert (summary.new, summary.statuses["eligible"]) == (1, 1)
+    assert summary.unchanged > 25
+    assert hub.requests.matching("acme/home") == []
+    assert workspace.catalog(history=True).num_rows - before == sum(summary.statuses.values())
+
+
+def test_limit_stops_the_listing(hub: HubServer, open_workspace: Open) -> None:
+    workspace = open_workspace(hub.url)
+    assert crawl(workspace, limit=7).listed == 7
+    assert workspace.catalog().num_rows == 7
+
+
+def test_funnel_adds_up(hub: HubServer, open_workspace: Open) -> None:
+    workspace = open_workspace(hub.url)
+    crawl(workspace)
+    table = crawler.funnel(workspace).to_pylist()
+    assert table[0]["status"] == "eligible"
+    assert sum(row["repos"] for row in table) == workspace.catalog().num_rows
+    assert sum(row["share"] for row in table) == pytest.approx(1.0)
