@@ -1,0 +1,218 @@
+"""A repository as the Hub keeps it: files with their git and LFS hashes, one commit, and a few facts about it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+_GIT_ATTRIBUTES = """
+.7z .bin .ckpt .gguf .h5 .joblib .msgpack .npz .onnx .ot .parquet .pb .pickle .pkl .pt .pth .safetensors .tar
+.tflite .zip
+"""
+_LFS_SUFFIXES = frozenset(_GIT_ATTRIBUTES.split())  # the Hub's default .gitattributes
+_LFS_SIZE = 10 * 1024**2  # bytes; larger files have to be LFS whatever their name
+_CHUNK = 1024**2  # bytes
+
+
+class Content(Protocol):
+    """Bytes that can be read from anywhere."""
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        ...
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes ``start`` to ``stop`` (exclusive), fewer at the end."""
+        ...
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Content held as bytes."""
+
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return len(self.data)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes ``start`` to ``stop``."""
+        return self.data[start:stop]
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """Content of a file, read as it is asked for."""
+
+    path: Path
+
+    @cached_property
+    def size(self) -> int:
+        """Number of bytes."""
+        return self.path.stat().st_size
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes ``start`` to ``stop``."""
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+
+
+@dataclass(frozen=True)
+class Padded:
+    """``head`` followed by zeros up to ``size``: weights of any size that nobody had to store."""
+
+    head: bytes
+    size: int
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes ``start`` to ``stop``."""
+        stop = min(stop, self.size)
+        return self.head[start:stop] + bytes(max(stop - max(start, len(self.head)), 0))
+
+
+Files = dict[str, "bytes | Path | Content"]
+"""The contents of a repository by path."""
+
+
+@dataclass(frozen=True)
+class RepoFile:
+    """One file.
+
+    Attributes:
+        path: as the listing states it; may be hostile.
+        content: what is served.
+        lfs: whether it is kept in LFS, hence redirected to the CDN.
+        stated_sha256: what the listing says in place of the true hash; for a file that was corrupted since.
+        served: whether asking for it succeeds; a listed file that is not served answers 404.
+    """
+
+    path: str
+    content: Content
+    lfs: bool
+    stated_sha256: str | None = None
+    served: bool = True
+
+    @classmethod
+    def of(cls, path: str, content: bytes | Path | Content, **changes: Any) -> RepoFile:
+        """Return a file, in LFS where the Hub would keep it there."""
+        if isinstance(content, bytes):
+            content = InMemory(content)
+        elif isinstance(content, Path):
+            content = OnDisk(content)
+        lfs = PurePosixPath(path).suffix.lower() in _LFS_SUFFIXES or content.size > _LFS_SIZE
+        return cls(path, content, lfs, **changes)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the content."""
+        return self.content.size
+
+    @cached_property
+    def sha256(self) -> str:
+        """The sha256 the listing states, 64 hex digits."""
+        if self.stated_sha256 is not None:
+            return self.stated_sha256
+        digest = hashlib.sha256()
+        for chunk in self.chunks(0, self.size):
+            digest.update(chunk)
+        return digest.hexdigest()
+
+    @cached_property
+    def pointer(self) -> bytes:
+        """What git itself keeps of an LFS file."""
+        return f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {self.size}\n".encode()
+
+    @cached_property
+    def oid(self) -> str:
+        """The git blob sha1: of the content, or of the pointer of an LFS file."""
+        return git_hash("blob", self.pointer if self.lfs else self.content.read(0, self.size)).hex()
+
+    @property
+    def etag(self) -> str:
+        """Name of the content: sha256 for LFS, git blob sha1 otherwise."""
+        return self.sha256 if self.lfs else self.oid
+
+    def chunks(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yield bytes ``start`` to ``stop`` in pieces."""
+        for at in range(start, stop, _CHUNK):
+            yield self.content.read(at, min(at + _CHUNK, stop))
+
+
+@dataclass
+class Repo:
+    """A repository with one commit on ``main``.
+
+    Attributes:
+        id: owner/name.
+        files: by path.
+        facts: what is not in its files: ``downloads``, ``likes``, ``createdAt``, ``gated``, ``disabled`` ... Values
+            replace those the row would have, so that a fact may also make the row wrong on purpose.
+        gone: listed, but every other request says there is no such repository.
+        renamed_to: its new id; API requests are redirected there.
+    """
+
+    id: str
+    files: Mapping[str, RepoFile]
+    facts: dict[str, Any] = field(default_factory=dict)
+    gone: bool = False
+    renamed_to: str | None = None
+
+    @classmethod
+    def of(cls, repo_id: str, files: Files, **changes: Any) -> Repo:
+        """Return a repository of these files."""
+        return cls(repo_id, {path: RepoFile.of(path, content) for path, content in files.items()}, **changes)
+
+    @classmethod
+    def from_folder(cls, repo_id: str, folder: Path, facts: dict[str, Any] | None = None) -> Repo:
+        """Return the repository of all files below ``folder``, hidden ones and links out of it excepted."""
+        files: Files = {}
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder)
+            hidden = any(part.startswith(".") and part != ".gitattributes" for part in name.parts)
+            if path.is_file() and not hidden and path.resolve().is_relative_to(folder.resolve()):
+                files[name.as_posix()] = path
+        return cls.of(repo_id, files, facts=facts or {})
+
+    @cached_property
+    def sha(self) -> str:
+        """The commit: a git commit object over the real tree, with a fixed author and date. Same files, same sha."""
+        tree = git_tree({path: bytes.fromhex(file.oid) for path, file in self.files.items()}).hex()
+        who = "hubprobe <demo@example.invalid> 1700000000 +0000"
+        return git_hash("commit", f"tree {tree}\nauthor {who}\ncommitter {who}\n\nUpload model\n".encode()).hex()
+
+    def text(self, path: str) -> str:
+        """Return a small file as text; empty when there is none."""
+        file = self.files.get(path)
+        return file.content.read(0, _CHUNK).decode("utf-8", "replace") if file else ""
+
+
+def git_hash(kind: str, data: bytes) -> bytes:
+    """Return the 20-byte name git gives an object."""
+    return hashlib.sha1(f"{kind} {len(data)}\0".encode() + data, usedforsecurity=False).digest()
+
+
+def git_tree(blobs: Mapping[str, bytes]) -> bytes:
+    """Return the name of the tree object that holds ``blobs`` (object names by path)."""
+    entries: dict[str, tuple[bytes, bytes]] = {}
+    folders: dict[str, dict[str, bytes]] = {}
+    for path, oid in blobs.items():
+        first, slash, rest = path.partition("/")
+        if slash and first and rest:
+            folders.setdefault(first, {})[rest] = oid
+        else:
+            entries[path] = (b"100644", oid)
+    for name, inner in folders.items():
+        entries[name + "/"] = (b"40000", git_tree(inner))  # git sorts folders as if they ended in a slash
+    lines = [
+        mode + b" " + name.rstrip("/").encode("utf-8", "surrogatepass") + b"\0" + oid
+        for name, (mode, oid) in sorted(entries.items())
+    ]
+    return git_hash("tree", b"".join(lines))

@@ -1,0 +1,197 @@
+"""The demo hub: a folder of repositories behind the Hub's wire protocol, on this machine only.
+
+``python -m hubprobe.demo.server --port 8600`` serves it until interrupted, so that any client of the Hub can be
+pointed at it with ``HF_ENDPOINT=http://127.0.0.1:8600``. See ``docs/demo-hub.md``.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from uuid import uuid4
+
+import click
+
+from hubprobe.demo import lite0, unhealthy
+from hubprobe.demo.limits import GENEROUS, RateLimiter
+from hubprobe.demo.listing import Catalog, FolderCatalog, RefusedError, read_folder
+from hubprobe.demo.protocol import Protocol, error
+from hubprobe.demo.repository import Repo
+from hubprobe.demo.request_log import RequestLog
+from hubprobe.demo.wire import Listener, Request, Respond, Response
+
+HUB = Path(__file__).parent / "hub"
+"""The repositories that ship with hubprobe."""
+
+Intercept = Callable[[str, Request, Respond], Response]
+"""Stands between the wire and the hub: given the bucket, the request and what would answer it, returns the answer."""
+
+
+class HubServer:
+    """Serves repositories over loopback HTTP; a context manager.
+
+    Args:
+        source: a folder with ``models/<owner>/<name>/``, some repositories, or any catalog.
+        port: of the endpoint; 0 takes a free one. The CDN always gets a free one.
+        page_size: rows of a list page at most.
+        tree_page_size: entries of a tree page.
+        limiter: rate limits; generous ones by default.
+        intercept: stands between the wire and the hub, to inject faults.
+        latency: seconds every answer takes at least.
+
+    Attributes:
+        requests: what was asked, a `RequestLog`.
+        catalog: the repositories; a `FolderCatalog` may be changed while it is served.
+    """
+
+    def __init__(
+        self,
+        source: Path | Iterable[Repo] | Catalog,
+        *,
+        port: int = 0,
+        page_size: int = 1000,
+        tree_page_size: int = 1000,
+        limiter: RateLimiter | None = None,
+        intercept: Intercept | None = None,
+        latency: float = 0.0,
+    ) -> None:
+        if isinstance(source, Path):
+            source = read_folder(source)
+        self.catalog: Catalog = source if isinstance(source, Catalog) else FolderCatalog(source)
+        self.requests = RequestLog()
+        self.intercept = intercept
+        self._limiter = limiter or RateLimiter(GENEROUS)
+        self._latency = latency
+        self._protocol = Protocol(
+            self.catalog, cdn=lambda _: self.cdn_url, page_size=page_size, tree_page_size=tree_page_size
+        )
+        self._endpoint = Listener(self._respond, port=port)
+        self._cdn = Listener(self._respond_cdn)
+
+    @property
+    def url(self) -> str:
+        """Address of the endpoint, for ``HF_ENDPOINT``."""
+        return f"http://{self._endpoint.host}:{self._endpoint.port}"
+
+    @property
+    def cdn_url(self) -> str:
+        """Address of the CDN: another origin, to which no client may send its token."""
+        return f"http://{self._cdn.host}:{self._cdn.port}"
+
+    def start(self) -> HubServer:
+        """Bind the ports and answer in the background."""
+        self._cdn.start()
+        self._endpoint.start()
+        return self
+
+    def stop(self) -> None:
+        """Close the ports and all connections."""
+        self._endpoint.stop()
+        self._cdn.stop()
+
+    def down(self, seconds: float) -> threading.Timer:
+        """Refuse connections for ``seconds``, from now on, then be back on the same ports; returns the timer."""
+        self.stop()
+        timer = threading.Timer(seconds, self.start)
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    def __enter__(self) -> HubServer:  # noqa: PYI034 - Self needs Python 3.11
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _respond(self, request: Request) -> Response:
+        return self._logged(_bucket(request), request, self._answer)
+
+    def _respond_cdn(self, request: Request) -> Response:
+        return self._logged("cdn", request, self._protocol.deliver)
+
+    def _answer(self, request: Request) -> Response:
+        bucket = _bucket(request)
+        token = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        standing = self._limiter.take(bucket, request.client, token)
+        if standing.allowed:
+            response = self._protocol.answer(request)
+        else:
+            message = f"We had to rate limit you, you hit the quota of {standing.quota} {bucket} requests"
+            message += f" per {standing.window} seconds."
+            response = error(RefusedError(429, "", message))
+        response.headers += standing.headers
+        return response
+
+    def _logged(self, bucket: str, request: Request, answer: Respond) -> Response:
+        arrived = time.monotonic()
+        if self._latency:
+            time.sleep(self._latency)
+        status = 0  # of a request that was cut before there was an answer
+        try:
+            response = self.intercept(bucket, request, answer) if self.intercept else answer(request)
+            status = response.status
+        finally:
+            self.requests.add(
+                time=arrived,
+                bucket=bucket,
+                method=request.method,
+                target=request.target,
+                status=status,
+                headers=request.headers,
+            )
+        response.headers.append(("X-Request-Id", f"Root=1-{uuid4().hex}"))
+        return response
+
+
+def _bucket(request: Request) -> str:
+    parts = request.segments
+    if parts[0] == "api":
+        return "resolvers" if parts[1:2] == ("resolve-cache",) else "api"
+    return "resolvers" if "resolve" in parts[1:4] else "pages"
+
+
+def demo_repos(*, with_unhealthy: bool = True, with_lite0: bool = True) -> list[Repo]:
+    """Return the repositories of the demo hub.
+
+    Args:
+        with_unhealthy: include those that must not be probed, each for its own reason.
+        with_lite0: include the real EfficientNet-Lite0, assembled from its package on first use.
+    """
+    repos = read_folder(HUB)
+    if with_unhealthy:
+        home = next(repo for repo in repos if "ForImageClassification" in repo.text("config.json"))
+        repos += unhealthy.repos(home)
+    if with_lite0:
+        root = lite0.cached()
+        repos.append(Repo.from_folder(lite0.REPO_ID, root / "models" / lite0.REPO_ID, lite0.FACTS))
+    return repos
+
+
+def serve_demo(*, port: int = 0, with_unhealthy: bool = True, with_lite0: bool = True) -> HubServer:
+    """Return the demo hub, not yet started: use it as a context manager."""
+    return HubServer(demo_repos(with_unhealthy=with_unhealthy, with_lite0=with_lite0), port=port)
+
+
+@click.command()
+@click.option("--port", default=8600, show_default=True, help="Port of the endpoint; 0 takes a free one.")
+@click.option("--page-size", default=1000, show_default=True, help="Rows of a list page at most.")
+@click.option("--healthy-only", is_flag=True, help="Leave out the repositories that must not be probed.")
+def main(port: int, page_size: int, healthy_only: bool) -> None:
+    """Serve the demo hub on this machine until interrupted; its address goes to stdout."""
+    with HubServer(demo_repos(with_unhealthy=not healthy_only), port=port, page_size=page_size) as server:
+        click.echo(server.url)
+        click.echo(f"serving; in another terminal: HF_ENDPOINT={server.url} hf models ls", err=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            click.echo(f"{len(server.requests)} requests answered", err=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
