@@ -22,7 +22,7 @@ CONCRETE = ("activities", "animals", "food", "objects", "places")
 
 UNCLEAR = {
     "admission-tickets", "anger-symbol", "bookmark-tabs", "card-index-dividers", "carp-streamer", "chart-decreasing",
-    "chart-increasing", "chart-increasing-with-yen", "club-suit", "diamond-suit", "direct-hit", "droplet", "eight-oclock",
+    "chart-increasing", "chart-increasing-with-yen", "club-suit", "diamond-suit", "direct-hit", "droplet",
     "flower-playing-cards", "heart-suit", "input-symbols", "joker", "mahjong-red-dragon", "moon-viewing-ceremony",
     "new-moon", "open-file-folder", "performing-arts", "pine-decoration", "reminder-ribbon", "spade-suit", "sparkles",
     "tanabata-tree", "white-flower", "japanese-dolls", "muted-speaker", "speaker-low-volume", "speaker-medium-volume",

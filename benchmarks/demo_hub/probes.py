@@ -77,8 +77,12 @@ def redrawn() -> set[str]:
 
 
 def clipart_probes() -> list[Probe]:
-    """Return a seeded choice of the clip art kept for probes, at most `PER_CAPTION` a caption."""
-    reserved = [d for d in clipart.drawings() if clipart.reserved(d.path) and d.path not in REJECTED]
+    """Return a seeded choice of the clip art kept for probes, at most `PER_CAPTION` a caption.
+
+    Rejected drawings are dropped last and not replaced, so that the choice of training images, which
+    avoids the probes, stays valid when another probe is rejected.
+    """
+    reserved = [drawing for drawing in clipart.drawings() if clipart.reserved(drawing.path)]
     random.Random(SEED).shuffle(reserved)
     taken: Counter[str] = Counter()
     found = []
@@ -86,7 +90,7 @@ def clipart_probes() -> list[Probe]:
         if taken[drawing.caption] < PER_CAPTION and len(found) < CLIPART_COUNT:
             taken[drawing.caption] += 1
             found.append(Probe(drawing.path, drawing.caption, drawing.rgba, "openclipart", "public domain"))
-    return found
+    return [probe for probe in found if probe.name not in REJECTED]
 
 
 def distinct(probes: Sequence[Probe]) -> list[Probe]:
