@@ -6,13 +6,12 @@ import json
 import logging
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
 from crawler.client import HubClient
 from crawler.failures import UnansweredError
+from crawler.source import Page
 from crawler.transport import Deadline
 from workspace import HubError
 from workspace.runs import now
@@ -25,20 +24,11 @@ UNREADABLE_TRIES = 3  # for an answer that is not a page of rows, HTML say
 _NEXT = re.compile(r'<([^>]*)>\s*;[^,]*rel="?next"?')
 
 
-@dataclass(frozen=True)
-class Page:
-    """One page of rows as the Hub or a snapshot gave them. ``next`` is None after the last one."""
-
-    rows: list[Any]
-    next: str | None
-    read_at: datetime
-
-
 class Listing:
     """The Hub's listing. ``first`` is the address of the first page."""
 
     def __init__(self, client: HubClient, first: str) -> None:
-        self._client, self.first = client, first
+        self._client, self.first, self.name = client, first, "hub"
 
     def page(self, url: str) -> Page:
         """Return the page at ``url``. Raises `HubError` when the listing cannot be had."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from tqdm import tqdm
 
@@ -19,10 +19,10 @@ from crawler.catalog import crawl_files, hash63, listed_columns, listing_fingerp
 from crawler.inspection import Decision, Inspector
 from crawler.journal import Journal
 from crawler.known import AGAIN, MALFORMED, Known
-from crawler.listing import Page
 from crawler.query import Query
 from crawler.rows import Listed, MalformedRowError, parse
 from crawler.seen import Seen
+from crawler.source import Page, Source
 from crawler.summary import CrawlSummary
 from workspace import Workspace
 
@@ -33,16 +33,6 @@ FLUSH_ROWS = 1_000
 FLUSH_SECONDS = 3.0  # decided rows are on disk after this: what a kill may cost
 
 Row = dict[str, Any]
-
-
-class Source(Protocol):
-    """Where rows come from, page by page; ``first`` is the address of the first page."""
-
-    first: str
-
-    def page(self, url: str) -> Page:
-        """Return the page at ``url``."""
-        ...
 
 
 class Pipeline:

@@ -87,6 +87,11 @@ class Bucket:
             self.waited += wait
             return wait * (1 + random.random() * _JITTER) if wait else 0.0
 
+    def seconds_for(self, requests: int) -> float:
+        """Return how long ``requests`` take at the policy last stated; 0 when none was."""
+        with self._lock:
+            return requests / self._quota * self._window if self._quota else 0.0
+
     def answered(self, standing: Standing | None) -> None:
         """Book an answer: requests in flight count against what the server says is left."""
         with self._lock:

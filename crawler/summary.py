@@ -28,6 +28,10 @@ class CrawlSummary:
         seconds: wall time.
         resumed: whether an interrupted crawl was continued.
         finished: whether the listing was read to its end (or to ``limit``).
+        undecided: of a dry run: repositories that the listing alone does not decide.
+        would_request: of a dry run: requests that deciding them takes at most, by bucket.
+        would_fetch_bytes: of a dry run: what deciding and then probing them downloads at most.
+        would_take_hours: of a dry run: what the Hub's rate limits make of those requests; bandwidth comes on top.
     """
 
     crawl: str
@@ -42,6 +46,10 @@ class CrawlSummary:
     seconds: float = 0.0
     resumed: bool = False
     finished: bool = False
+    undecided: int = 0
+    would_request: dict[str, int] = field(default_factory=dict)
+    would_fetch_bytes: int = 0
+    would_take_hours: float = 0.0
 
     @property
     def eligible(self) -> int:

@@ -11,13 +11,16 @@ from pathlib import Path
 
 from huggingface_hub import get_token
 
+from crawler import estimate
 from crawler.architectures import Architectures
 from crawler.client import HubClient
 from crawler.inspection import Inspector
 from crawler.journal import Journal
+from crawler.known import Known
 from crawler.listing import Listing
-from crawler.pipeline import Pipeline, Source
+from crawler.pipeline import Pipeline
 from crawler.query import PAGE, Query
+from crawler.source import Source
 from crawler.summary import CrawlSummary
 from workspace import CrawlConfig, Workspace
 from workspace.files import canonical_json, short_hash
@@ -40,6 +43,7 @@ def crawl(
     search: str | None = None,
     tags: Sequence[str] = (),
     restart: bool = False,
+    dry_run: bool = False,
     progress: bool = True,
 ) -> CrawlSummary:
     """List repositories, decide which can be probed and why not, and write the catalog.
@@ -57,6 +61,7 @@ def crawl(
         search: only those whose id contains this.
         tags: only those with all of these tags.
         restart: begin anew although an interrupted crawl could go on.
+        dry_run: read and judge the listing only, write nothing, and say what a crawl would take.
         progress: show progress on stderr.
 
     Raises:
@@ -69,9 +74,15 @@ def crawl(
     client = HubClient(config.endpoint, resolve_token(token))
     first = query.url(config.endpoint, min(PAGE, limit) if limit else PAGE)
     source: Source = Listing(client, first)
+    inspector = Inspector(client, config.crawl, lazy_architectures(workspace))
+    if dry_run:
+        summary = CrawlSummary("dry run")
+        known = Known.load(workspace)
+        estimate.dry_run(client, source, query, inspector, known, summary, limit=limit, progress=progress)
+        _close(client, summary, started)
+        return summary
     journal, resumed = _journal(workspace, source, query, limit, restart)
     summary = CrawlSummary(journal.crawl, resumed=resumed)
-    inspector = Inspector(client, config.crawl, lazy_architectures(workspace))
     pipeline = Pipeline(workspace, source, query, inspector, journal, summary, limit=limit, progress=progress)
     try:
         pipeline.run()
@@ -81,9 +92,7 @@ def crawl(
         for name, sent in client.requests.items():
             journal.requests[name] = journal.requests.get(name, 0) + sent
         journal.save(journal_path(workspace))
-        client.close()
-        summary.requests, summary.retries = dict(client.requests), client.retries
-        summary.seconds = time.monotonic() - started
+        _close(client, summary, started)
     run = {"query": query.as_dict(), "limit": limit, "summary": vars(summary), "versions": versions()}
     workspace.manifest(new_run_id("crawl"), {"verb": "crawl", "started": journal.started, **run})
     return summary
@@ -99,6 +108,12 @@ def lazy_architectures(workspace: Workspace) -> Callable[[], Architectures]:
             return known()
 
     return ask
+
+
+def _close(client: HubClient, summary: CrawlSummary, started: float) -> None:
+    client.close()
+    summary.requests, summary.retries = dict(client.requests), client.retries
+    summary.seconds = time.monotonic() - started
 
 
 def resolve_token(token: str | bool | None) -> str | None:
@@ -123,7 +138,7 @@ def _journal(
     workspace: Workspace, source: Source, query: Query, limit: int | None, restart: bool
 ) -> tuple[Journal, bool]:
     before = Journal.load(journal_path(workspace))
-    key = short_hash(canonical_json([query.key, limit, type(source).__name__]))
+    key = short_hash(canonical_json([query.key, limit, source.name]))
     rules = policy(workspace.config.crawl)
     if before is not None and not before.finished and not restart and (before.query, before.policy) == (key, rules):
         return before, True

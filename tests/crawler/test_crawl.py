@@ -91,3 +91,19 @@ def test_funnel_adds_up(hub: HubServer, open_workspace: Open) -> None:
     assert table[0]["status"] == "eligible"
     assert sum(row["repos"] for row in table) == workspace.catalog().num_rows
     assert sum(row["share"] for row in table) == pytest.approx(1.0)
+
+
+def test_a_dry_run_writes_nothing_and_says_what_a_crawl_takes(hub: HubServer, open_workspace: Open) -> None:
+    workspace = open_workspace(hub.url)
+    before = sorted(workspace.root.rglob("*"))
+    summary = crawl(workspace, dry_run=True)
+    assert sorted(workspace.root.rglob("*")) == before
+    assert summary.listed == len(unhealthy.EXPECTED) + 1
+    assert summary.undecided + sum(summary.statuses.values()) == summary.listed
+    assert summary.requests == {"api": 1, "resolvers": 0, "elsewhere": 0}
+    hub.requests.clear()
+    crawl(workspace)
+    # The estimate is of requests at most; two answers of the API tell of renamed and gone ones.
+    assert hub.requests.count("resolvers") <= summary.would_request["resolvers"]
+    assert hub.requests.count("api") <= summary.would_request["api"] + 2
+    assert summary.would_fetch_bytes > 0

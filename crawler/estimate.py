@@ -1,0 +1,102 @@
+"""A dry run: the listing is read and judged, nothing else is asked and nothing written; what a crawl would cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from crawler.catalog import hash63, listed_columns, listing_fingerprint
+from crawler.client import HubClient
+from crawler.header import BITS, FIRST_READ
+from crawler.inspection import Inspector
+from crawler.known import Known
+from crawler.query import Query
+from crawler.rows import Listed, MalformedRowError, parse
+from crawler.source import Source
+from crawler.summary import CrawlSummary
+from workspace import Status
+
+REQUESTS = {"resolvers": 3, "api": 1}
+"""Requests of one candidate, when it turns out to be eligible: see `crawler.inspection`."""
+_CONFIG_BYTES = 4_096  # a typical config.json
+
+
+@dataclass
+class _Tally:
+    candidates: int = 0
+    weights: int = 0  # bytes of weights of the candidates whose size the listing gives
+    sized: int = 0
+
+
+def dry_run(
+    client: HubClient,
+    source: Source,
+    query: Query,
+    inspector: Inspector,
+    known: Known,
+    summary: CrawlSummary,
+    *,
+    limit: int | None,
+    progress: bool,
+) -> None:
+    """Read the listing and fill ``summary`` with what is decided by it and what the rest would take."""
+    tally, seen = _Tally(), set[int]()
+    where: str | None = source.first
+    with tqdm(total=limit, unit="repo", disable=not progress, desc="dry run") as bar:
+        while where is not None:
+            page = source.page(where)
+            room = None if limit is None else limit - summary.listed
+            for raw in page.rows[:room]:
+                summary.listed += 1
+                _judge(raw, query, inspector, known, seen, tally, summary)
+            bar.update(summary.listed - bar.n)
+            where = None if limit is not None and summary.listed >= limit else page.next
+    summary.undecided = tally.candidates
+    summary.would_request = {name: per * tally.candidates for name, per in REQUESTS.items()}
+    mean = tally.weights / tally.sized if tally.sized else 0.0
+    read = tally.candidates * (FIRST_READ + _CONFIG_BYTES)
+    summary.would_fetch_bytes = int(read + tally.weights + mean * (tally.candidates - tally.sized))
+    summary.would_take_hours = max(
+        client.limits.buckets[name].seconds_for(sent) / 3600 for name, sent in summary.would_request.items()
+    )
+
+
+def _judge(
+    raw: object,
+    query: Query,
+    inspector: Inspector,
+    known: Known,
+    seen: set[int],
+    tally: _Tally,
+    summary: CrawlSummary,
+) -> None:
+    try:
+        listed = parse(raw)
+    except MalformedRowError:
+        summary.book(Status.MALFORMED_ROW.value)
+        return
+    key = hash63(listed.id)
+    if key in seen or not query.matches(listed):
+        return
+    seen.add(key)
+    before = known.fingerprint(key)
+    if before == listing_fingerprint(listed_columns(listed)):
+        summary.unchanged += 1
+        return
+    summary.new += before is None
+    summary.changed += before is not None
+    decision = inspector.from_listing(listed)
+    if decision is not None:
+        summary.book(decision.status.value)
+        return
+    tally.candidates += 1
+    if (size := _weights_bytes(listed)) is not None:
+        tally.weights += size
+        tally.sized += 1
+
+
+def _weights_bytes(listed: Listed) -> int | None:
+    if listed.parameters:
+        return sum(count * BITS.get(dtype, 32) // 8 for dtype, count in listed.parameters)
+    return None if listed.total is None else listed.total * 4
