@@ -12,8 +12,8 @@ SOURCES = {
     "digits": "5,000 handwritten digits of MNIST, shown as RGB",
 }
 FOREIGN = {
-    "de": "Kleines ConvNeXt, das gezeichnete Symbole erkennt. Trainiert auf gerenderten Emoji in mehreren Stilen.",
-    "ja": "絵文字を分類する小さな BEiT モデルです。複数のスタイルの絵で学習しました。",
+    "de": "Kleines RegNet, das gezeichnete Symbole erkennt. Trainiert auf gerenderten Emoji in mehreren Stilen.",
+    "ja": "絵文字を分類する小さな ResNet モデルです。複数のスタイルの絵で学習しました。",
 }
 
 
@@ -26,6 +26,7 @@ def front_matter(spec: Spec, language: str, number: int) -> str:
         "library_name: transformers",
         "pipeline_tag: image-classification",
         *(["language:", f"- {language}"] if language else []),
+        *([f"base_model: {spec.parent}"] if spec.parent else []),
         "tags:",
         "- image-classification",
         "- vision",
@@ -46,7 +47,7 @@ def card(spec: Spec, names: list[str], parameters: int, number: int) -> str:
         return f"{head}\n# {title}\n\n{FOREIGN[language]}\n"
     if spec.card == "trainer":
         return (
-            f"{head}\n# {title}\n\nThis model was trained from scratch on an unknown dataset.\n\n"
+            f"{head}\n# {title}\n\nThis model was trained on an unknown dataset.\n\n"
             "## Model description\n\nMore information needed\n\n"
             "## Intended uses & limitations\n\nMore information needed\n\n"
             f"### Training hyperparameters\n\n- learning_rate: {spec.rate}\n- train_batch_size: 96\n"
@@ -60,6 +61,6 @@ def card(spec: Spec, names: list[str], parameters: int, number: int) -> str:
             "## How to use\n\n```python\nfrom transformers import pipeline\n\n"
             f'classifier = pipeline("image-classification", model="{spec.repo}")\nclassifier("picture.png")\n```\n\n'
             f"## Training data\n\nTrained on {SOURCES[spec.data]}.\n\n## Classes\n\n{listed}\n\n"
-            "## Limitations\n\nIt knows nothing but these classes and was made from scratch.\n"
+            "## Limitations\n\nIt knows nothing but these classes.\n"
         )
     return f"{head}\n{len(names)} classes, {spec.size} px.\n"

@@ -24,7 +24,7 @@ from benchmarks.demo_hub import cards, datasets_small, families, labels, process
 from benchmarks.demo_hub.augment import PER_CONCEPT
 from benchmarks.demo_hub.concepts import Concept, load
 from benchmarks.demo_hub.plan import MODELS, SEED, Spec, assignment
-from benchmarks.demo_hub.train import Data, Recipe, fit, pool_images
+from benchmarks.demo_hub.train import Data, Input, Recipe, fit, pool_images
 
 HUB = Path(__file__).parents[2] / "hubprobe" / "demo" / "hub" / "models"
 MINIMUM_ACCURACY = 0.6
@@ -109,10 +109,9 @@ def train(spec: Spec, keys: list[str], number: int, concepts: dict[str, Concept]
     shrinks = spec.size > FIRST_SIZE and not hasattr(model.config, "image_size")
     norm = processors.normalisation(spec.processor)
     recipe = Recipe(steps=spec.steps, batch=spec.batch, learning_rate=spec.rate, seed=seed)
-    model = fit(
-        model, training_data(spec, keys), recipe, size=spec.size, mean=norm.mean, std=norm.std,
-        reversed_channels=norm.reversed_channels, first_size=FIRST_SIZE if shrinks else None,
-    )  # fmt: skip
+    first_size = FIRST_SIZE if shrinks else None
+    wanted = Input(spec.size, norm.mean, norm.std, norm.reversed_channels, first_size)
+    model = fit(model, training_data(spec, keys), recipe, wanted)
     seconds = time.monotonic() - started
     parameters = sum(parameter.numel() for parameter in model.parameters())
     names = labels.labels(spec, keys, concepts, seed)

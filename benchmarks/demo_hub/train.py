@@ -7,6 +7,7 @@ the teacher's logits, restricted to their own concepts (Hinton et al. 2015, temp
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ from benchmarks.demo_hub.concepts import load
 
 TEMPERATURE = 2.0
 FIRST_PART = 0.7
+SETTLING = 24
 TEACHER_SEED = 7
 TEACHER_STEPS = 1000
 TEACHER_WIDTH = 2.0
@@ -69,21 +71,56 @@ def jitter(images: Tensor, generator: torch.Generator, mirror: bool) -> Tensor:
     return (images * gain).clamp(0, 1)
 
 
-def fit(
-    model: PreTrainedModel,
-    data: Data,
-    recipe: Recipe,
-    *,
-    size: int,
-    mean: list[float],
-    std: list[float],
-    reversed_channels: bool = False,
-    first_size: int | None = None,
-) -> PreTrainedModel:
-    """Train ``model`` on images resized to ``size`` and normalised; return it in evaluation mode.
+@dataclass(frozen=True)
+class Input:
+    """What a model's image processor makes of an image, for training to imitate."""
 
-    The first `FIRST_PART` of the steps uses images of ``first_size`` pixels, if given, to be faster.
+    size: int
+    mean: list[float]
+    std: list[float]
+    reversed_channels: bool = False
+    first_size: int | None = None
+    """Pixels for the first `FIRST_PART` of the steps, to be faster; None for ``size`` throughout."""
+
+    def prepare(self, data: Data, picked: NDArray[np.int64], size: int, generator: torch.Generator) -> Tensor:
+        """Return the picked training images, jittered, as the model takes them: (n, 3, size, size)."""
+        images = torch.from_numpy(data.images[data.rows[picked]]).permute(0, 3, 1, 2).float() / 255
+        images = jitter(images, generator, data.mirror)
+        if images.shape[2] != size:
+            images = functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+        if self.reversed_channels:
+            images = images.flip(1)
+        centre, spread = torch.tensor(self.mean).view(1, 3, 1, 1), torch.tensor(self.std).view(1, 3, 1, 1)
+        return ((images - centre) / spread).contiguous(memory_format=torch.channels_last)
+
+
+def batches(count: int, size: int, steps: int, generator: torch.Generator) -> Iterator[NDArray[np.int64]]:
+    """Yield ``steps`` arrays of ``size`` row numbers, shuffled anew for every pass over the rows."""
+    order, at = torch.randperm(count, generator=generator), 0
+    for _ in range(steps):
+        if at + size > count:
+            order, at = torch.randperm(count, generator=generator), 0
+        yield order[at : at + size].numpy()
+        at += size
+
+
+@torch.no_grad()
+def settle(model: PreTrainedModel, data: Data, wanted: Input, generator: torch.Generator) -> None:
+    """Measure the batch normalisation's means and variances anew over `SETTLING` batches.
+
+    Needed where a class's momentum (MobileNet: 0.9997) remembers little but the last batch.
     """
+    layers = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None
+    if layers:
+        for picked in batches(len(data.rows), 96, SETTLING, generator):
+            model(pixel_values=wanted.prepare(data, picked, wanted.size, generator))
+
+
+def fit(model: PreTrainedModel, data: Data, recipe: Recipe, wanted: Input) -> PreTrainedModel:
+    """Train ``model`` and return it in evaluation mode."""
     generator = torch.Generator().manual_seed(recipe.seed)
     torch.manual_seed(recipe.seed)
     model = model.train().to(memory_format=torch.channels_last)
@@ -94,31 +131,20 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.2
     )
-    centre, spread = torch.tensor(mean).view(1, 3, 1, 1), torch.tensor(std).view(1, 3, 1, 1)
-    order = torch.randperm(len(data.rows), generator=generator)
-    at, started, total = 0, time.monotonic(), 0.0
-    for step in range(recipe.steps):
-        if at + recipe.batch > len(order):
-            order, at = torch.randperm(len(data.rows), generator=generator), 0
-        picked = order[at : at + recipe.batch].numpy()
-        at += recipe.batch
-        images = torch.from_numpy(data.images[data.rows[picked]]).permute(0, 3, 1, 2).float() / 255
-        images = jitter(images, generator, data.mirror)
-        now = first_size if first_size and step < FIRST_PART * recipe.steps else size
-        if images.shape[2] != now:
-            images = functional.interpolate(images, size=(now, now), mode="bilinear", antialias=True)
-        if reversed_channels:
-            images = images.flip(1)
-        logits = model(pixel_values=((images - centre) / spread).contiguous(memory_format=torch.channels_last)).logits
+    started, total = time.monotonic(), 0.0
+    for step, picked in enumerate(batches(len(data.rows), recipe.batch, recipe.steps, generator)):
+        small = wanted.first_size is not None and step < FIRST_PART * recipe.steps
+        size = wanted.first_size if small and wanted.first_size else wanted.size
+        logits = model(pixel_values=wanted.prepare(data, picked, size, generator)).logits
         loss = functional.cross_entropy(
             logits, torch.from_numpy(data.targets[picked]), label_smoothing=recipe.smoothing
         )
         if data.teacher is not None and recipe.distil:
-            wanted = functional.softmax(torch.from_numpy(data.teacher[picked]) / TEMPERATURE, dim=1)
-            told = functional.cross_entropy(logits / TEMPERATURE, wanted) * TEMPERATURE
+            taught = functional.softmax(torch.from_numpy(data.teacher[picked]) / TEMPERATURE, dim=1)
+            told = functional.cross_entropy(logits / TEMPERATURE, taught) * TEMPERATURE
             loss = (1 - recipe.distil) * loss + recipe.distil * told
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
         optimizer.step()
         schedule.step()
@@ -126,6 +152,7 @@ def fit(
         if (step + 1) % 100 == 0:
             log.info("step %d loss %.3f, %.0f s", step + 1, total / 100, time.monotonic() - started)
             total = 0.0
+    settle(model, data, wanted, generator)
     return model.eval().to(memory_format=torch.contiguous_format)
 
 
@@ -155,7 +182,7 @@ def teacher() -> None:
     model = families.build("resnet", count, TEACHER_WIDTH)
     recipe = Recipe(steps=TEACHER_STEPS, batch=128, seed=TEACHER_SEED, smoothing=0.05)
     data = Data(images, np.arange(len(images)), targets)
-    model = fit(model, data, recipe, size=64, mean=[0.5] * 3, std=[0.5] * 3)
+    model = fit(model, data, recipe, Input(64, [0.5] * 3, [0.5] * 3))
     folder = sources.assets() / "pool"
     model.save_pretrained(folder / "teacher")
     logits = predict(model, images)
