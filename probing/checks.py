@@ -136,7 +136,7 @@ def _labels(raw: dict[str, Any], is_timm: bool) -> tuple[int | None, list[str] |
 def _quality(labels: list[str] | None, is_timm: bool, num_labels: int | None) -> str:
     if labels is None:
         guessed = is_timm and num_labels in (1000, 11221, 11821, 21841, 21842, 21843)
-        return (LabelQuality.GUESSED_BY_COUNT if guessed else LabelQuality.MISSING).value
+        return str((LabelQuality.GUESSED_BY_COUNT if guessed else LabelQuality.MISSING).value)
     texts = [t.strip() for t in labels]
     if all(t.upper() in (f"LABEL_{i}", "") for i, t in enumerate(texts)):
         return LabelQuality.LABEL_I.value if any(texts) else LabelQuality.MISSING.value

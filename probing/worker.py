@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -42,8 +42,13 @@ ROW_KEYS = ("id2label",)
 class Child:
     """Runs models in a child process, one at a time; a new child is started when the last one died."""
 
-    def __init__(self, workspace: Workspace, settings: Settings) -> None:
-        self._workspace, self._settings = workspace, settings
+    def __init__(
+        self,
+        workspace: Workspace,
+        settings: Settings,
+        command: Sequence[str] = (sys.executable, "-m", "probing.worker"),
+    ) -> None:
+        self._workspace, self._settings, self._command = workspace, settings, command
         self._process: subprocess.Popen[bytes] | None = None
         self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
 
@@ -84,9 +89,7 @@ class Child:
             return
         path = os.pathsep.join(p for p in [str(Path(__file__).parent.parent), *sys.path] if p)
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "probing.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-        )
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         self._lines = queue.Queue()
         assert self._process.stdout is not None
         threading.Thread(target=_pump, args=(self._process.stdout, self._lines), daemon=True).start()
