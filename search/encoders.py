@@ -158,17 +158,18 @@ def checked_text(text: str) -> str:
 def _fetch(workspace: Workspace, repo: str, commit: str | None, token: str | None) -> tuple[Path, str]:
     from huggingface_hub import HfApi, hf_hub_download
 
+    secret = False if token == "" else token  # "" asks for no token at all, not even the environment's
     cache, endpoint = workspace.cache_dir / "encoders", workspace.config.endpoint
     if commit and _mark(cache, repo, commit).is_file():  # complete on disk: no request, so it works without a network
         return cache / f"models--{repo.replace('/', '--')}" / "snapshots" / commit, commit
     try:
-        info = HfApi(endpoint=endpoint, token=token).model_info(repo, revision=commit)
+        info = HfApi(endpoint=endpoint, token=secret).model_info(repo, revision=commit)
         names = [s.rfilename for s in info.siblings or []]
         weights = [n for n in names if n.endswith(".safetensors") and "/" not in n]
         if not weights or not info.sha:
             raise HubError(f"the encoder {repo} has no safetensors weights; choose another with [search] encoder")
         for file in [n for n in names if n in _FILES] + weights:
-            local = hf_hub_download(repo, file, revision=info.sha, endpoint=endpoint, token=token, cache_dir=cache)
+            local = hf_hub_download(repo, file, revision=info.sha, endpoint=endpoint, token=secret, cache_dir=cache)
     except _transport_errors() as error:
         raise HubError(f"the encoder {repo} cannot be fetched from {endpoint}: {printable(error, 300)}") from error
     _mark(cache, repo, info.sha).touch()
