@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from crawler.client import Answer, HubClient, RetryError
-from crawler.failures import UnansweredError
+from crawler.answers import Answer
+from crawler.client import HubClient
+from crawler.failures import RetryError, UnansweredError
 from crawler.rows import File
 from crawler.transport import Deadline, exchange
 from workspace import ModelError, Status
@@ -20,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 WHOLE_TRIES = 2  # a file of the wrong hash is fetched once more: the first may have been damaged on its way
 PIECE_SECONDS = 3_600.0  # one answer's body; a silent connection is cut long before
-_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
 def download(client: HubClient, url: str, file: File, target: Path, deadline: Deadline) -> None:
@@ -48,7 +47,7 @@ def download(client: HubClient, url: str, file: File, target: Path, deadline: De
 
 
 def _complete(client: HubClient, url: str, file: File, part: Path, deadline: Deadline) -> None:
-    def once(_: float) -> None:
+    def once() -> None:
         have = part.stat().st_size if part.exists() else 0
         if file.size is not None and have > file.size:
             part.unlink()
@@ -64,11 +63,10 @@ def _complete(client: HubClient, url: str, file: File, part: Path, deadline: Dea
 
 
 def _append(part: Path, have: int, answer: Answer, chunks: Iterator[bytes], file: File) -> None:
-    start = 0
-    if answer.status == 206 and (found := _RANGE.fullmatch(answer.headers.get("content-range", ""))):
-        start = int(found[1])
+    start = answer.span[0] if answer.span else 0  # a server that ignores the range sends everything again
     if start > have:
-        raise UnansweredError(Status.SERVER_ERROR, f"{file.path}: the Hub sent another part than was asked for")
+        problem = UnansweredError(Status.SERVER_ERROR, f"{file.path}: the Hub sent another part than was asked for")
+        raise RetryError(problem)
     with part.open("r+b" if start else "wb") as out:
         out.seek(start)
         out.truncate()
@@ -80,7 +78,7 @@ def _append(part: Path, have: int, answer: Answer, chunks: Iterator[bytes], file
     if file.size is not None and start < file.size:
         # The connection was closed in order, so only the length tells: worth another try.
         problem = UnansweredError(Status.CORRUPT_FILE, f"{file.path} ends after {start:,} of {file.size:,} bytes")
-        raise RetryError(problem, None)
+        raise RetryError(problem)
 
 
 def _has_hash(path: Path, file: File) -> bool:

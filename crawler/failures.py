@@ -54,3 +54,16 @@ def refusal(http: int, headers: Mapping[str, str], what: str) -> UnansweredError
     if http >= 500 or http in RETRIED:
         return UnansweredError(Status.SERVER_ERROR, f"{what}: the Hub kept answering with an error{said}", http)
     return UnansweredError(Status.SERVER_ERROR, f"{what}: an answer that makes no sense here{said}", http)
+
+
+class RetryError(Exception):
+    """An answer that may be another one next time.
+
+    Args:
+        problem: what to raise when there is no next time.
+        wait: seconds the server stated; None when it did not.
+    """
+
+    def __init__(self, problem: UnansweredError, wait: float | None = None) -> None:
+        super().__init__(problem.reason)
+        self.problem, self.wait = problem, wait

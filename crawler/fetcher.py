@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 from crawler.client import HubClient
 from crawler.downloads import download
 from crawler.failures import UnansweredError
-from crawler.inspection import MAX_INDEX, PROCESSORS, entries, new_name, shards, whereabouts
+from crawler.inspection import PROCESSORS
+from crawler.repository import ask_paths, entries, new_name, shards, whereabouts
 from crawler.rows import File, is_repo_id
 from crawler.rules import CONFIG, INDEX, WEIGHTS, is_safe_path
 from crawler.store import Store
@@ -143,9 +143,7 @@ class Fetcher:
         lacking = [f.path for f in files if f.size is None or not (f.sha256 or f.oid)]
         known = {f.path: f for f in files}
         if lacking:
-            url = self._client.api_url(str(row["id"]), f"/paths-info/{row['sha']}")
-            body = urlencode([("paths", path) for path in lacking] + [("expand", "false")]).encode()
-            answer = self._client.read(url, limit=MAX_INDEX, deadline=deadline, content=body, follow=False)
+            answer = ask_paths(self._client, str(row["id"]), str(row["sha"]), lacking, deadline)
             if answer.location is not None:
                 raise ModelError(Status.RENAMED, f"renamed to {new_name(answer.location) or 'another name'}")
             known |= {entry.path: entry for entry in entries(answer.body)}

@@ -68,24 +68,31 @@ class Bucket:
         with self._lock:
             now = self._clock()
             self._in_flight += 1
-            if self._reset is None or not self._quota:
-                return 0.0
             at = max(now, self._next)
-            if at >= self._reset or self._tokens <= 0:
-                # Past the end the next window's requests are ours, to be corrected by its first answer.
-                at = max(at, self._reset)
-                self._tokens = self._quota
-                self._reset = at + self._window
-            left = self._reset - at
-            self._tokens -= 1
-            ahead = self._tokens - self._quota * left / self._window
-            if ahead < -self._quota * _BURST or self._tokens < 1:
-                self._next = at + left / max(self._tokens + 1, 1)
-            else:
-                self._next = at
+            if self._reset is not None and self._quota:
+                at = self._slot(at)
             wait = max(at - now, 0.0)
             self.waited += wait
-            return wait * (1 + random.random() * _JITTER) if wait else 0.0
+            return wait * (1 + random.random() * _JITTER)
+
+    def _slot(self, at: float) -> float:
+        """Return when the next request may go, not before ``at``, and set the one after it."""
+        assert self._reset is not None
+        if at >= self._reset or self._tokens <= 0:
+            # Past the end the next window's requests are ours, to be corrected by its first answer.
+            at = max(at, self._reset)
+            self._tokens = self._quota
+            self._reset = at + self._window
+        left = self._reset - at
+        self._tokens -= 1
+        behind = self._quota * left / self._window - self._tokens
+        self._next = at + left / (self._tokens + 1) if behind > self._quota * _BURST else at
+        return at
+
+    def hold(self, seconds: float) -> None:
+        """Send nothing for ``seconds``: the server refused a request."""
+        with self._lock:
+            self._next = max(self._next, self._clock() + seconds)
 
     def seconds_for(self, requests: int) -> float:
         """Return how long ``requests`` take at the policy last stated; 0 when none was."""

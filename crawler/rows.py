@@ -107,7 +107,7 @@ def parse(row: Any) -> Listed:
         disabled=_flag(row.get("disabled")),
         parameters=counts,
         total=total,
-        files=_files(row.get("siblings"), repo_id),
+        files=files_of(row.get("siblings"), repo_id),
     )
 
 
@@ -123,7 +123,8 @@ def text(value: object, limit: int = MAX_TEXT) -> str | None:
     return value[:limit].encode("utf-8", "replace").decode("utf-8")
 
 
-def _files(siblings: Any, repo_id: str) -> tuple[File, ...] | None:
+def files_of(siblings: Any, repo_id: str) -> tuple[File, ...] | None:
+    """Read the API's ``siblings``; None when it gives none. Raises `MalformedRowError`."""
     if siblings is None:
         return None
     if not isinstance(siblings, (list, tuple)):

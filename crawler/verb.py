@@ -112,7 +112,7 @@ def lazy_architectures(workspace: Workspace) -> Callable[[], Architectures]:
 
 def _close(client: HubClient, summary: CrawlSummary, started: float) -> None:
     client.close()
-    summary.requests, summary.retries = dict(client.requests), client.retries
+    summary.requests, summary.retries = dict(client.requests), client.retries.count
     summary.seconds = time.monotonic() - started
 
 
