@@ -5,22 +5,19 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
 from tqdm import tqdm
 
-from search import layout, sources, tiles
+from search import layout, sources
 from search.embeddings import embed_probes
 from search.encoders import Encoder, load_encoder
-from search.metadata import LOGITS, models_table
-from workspace import Workspace
+from search.layout import folder_bytes
+from search.neighbours import measured_recall
+from search.writer import Writer
+from workspace import Workspace, WorkspaceError
 from workspace.files import write_json
-from workspace.runs import new_run_id, versions
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from workspace.runs import new_run_id
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class IndexSummary:
 
     Attributes:
         version: name of the version now in use.
-        mode: ``built`` or ``unchanged``.
+        mode: ``built`` from nothing or ``appended`` to the version before.
         models: probed models in the index.
         logits: searchable logits in the index.
         added: logits that this build read.
@@ -59,15 +56,20 @@ def index(
     *,
     encoder: str | Encoder | None = None,
     token: str | None = None,
+    rebuild: bool = False,
     progress: bool = True,
 ) -> IndexSummary:
     """Build the index of the probe set in use from its descriptors, the catalog and the attempts.
+
+    When the descriptor files that the version in use was built from are unchanged, only new ones are read and the cost
+    is that of the new logits; metadata of all models is refreshed.
 
     Args:
         workspace: where everything is read and ``index/`` is written.
         encoder: ``clip:<repo>``, ``clip:<folder>``, an `Encoder`, or ``none`` for an index without text and image
             queries; the configuration's when None.
         token: for fetching the encoder from the Hub.
+        rebuild: read every descriptor again.
         progress: draw progress bars on stderr.
 
     Raises `MissingStepError` when there are no descriptors, `WorkspaceError` when they are damaged or another process
@@ -78,22 +80,39 @@ def index(
     with layout.writing(workspace):
         layout.remove_unused(workspace)
         embedded = _embedded(workspace, encoder, token, progress)
+        entries = [sources.Source.of(path) for path in files]
+        n = sources.n_probes(files[0])
+        previous = None if rebuild else _appendable(workspace, n, entries)
+        old = {s["name"] for s in previous[1]["sources"]} if previous else set()
         version = new_run_id("index")
         folder = layout.versions_dir(workspace) / version
-        built = _Builder(workspace, folder, sources.n_probes(files[0]))
-        entries = [sources.Source.of(path) for path in files]
-        for path in tqdm(files, desc="index", unit="file", disable=not progress):
-            built.add(path)
-        content = built.finish()
+        writer = Writer(workspace, folder, n, previous)
+        for path in tqdm([p for p in files if p.name not in old], desc="index", unit="file", disable=not progress):
+            writer.add(path)
+        content = writer.finish()
         content |= {"version": version, "sources": [asdict(s) for s in entries], "encoder": embedded}
+        content["recall"] = previous[1]["recall"] if previous else measured_recall(folder, content)
         write_json(folder / "manifest.json", content)
         layout.publish(workspace, version)
-    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     name = f"{embedded['name']}@{embedded['commit']}" if embedded else None
     return IndexSummary(
-        version, "built", content["models"], content["logits"], content["logits"], built.reader.repeated,
-        built.reader.nonfinite, content["n_probes"], name, size, time.monotonic() - started,
+        version, "appended" if previous else "built", content["models"], content["logits"], writer.added,
+        writer.reader.repeated, writer.reader.nonfinite, n, name, folder_bytes(folder), time.monotonic() - started,
     )  # fmt: skip
+
+
+def _appendable(workspace: Workspace, n: int, entries: list[sources.Source]) -> tuple[Path, dict[str, Any]] | None:
+    """Return the version in use when every file it was built from is unchanged, so that only new ones are read."""
+    folder = layout.current(workspace)
+    if folder is None:
+        return None
+    try:
+        content = layout.manifest(folder)
+    except WorkspaceError:  # of another format, or damaged: written anew
+        return None
+    same = content["probe_set"] == workspace.probe_set and content["n_probes"] == n
+    unchanged = {sources.Source(**s) for s in content["sources"]} <= set(entries)
+    return (folder, content) if same and unchanged else None
 
 
 def _embedded(
@@ -104,61 +123,3 @@ def _embedded(
     if not isinstance(encoder, Encoder):
         encoder = load_encoder(workspace, encoder or workspace.config.search.encoder, token=token)
     return embed_probes(workspace, encoder, progress=progress)
-
-
-class _Builder:
-    """Gathers descriptor files into one version's folder."""
-
-    def __init__(self, workspace: Workspace, folder: Path, n: int) -> None:
-        self.workspace, self.folder, self.n = workspace, folder, n
-        self.reader = sources.Reader(n)
-        self._models: dict[tuple[str, str], int] = {}
-        self._counts: list[int] = []
-        self._logits: list[pa.Table] = []
-        self._tiles: list[tiles.TileInfo] = []
-        self._pending: list[NDArray[np.float16]] = []
-        (folder / "tiles").mkdir(parents=True)
-
-    def add(self, path: Path) -> None:
-        for batch in self.reader.read(path):
-            self._logits.append(self._logit_rows(batch))
-            self._pending.append(batch.vectors)
-            while sum(len(p) for p in self._pending) >= tiles.TILE_ROWS:
-                self._write_tile()
-
-    def finish(self) -> dict[str, Any]:
-        import lancedb
-
-        if self._pending:
-            self._write_tile()
-        logits = pa.concat_tables([LOGITS.empty_table(), *self._logits]).combine_chunks()
-        models = models_table(self.workspace, list(self._models), self._counts)
-        database = lancedb.connect(self.folder / "lance")
-        database.create_table("models", models)
-        database.create_table("logits", logits)
-        return {
-            "format": layout.FORMAT,
-            "probe_set": self.workspace.probe_set,
-            "n_probes": self.n,
-            "models": models.num_rows,
-            "logits": logits.num_rows,
-            "tiles": [t.to_json() for t in self._tiles],
-            "versions": versions(),
-        }
-
-    def _logit_rows(self, batch: sources.Batch) -> pa.Table:
-        ordinals = np.empty(batch.table.num_rows, np.int32)
-        for key, start, stop in sources.runs(batch.table):
-            ordinal = self._models.setdefault(key, len(self._models))
-            if ordinal == len(self._counts):
-                self._counts.append(0)
-            self._counts[ordinal] += stop - start
-            ordinals[start:stop] = ordinal
-        columns = {name: batch.table.column(name) for name in ("logit", "label", "mean", "std", "variance")}
-        return pa.table({"model": ordinals, "observed": batch.observed, **columns}).select(LOGITS.names).cast(LOGITS)
-
-    def _write_tile(self) -> None:
-        rows = np.concatenate(self._pending)
-        tile, rest = rows[: tiles.TILE_ROWS], rows[tiles.TILE_ROWS :]
-        self._tiles.append(tiles.write_tile(self.folder / "tiles", f"{len(self._tiles):06d}", tile))
-        self._pending = [rest] if len(rest) else []

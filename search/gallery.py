@@ -11,15 +11,24 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from search import filters
+from search import database, filters
 from search.kernels import HALF, exact_distances
-from search.metadata import LOGITS, MODELS
+from search.scan import Candidates, CpuScanner, Scanner
 from search.scoring import Comparison, score_of
 from search.tiles import Tile, TileInfo
 from workspace import QueryError, WorkspaceError
 
 Rows = NDArray[np.int64]
 """Positions of logits in this version, never stored outside it."""
+
+Mask = NDArray[np.bool_]
+"""Which logits are allowed, bool ``[logits]``."""
+
+_FEW = 2_048
+"""Allowed logits up to which all are read exactly: about a millisecond, less than a scan of the rest would save."""
+
+_CANDIDATES = 256
+"""Lowest bounds that the first scan keeps. Too few cost a second scan, never a wrong answer."""
 
 
 class Gallery:
@@ -38,19 +47,18 @@ class Gallery:
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any], lock: IO[bytes] | None = None) -> None:
-        import lancedb
-
         self.folder, self.manifest, self._lock = folder, manifest, lock
         self.n_probes = int(manifest["n_probes"])
         infos = [TileInfo.from_json(entry) for entry in manifest["tiles"]]
         self.tiles = [Tile(folder / "tiles", info, self.n_probes) for info in infos]
         self.starts = np.concatenate([[0], np.cumsum([info.rows for info in infos], dtype=np.int64)]).astype(np.int64)
-        self.database = lancedb.connect(folder / "lance")
-        self.models = self._table("models", MODELS)
-        self.logits = self._table("logits", LOGITS)
+        self.database = database.connect(folder)
+        self.models = database.read_models(self.database)
+        self.logits = database.read_logits(self.database)
         if self.logits.num_rows != int(self.starts[-1]):
             raise WorkspaceError(f"the index at {folder} does not fit together: run 'hubprobe index --rebuild'")
         self.model_of: NDArray[np.int32] = self.logits.column("model").to_numpy()
+        self.scanner: Scanner = CpuScanner(self.tiles, self.starts)
         self._filter = filters.Evaluator(self.models, self.logits)
         self._masks: dict[str, NDArray[np.bool_]] = {}
         self._mask_lock = threading.Lock()
@@ -96,15 +104,70 @@ class Gallery:
                 comparison.weights, scale, shift, HALF, part,
             )  # fmt: skip
             out[here] = part
+        if comparison.scale.size:
+            return out * comparison.scale[rows].astype(np.float64) + comparison.shift[rows].astype(np.float64)
         return out
 
     def nearest(
-        self, comparison: Comparison, limit: int, mask: NDArray[np.bool_] | None
+        self, comparison: Comparison, limit: int, mask: Mask | None, *, exact: bool = False
     ) -> tuple[Rows, NDArray[np.float64]]:
         """Return the ``limit`` nearest logits that ``mask`` allows, and their distances, nearest first.
 
-        Of equally near logits the one with the lower ``(repo_id, sha, logit)`` comes first.
+        Of equally near logits the one with the lower ``(repo_id, sha, logit)`` comes first. The answer is the same with
+        ``exact``, which reads every allowed logit's fp16 values and no code.
         """
+        return self.nearest_many([comparison], limit, [mask], exact=exact)[0]
+
+    def nearest_many(
+        self, comparisons: Sequence[Comparison], limit: int, masks: Sequence[Mask | None], *, exact: bool = False
+    ) -> list[tuple[Rows, NDArray[np.float64]]]:
+        """Answer several comparisons at once, as `nearest` would one by one; they share what the scan reads."""
+        found: list[tuple[Rows, NDArray[np.float64]] | None] = [None] * len(comparisons)
+        scanned = []
+        for i, (comparison, mask) in enumerate(zip(comparisons, masks, strict=True)):
+            allowed = len(self) if mask is None else int(np.count_nonzero(mask))
+            if exact or comparison.raw or allowed <= max(_FEW, 4 * limit):
+                found[i] = self._brute(comparison, limit, mask)
+            else:
+                scanned.append(i)
+        if scanned:
+            chosen = [comparisons[i] for i in scanned]
+            allowed_by = [masks[i] for i in scanned]
+            keep = max(_CANDIDATES, 4 * limit)
+            candidates = self.scanner.scan(chosen, allowed_by, keep, [np.inf] * len(scanned))
+            for i, candidate in zip(scanned, candidates, strict=True):
+                found[i] = self._certified(comparisons[i], limit, masks[i], candidate)
+        return [f for f in found if f is not None]
+
+    def _certified(
+        self, comparison: Comparison, limit: int, mask: Mask | None, candidates: Candidates
+    ) -> tuple[Rows, NDArray[np.float64]]:
+        """Read candidates exactly, lowest bound first, until no other logit can be among the ``limit`` nearest."""
+        rows, distances, worst = self._read(comparison, limit, candidates)
+        if candidates.floor <= worst and candidates.floor < np.inf:
+            # too many logits lie close together for the first scan's candidates: take every one that could matter
+            (wider,) = self.scanner.scan([comparison], [mask], 0, [worst])
+            rows, distances, worst = self._read(comparison, limit, wider)
+        return self.ranked(rows, distances, limit)
+
+    def _read(
+        self, comparison: Comparison, limit: int, candidates: Candidates
+    ) -> tuple[Rows, NDArray[np.float64], float]:
+        """Return exact distances of the candidates that can matter, and the distance of the ``limit``-th nearest."""
+        first = min(candidates.rows.size, 2 * limit)
+        distances = self.distances(comparison, candidates.rows[:first])
+        if first < limit:
+            return candidates.rows[:first], distances, np.inf
+        worst = float(np.partition(distances, limit - 1)[limit - 1])
+        last = int(np.searchsorted(candidates.bounds, worst, side="right"))
+        if last > first:
+            distances = np.concatenate([distances, self.distances(comparison, candidates.rows[first:last])])
+            worst = float(np.partition(distances, limit - 1)[limit - 1])
+        rows = candidates.rows[: distances.size]
+        keep = distances <= worst
+        return rows[keep], distances[keep], worst
+
+    def _brute(self, comparison: Comparison, limit: int, mask: Mask | None) -> tuple[Rows, NDArray[np.float64]]:
         rows = np.flatnonzero(mask).astype(np.int64) if mask is not None else np.arange(len(self), dtype=np.int64)
         found = self.distances(comparison, rows)
         if rows.size > limit:
@@ -172,10 +235,3 @@ class Gallery:
         }
         columns |= {name: models.column(name) for name in models.column_names if name not in columns}
         return pa.table(columns)
-
-    def _table(self, name: str, schema: pa.Schema) -> pa.Table:
-        try:
-            table = self.database.open_table(name).to_arrow()
-        except (ValueError, RuntimeError, OSError) as error:
-            raise WorkspaceError(f"cannot read {self.folder}: {error}; run 'hubprobe index --rebuild'") from error
-        return table.select(schema.names).combine_chunks()

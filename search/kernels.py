@@ -45,3 +45,130 @@ def exact_distances(
             difference = np.float64(targets[j]) - value
             total += np.float64(weights[j]) * difference * difference
         out[i] = total
+
+
+@numba.njit(nogil=True, cache=True)
+def overflow_corrections(
+    columns: NDArray[np.int32],
+    targets: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    offsets: NDArray[np.int64],
+    rows: NDArray[np.uint32],
+    values: NDArray[np.uint16],
+    half: NDArray[np.float32],
+    low: float,
+    high: float,
+    slack: float,
+    out: NDArray[np.float32],
+) -> None:
+    """Add to ``out``, float32 ``[rows of the tile]``, what clipped entries owe: true square minus the clipped one.
+
+    The two nearly cancel when the target is large, so ``slack`` times both is taken off: the sum stays a lower bound.
+    """
+    for j in range(columns.size):
+        for i in range(offsets[columns[j]], offsets[columns[j] + 1]):
+            value = half[values[i]]
+            clipped = low if value < low else high
+            true, false = targets[j] - value, targets[j] - clipped
+            owed = true * true - false * false - slack * (true * true + false * false)
+            out[rows[i]] += weights[j] * owed
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def scan_block(
+    codes: NDArray[np.uint8],
+    start: int,
+    stop: int,
+    columns: NDArray[np.int32],
+    steps: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    total: NDArray[np.float32],
+) -> None:
+    """Add the weighted squares of rows ``start`` to ``stop`` of a probe-major tile to ``total[:stop - start]``.
+
+    ``codes`` is uint8 ``[n_probes, rows]``; ``steps`` are the targets in units of a code. Four columns are added at
+    once, so that the running totals are read and written a quarter as often.
+    """
+    size = stop - start
+    j = 0
+    while j + 4 <= columns.size:
+        a = codes[columns[j], start:stop]
+        b = codes[columns[j + 1], start:stop]
+        c = codes[columns[j + 2], start:stop]
+        d = codes[columns[j + 3], start:stop]
+        ta, tb, tc, td = steps[j], steps[j + 1], steps[j + 2], steps[j + 3]
+        wa, wb, wc, wd = weights[j], weights[j + 1], weights[j + 2], weights[j + 3]
+        for i in range(size):
+            ea = ta - np.float32(a[i])
+            eb = tb - np.float32(b[i])
+            ec = tc - np.float32(c[i])
+            ed = td - np.float32(d[i])
+            total[i] += wa * ea * ea + wb * eb * eb + wc * ec * ec + wd * ed * ed
+        j += 4
+    while j < columns.size:
+        a = codes[columns[j], start:stop]
+        ta, wa = steps[j], weights[j]
+        for i in range(size):
+            ea = ta - np.float32(a[i])
+            total[i] += wa * ea * ea
+        j += 1
+
+
+@numba.njit(nogil=True, cache=True)
+def select_rows(
+    total: NDArray[np.float32],
+    first: int,
+    mask: NDArray[np.bool_],
+    scale: NDArray[np.float32],
+    shift: NDArray[np.float32],
+    shrink: float,
+    error: float,
+    ceiling: float,
+    keep: int,
+    bounds: NDArray[np.float64],
+    rows: NDArray[np.int64],
+    count: int,
+) -> tuple[int, float]:
+    """Gather rows whose lower bound is below ``ceiling``; return how many are held, and the new ceiling.
+
+    ``total`` holds approximate mean squares of rows ``first`` onwards. The true mean square is at least
+    ``max(0, sqrt(total * shrink) - error)^2`` (triangle inequality); a calibrated distance is that times ``scale``
+    plus ``shift`` of the row (both empty without calibration). ``mask`` is empty when all rows are allowed. With
+    ``keep`` > 0 only the ``keep`` lowest bounds are kept whenever the buffers fill, and the ceiling falls; with 0 all
+    rows up to and including the ceiling are kept and the caller's buffers are large enough.
+    """
+    # compared before the square root is taken, in units of total; a hair wider than exact, never narrower
+    wide = np.float32(np.inf)
+    if not scale.size and ceiling < np.inf:
+        wide = np.float32((np.sqrt(ceiling) + error) ** 2 / shrink * 1.000001)
+    for i in range(total.size):
+        if total[i] > wide:
+            continue
+        row = first + i
+        if mask.size and not mask[row]:
+            continue
+        root = max(0.0, np.sqrt(max(0.0, np.float64(total[i]) * shrink)) - error)
+        bound = root * root
+        if scale.size:
+            bound = bound * scale[row] + shift[row]
+        if bound > ceiling or (keep and bound == ceiling):
+            continue
+        bounds[count] = bound
+        rows[count] = row
+        count += 1
+        if keep and count == bounds.size:
+            ceiling = np.partition(bounds, keep - 1)[keep - 1]
+            kept = 0
+            # equal bounds beyond the number kept are dropped: their rows are at the ceiling, never below it
+            for c in range(count):
+                if bounds[c] < ceiling:
+                    bounds[kept], rows[kept] = bounds[c], rows[c]
+                    kept += 1
+            for c in range(kept, count):
+                if kept < keep and bounds[c] == ceiling:
+                    bounds[kept], rows[kept] = bounds[c], rows[c]
+                    kept += 1
+            count = kept
+            if not scale.size:
+                wide = np.float32((np.sqrt(ceiling) + error) ** 2 / shrink * 1.000001)
+    return count, ceiling

@@ -111,6 +111,11 @@ def remove_unused(workspace: Workspace) -> None:
             lock.close()
 
 
+def folder_bytes(folder: Path) -> int:
+    """Return the size of all files under ``folder``."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
 def clone(source: Path, target: Path) -> None:
     """Copy a folder by hard links where the file system has them: its files are never changed in place."""
     for path in sorted(source.rglob("*")):

@@ -86,7 +86,7 @@ class Query:
         comparison = compile_query(self.descriptor, self.scoring, self.k)
         wanted = self.top
         while True:
-            rows, distances = self.gallery.nearest(comparison, wanted, mask)
+            rows, distances = self.gallery.nearest(comparison, wanted, mask, exact=not self.approximate)
             if self.group == "logit":
                 return rows, distances
             # a prefix of the exact order of logits holds the exact order of its models

@@ -7,7 +7,7 @@ With q the query, g a logit of the gallery and w the weights (they sum to 1), th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_NONE: NDArray[np.float32] = np.empty(0, np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """A query compiled for the scan.
@@ -27,13 +30,17 @@ class Comparison:
         columns: int32 ``[k]``, the probes compared, ascending.
         targets: float32 ``[k]``, the query's values there.
         weights: float32 ``[k]``, summing to 1.
-        raw: compare raw responses (descriptor times std plus mean) in place of z-scored ones.
+        raw: compare raw responses (descriptor times std plus mean) in place of z-scored ones; read exactly, unscanned.
+        scale, shift: calibration: the distance is the mean of squares times ``scale`` plus ``shift`` of the logit,
+            float32 ``[logits]`` in the index's order, ``scale`` positive; both empty without calibration.
     """
 
     columns: NDArray[np.int32]
     targets: NDArray[np.float32]
     weights: NDArray[np.float32]
     raw: bool = False
+    scale: NDArray[np.float32] = field(default_factory=lambda: _NONE)
+    shift: NDArray[np.float32] = field(default_factory=lambda: _NONE)
 
 
 def probelog(query: Descriptor, k: int) -> Comparison:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,14 +73,16 @@ class Reader:
 
     Args:
         n: probes of the probe set.
+        known: returns the logits of a model ``(repo_id, sha)`` that are in the index already.
 
     Attributes:
         repeated: logits left out because an earlier file held them (a compaction that was interrupted).
         nonfinite: logits left out because their vector holds NaN or infinity: they would be near to everything.
     """
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, known: Callable[[tuple[str, str]], NDArray[np.int32]]) -> None:
         self.n, self.repeated, self.nonfinite = n, 0, 0
+        self._known = known
         self._seen: dict[tuple[str, str], NDArray[np.int32]] = {}
 
     def read(self, path: Path) -> Iterator[Batch]:
@@ -114,11 +116,11 @@ class Reader:
         logits = _column(table, "logit")
         for key, start, stop in runs(table):
             part = logits[start:stop]
-            seen = self._seen.get(key)
+            seen = self._seen[key] if key in self._seen else self._known(key)
             unique = np.zeros(stop - start, bool)
             unique[np.unique(part, return_index=True)[1]] = True
-            fresh[start:stop] = unique if seen is None else unique & ~np.isin(part, seen)
-            self._seen[key] = part.copy() if seen is None else np.union1d(seen, part)
+            fresh[start:stop] = unique & ~np.isin(part, seen)
+            self._seen[key] = np.union1d(seen, part)
         return fresh
 
 

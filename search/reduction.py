@@ -1,0 +1,70 @@
+"""Descriptors in fewer dimensions, for an approximate index that candidates come from; never for a final order.
+
+Source: randomised range finder with power iterations, Halko, Martinsson and Tropp, SIAM Review 53 (2011), alg. 4.4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from workspace import WorkspaceError
+from workspace.files import replacing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+DIMENSIONS = 256
+"""Measured on 200,000 structured descriptors: the exact top 10 lie within 1,000 candidates (shared STACK.md)."""
+
+SAMPLE = 8_192
+"""Descriptors the basis is fitted on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reduction:
+    """An orthonormal basis.
+
+    Attributes:
+        basis: float32 ``[n_probes, dim]``, or None when descriptors are short enough to be kept whole.
+    """
+
+    basis: NDArray[np.float32] | None
+
+    @classmethod
+    def fit(cls, vectors: NDArray[np.float16], *, seed: int = 0) -> Reduction:
+        """Return the span of the strongest directions of float16 ``[rows, n_probes]``."""
+        if vectors.shape[1] <= DIMENSIONS:
+            return cls(None)
+        rng = np.random.default_rng(seed)
+        x = vectors.astype(np.float32)
+        y = x.T @ (x @ rng.standard_normal((x.shape[1], DIMENSIONS), np.float32))
+        for _ in range(2):
+            y = x.T @ (x @ np.linalg.qr(y)[0])
+        return cls(np.ascontiguousarray(np.linalg.qr(y)[0].astype(np.float32)))
+
+    def reduce(self, vectors: NDArray[np.float16] | NDArray[np.float32]) -> NDArray[np.float16]:
+        """Return float16 ``[rows, dim]``."""
+        if self.basis is None:
+            return vectors.astype(np.float16)
+        return (vectors.astype(np.float32) @ self.basis).astype(np.float16)
+
+    def save(self, folder: Path) -> None:
+        """Write ``reduction.npy``; nothing when descriptors are kept whole."""
+        if self.basis is not None:
+            with replacing(folder / "reduction.npy") as temporary, temporary.open("wb") as file:
+                np.save(file, self.basis)
+
+    @classmethod
+    def load(cls, folder: Path, n_probes: int) -> Reduction:
+        """Read what `save` wrote; raises `WorkspaceError` when it is damaged."""
+        if n_probes <= DIMENSIONS:
+            return cls(None)
+        try:
+            basis = np.load(folder / "reduction.npy", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise WorkspaceError(f"cannot read {folder}: {error}; run 'hubprobe index --rebuild'") from error
+        return cls(basis)

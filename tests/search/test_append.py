@@ -1,0 +1,67 @@
+"""Appending: the same answers as a build from nothing, for the price of what is new."""
+
+import numpy as np
+
+import search
+
+
+def answers(made, k=32):
+    index = made.open()
+    tables = [index.search(c, k=k).limit(40).to_arrow() for c in ("dog", "pizza", "cup")]
+    return [t.select(["rank", "distance", "repo_id", "sha", "logit", "label", "downloads"]).to_pylist() for t in tables]
+
+
+def test_appending_answers_as_a_build_from_nothing(fresh):
+    assert fresh.index().mode == "built"
+    for numbers in (range(5, 6), range(6, 9), range(9, 10), range(10, 17)):
+        fresh.add(numbers)
+        summary = fresh.index()
+        assert (summary.mode, summary.added, summary.models) == ("appended", 10 * len(numbers), numbers.stop)
+    appended = answers(fresh)
+    assert fresh.index(rebuild=True).mode == "built"
+    assert answers(fresh) == appended
+    tiles = list((fresh.workspace.index_dir / "versions").glob("*/tiles/*.u8"))
+    assert len(tiles) <= 8
+
+
+def test_nothing_new_refreshes_the_metadata(fresh):
+    first = fresh.index()
+    second = fresh.index()
+    assert (second.mode, second.added, second.logits) == ("appended", 0, first.logits)
+    assert len(fresh.open()) == first.logits
+
+
+def test_a_descriptor_file_written_again_makes_a_build_from_nothing(fresh):
+    fresh.index()
+    fresh.add(range(4, 5))
+    assert fresh.index().mode == "built"
+
+
+def test_a_model_that_is_already_there_is_not_added_twice(fresh):
+    fresh.index()
+    (repo, sha, logit), vector = next(iter(fresh.vectors.items()))
+    fresh.write("again", [{"repo_id": repo, "sha": sha, "logit": logit, "vector": vector}])
+    summary = fresh.index()
+    assert (summary.added, summary.repeated) == (0, 1)
+
+
+def test_tiles_are_shared_between_versions(fresh):
+    a = fresh.index()
+    old = fresh.open()
+    b = fresh.index()
+    files = [
+        next((fresh.workspace.index_dir / "versions" / v / "tiles").glob("*.f16")).stat().st_ino
+        for v in (a.version, b.version)
+    ]
+    assert files[0] == files[1]
+    assert len(old) == a.logits
+
+
+def test_whole_descriptor_recall_is_measured(fresh):
+    import json
+
+    summary = fresh.index()
+    manifest = json.loads((fresh.workspace.index_dir / "versions" / summary.version / "manifest.json").read_text())
+    assert manifest["recall"]["similar_whole@10"] == 1.0
+    assert np.isfinite(manifest["n_probes"])
+    assert isinstance(summary, search.IndexSummary)
