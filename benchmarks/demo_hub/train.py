@@ -62,10 +62,11 @@ class Data:
 
 
 def jitter(images: Tensor, generator: torch.Generator, mirror: bool) -> Tensor:
-    """Return float images (n, 3, h, w) in 0..1, shifted by up to 4 pixels, half of them mirrored."""
+    """Return float images (n, 3, h, w) in 0..1, shifted by up to a sixteenth, half of them mirrored."""
     flips = torch.rand(len(images), generator=generator) < (0.5 if mirror else 0.0)
     images = torch.where(flips.view(-1, 1, 1, 1), images.flip(3), images)
-    shift = torch.randint(-4, 5, (2,), generator=generator).tolist()
+    most = images.shape[3] // 16
+    shift = torch.randint(-most, most + 1, (2,), generator=generator).tolist()
     images = torch.roll(images, shifts=shift, dims=(2, 3))
     gain = 0.85 + 0.3 * torch.rand(len(images), 1, 1, 1, generator=generator)
     return (images * gain).clamp(0, 1)
