@@ -46,6 +46,7 @@ def assemble() -> None:
         raise ValueError(message)
     OUTPUT.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(OUTPUT)
+    (OUTPUT / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(OUTPUT)
     CLIPImageProcessor(
         size={"shortest_edge": SIZE},
@@ -72,16 +73,20 @@ def embeddings(images: Sequence[Image.Image], texts: Sequence[str]) -> tuple[tor
     return nn.functional.normalize(torch.cat(seen), dim=-1), nn.functional.normalize(torch.cat(read), dim=-1)
 
 
-def retrieval(scores: torch.Tensor, queries: Sequence[str], captions: Sequence[str]) -> tuple[float, float, int]:
-    """Return top-1 and top-5 of ``scores`` (queries, probes), and how many queries have a probe at all.
+def retrieval(scores: torch.Tensor, queries: Sequence[str], captions: Sequence[str]) -> tuple[float, float, float, int]:
+    """Return top-1, top-5 and AUC of ``scores`` (queries, probes), and how many queries have a probe at all.
 
-    A hit: a probe among the first whose caption is the query.
+    A hit: a probe among the first whose caption is the query. AUC: how often a right probe outranks a wrong
+    one, averaged over the queries; it tells how good the whole text descriptor is, not only its top.
     """
     right = torch.tensor([[caption == query for caption in captions] for query in queries])
     known = right.any(1)
     ranked = scores[known].topk(5, dim=1).indices
     hit = right[known].gather(1, ranked)
-    return float(hit[:, 0].float().mean()), float(hit.any(1).float().mean()), int(known.sum())
+    place = scores[known].argsort(1).argsort(1).double()
+    count = right[known].sum(1)
+    auc = ((place * right[known]).sum(1) - count * (count - 1) / 2) / (count * (len(captions) - count))
+    return float(hit[:, 0].float().mean()), float(hit.any(1).float().mean()), float(auc.mean()), int(known.sum())
 
 
 def report() -> str:
@@ -100,9 +105,9 @@ def report() -> str:
     ):
         for source in ("", "iconify", "openclipart"):
             kept = [i for i, row in enumerate(rows) if row["source"].startswith(source)]
-            top1, top5, known = retrieval(part[:, kept], queries, [captions[i] for i in kept])
+            top1, top5, auc, known = retrieval(part[:, kept], queries, [captions[i] for i in kept])
             where = f"among {len(kept)} {source or 'all'} probes"
-            lines.append(f"{title} ({known}) {where}: top-1 {top1:.3f} top-5 {top5:.3f}")
+            lines.append(f"{title} ({known}) {where}: top-1 {top1:.3f} top-5 {top5:.3f} AUC {auc:.3f}")
     size = sum(path.stat().st_size for path in OUTPUT.iterdir()) / 1e6
     return "\n".join([*lines, f"folder: {size:.2f} MB"])
 

@@ -41,7 +41,7 @@ BACKGROUNDS = ((255, 255, 255),) * 3 + ((244, 240, 232), (232, 240, 246), (240, 
 def fingerprint(rgba: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the drawing over white, shrunk to 16 x 16: float32 of shape (768,), 0 to 1."""
     small = over(clipart.fit(Image.fromarray(rgba)), (255, 255, 255)).resize((16, 16), Image.Resampling.BOX)
-    return np.asarray(small, dtype=np.float32).ravel() / 255
+    return np.asarray(small, dtype=np.float32).ravel() / np.float32(255)
 
 
 def distances(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -63,7 +63,7 @@ def redrawn() -> set[str]:
     """Return the glyphs whose probe drawing is nearly the same as in a style that may be trained on."""
     images, names = renders(sources.PROBE_STYLE)
     mine = {entry["glyph"]: fingerprint(np.asarray(image)) for image, entry in zip(images, names, strict=True)}
-    found = set()
+    found: set[str] = set()
     for style in sources.STYLES:
         if style == sources.PROBE_STYLE:
             continue

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, CLIPProcessor
+from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPModel, CLIPProcessor
 
 DEMO = Path(__file__).resolve().parents[2] / "hubprobe" / "demo"
 PROBES = DEMO / "probes.parquet"
@@ -69,10 +69,8 @@ def test_the_model_is_small_and_in_hugging_face_layout() -> None:
     assert {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"} <= names
     assert sum(path.stat().st_size for path in MODEL.iterdir()) <= 10_000_000
     assert "pipeline_tag: zero-shot-image-classification" in (MODEL / "README.md").read_text("utf-8")
-    assert (
-        AutoImageProcessor.from_pretrained(MODEL).crop_size["height"]
-        == CLIPModel.from_pretrained(MODEL).config.vision_config.image_size
-    )
+    config = CLIPConfig.from_pretrained(MODEL)
+    assert AutoImageProcessor.from_pretrained(MODEL).crop_size["height"] == config.vision_config.image_size
 
 
 def test_the_tokenizer_frames_pads_and_ignores_case() -> None:
