@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
@@ -52,6 +53,7 @@ def project(record: Row, fields: tuple[str, ...]) -> Row:
     return {name: record[name] for name in fields if record.get(name) is not None}
 
 
+@lru_cache(maxsize=4096)
 def iso(seconds: float) -> str:
     """Return a time the way the API writes it."""
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")

@@ -62,12 +62,17 @@ def weights(rows: int = len(LABELS), seed: int = 0) -> Tensors:
     }.items():
         shapes[f"{layer}.{name}.weight"] = (outer, inner)
         shapes[f"{layer}.{name}.bias"] = (outer,)
-    random = np.random.default_rng(seed)
-    tensors: Tensors = {name: random.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
+    tensors = normal(shapes, seed)
     for norm in (f"{layer}.layernorm_before", f"{layer}.layernorm_after", "vit.layernorm"):
         tensors[f"{norm}.weight"] = np.ones(_HIDDEN, np.float32)
         tensors[f"{norm}.bias"] = np.zeros(_HIDDEN, np.float32)
     return tensors
+
+
+def normal(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> Tensors:
+    """Return float32 tensors of these shapes, drawn from N(0, 0.2)."""
+    random = np.random.default_rng(seed)
+    return {name: random.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def safetensors(tensors: Tensors) -> bytes:
