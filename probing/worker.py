@@ -35,6 +35,15 @@ START_SECONDS = 300.0
 GRACE_SECONDS = 20.0
 """Time past its deadline that a model has to notice it by itself, between two batches, before it is killed."""
 
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # each batch runs on one thread: see probing.forward
+    # Keep freed memory: activations of tens of megabytes would else be mapped, zeroed and unmapped again at every
+    # layer. EfficientNet-Lite0, batch 64, one thread: 68 ms of processor time per image without, 30 ms with.
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+}
+"""What the child's environment sets; glibc reads its own before the first line of Python runs."""
+
 ROW_KEYS = ("id2label",)
 """What the child needs of a catalog row."""
 
@@ -88,7 +97,7 @@ class Child:
         if self._process is not None:
             return
         path = os.pathsep.join(p for p in [str(Path(__file__).parent.parent), *sys.path] if p)
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": path}
         self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         self._lines = queue.Queue()
         assert self._process.stdout is not None
