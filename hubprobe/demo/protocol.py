@@ -164,10 +164,9 @@ class Protocol:
             raise RefusedError(403, "", "Access to this resource is disabled.")
         if repo.facts.get("gated"):
             signed_in = "authorization" in request.headers
-            hint = "is not granted" if signed_in else "needs you to log in and to ask its author"
-            raise RefusedError(
-                403 if signed_in else 401, "GatedRepo", f"Access to model {repo.id} is restricted and {hint}."
-            )
+            hint = "your request to it is not granted" if signed_in else "log in and ask its author"
+            status = 403 if signed_in else 401
+            raise RefusedError(status, "GatedRepo", f"Access to model {repo.id} is restricted: {hint}.")
         _check_revision(repo, revision)
         file = repo.files.get(path)
         commit = ("X-Repo-Commit", repo.sha)
