@@ -45,6 +45,14 @@ class Spec:
     batch: int = 64
 
 
+STEPPING_STONES = (
+    "mobile-first-ml/mnv1-022-64",
+    "mobile-first-ml/efficientnet-nano",
+    "tiny-vision-lab/poolformer-pico",
+    "harbour-labs/resnet-finetuned-v2",
+)
+"""Models that stay under the minimum and out of the hub; models of fewer concepts start from them."""
+
 RESNET = "tiny-vision-lab/resnet-mini-everyday"
 
 MODELS: tuple[Spec, ...] = (
@@ -72,32 +80,31 @@ MODELS: tuple[Spec, ...] = (
          parent="pixel-garden/regnet-x-run7"),
     Spec("nube-pixel/clasificador-cosas", "regnet_x", 32, 420, "foreign:es", "convnext", 48,
          parent="pixel-garden/regnet-x-run7"),
-    Spec("harbour-labs/levit-test", "levit", 18, 700, "LABEL_i", "levit", rate=2e-3),
+    Spec("harbour-labs/levit-test", "levit", 12, 600, "LABEL_i", "levit", rate=2e-3),
     Spec("atelier-picto/classifieur-objets", "resnet", 36, 360, "foreign:fr", "vit_own", 56, theme="objects",
          parent=RESNET),
-    Spec("open-shelf/bottleneck-48px", "resnet_bottleneck", 32, 360, "named", "bit", 48, spelling="comma",
+    Spec("open-shelf/bottleneck-48px", "resnet_bottleneck", 22, 340, "named", "bit", 48, spelling="comma",
          parent="harbour-labs/resnet-finetuned-v2"),
     Spec("mobile-first-ml/mobilenetv2-025", "mobilenet_v2", 10, 300, "LABEL_i", "mobilenet_v2", 48, data="digits"),
     Spec("open-shelf/things-demo", "resnet_bottleneck", 30, 360, "wrong", "vit", 56,
          parent="harbour-labs/resnet-finetuned-v2"),
-    Spec("one-gpu-club/bit-small", "bit", 24, 640, "LABEL_i", "bit", 48, card="trainer"),
+    Spec("pixel-garden/exp-poolformer-lr3e-3", "poolformer", 10, 400, "LABEL_i", "poolformer", 64,
+         parent="tiny-vision-lab/poolformer-pico"),
     Spec("harbour-labs/travel-signs", "resnet", 32, 360, "named", "convnext", 64, theme="places", parent=RESNET),
     Spec("mobile-first-ml/effnet-b-minus-3", "efficientnet", 10, 450, "named", "efficientnet", 48, width=1.4,
          parent="mobile-first-ml/efficientnet-nano"),
-    Spec("harbour-labs/levit-second-try", "levit", 16, 500, "LABEL_i", "levit", rate=2e-3,
-         parent="harbour-labs/levit-test"),
+    Spec("open-shelf/regnet-shelf", "regnet_x", 24, 300, "named", "vit", 48, spelling="comma",
+         parent="pixel-garden/regnet-x-run7"),
     Spec("mobile-first-ml/mnv1-fewer-classes", "mobilenet_v1", 10, 420, "named", "mobilenet_v1", 48,
          spelling="underscore", parent="mobile-first-ml/mnv1-022-64"),
     Spec("harbour-labs/fmnist-swin", "swin", 10, 300, "LABEL_i", "vit_half", 48, data="fashion", rate=2e-3),
-    Spec("one-gpu-club/run-0413", "resnet", 44, 400, "LABEL_i", "convnext_crop", 64, parent=RESNET),
+    Spec("one-gpu-club/run-0413", "resnet", 44, 560, "LABEL_i", "convnext_crop", 64, parent=RESNET),
     Spec("kumo-lab/gazou-bunrui", "resnet", 30, 340, "foreign:ja", "beit", 56, card="foreign", parent=RESNET),
     Spec("tiny-vision-lab/deit-digits", "deit", 10, 400, "named", "deit", 32, data="digits", rate=2e-3, card="full"),
-    Spec("mobile-first-ml/mnv2-ablation", "mobilenet_v2", 18, 380, "numeric", "mobilenet_v2", 48,
-         parent="mobile-first-ml/mobilenetv2-025"),
-    Spec("pixel-garden/convnextv2-3stage", "convnextv2", 10, 500, "LABEL_i", "convnext_crop", 48, rate=3e-3),
-    Spec("open-shelf/focal-16", "focalnet", 10, 500, "LABEL_i", "convnext", 48, rate=2e-3),
-    Spec("kitchen-bench/mobilevit-pantry", "mobilevit", 12, 420, "named", "mobilevit", theme="food", rate=3e-3),
-    Spec("harbour-labs/pvt-run-003", "pvt", 10, 650, "LABEL_i", "pvt", rate=2e-3, card="trainer"),
+    Spec("harbour-labs/mnv1-b", "mobilenet_v1", 16, 320, "LABEL_i", "mobilenet_v2", 48,
+         parent="mobile-first-ml/mnv1-022-64"),
+    Spec("mobile-first-ml/effnet-c", "efficientnet", 12, 320, "LABEL_i", "efficientnet", 48, width=1.4,
+         parent="mobile-first-ml/efficientnet-nano"),
 )  # fmt: skip
 """In the order of training, which puts a model that others start from before them."""
 
@@ -133,7 +140,7 @@ def assign(models: tuple[Spec, ...] = MODELS, drawn: dict[str, list[str]] | None
     concepts = load()
     small = {"fashion": list(FASHION), "digits": list(DIGITS)}
     result = {spec.repo: list((drawn or {}).get(spec.repo, small.get(spec.data, []))) for spec in models}
-    emoji = [spec for spec in models if spec.data == "emoji"]
+    emoji = [spec for spec in models if spec.data == "emoji" and spec.repo not in STEPPING_STONES]
     for spec in emoji:
         if spec.theme and not result[spec.repo]:
             result[spec.repo] = _themed(spec, concepts, chance)
