@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -75,6 +77,20 @@ class Architectures:
     def knows_timm(self, architecture: str) -> bool:
         """Return whether timm can build ``architecture``; a pretrained tag after a dot does not matter."""
         return architecture.partition(".")[0] in self.timm
+
+
+def lazy(cache: Path) -> Callable[[], Architectures]:
+    """Return a function that asks transformers and timm when it is first called, once, whichever thread calls it."""
+    lock = threading.Lock()
+    known: list[Architectures] = []
+
+    def ask() -> Architectures:
+        with lock:
+            if not known:
+                known.append(Architectures.load(cache))
+            return known[0]
+
+    return ask
 
 
 def _ask() -> Any:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from crawler.inspection import Decision
+from crawler.repository import Whereabouts
 from crawler.rows import Listed, MalformedRowError
 from workspace import Status
-from workspace.files import canonical_json, table_files, write_table
+from workspace.files import canonical_json, replacing, table_files, write_table
 from workspace.records import CATALOG
 
 _INT32 = 2**31 - 1
+ROW_GROUP = 1024
+WRITER: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "write_page_index": True}
 
 
 def row_of(decision: Decision, crawled_at: datetime) -> dict[str, Any]:
@@ -46,11 +50,10 @@ def malformed_row(error: MalformedRowError, crawled_at: datetime) -> dict[str, A
     return _bare(error.repo_id, "", crawled_at, Status.MALFORMED_ROW, f"{Status.MALFORMED_ROW.meaning}: {error.reason}")
 
 
-def departed_row(
-    before: Mapping[str, Any], crawled_at: datetime, status: Status, reason: str, renamed_to: str | None
-) -> dict[str, Any]:
+def departed_row(before: Mapping[str, Any], crawled_at: datetime, found: Whereabouts) -> dict[str, Any]:
     """Return the row of a repository that is no longer listed: what was known of it, under its new status."""
-    return {**before, "crawled_at": crawled_at, "eligibility": status.value, "reason": reason, "renamed_to": renamed_to}
+    booked = {"eligibility": found.status.value, "reason": found.reason, "renamed_to": found.renamed_to}
+    return {**before, "crawled_at": crawled_at, **booked}
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -59,8 +62,26 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def crawl_files(folder: Path, crawl: str) -> list[Path]:
-    """Return the catalog files that crawl wrote, in order."""
+    """Return the files that a crawl has written so far, in order; the merged one of `merge_files` is not among them."""
     return [path for path in table_files(folder) if path.name.startswith(f"{crawl}-")]
+
+
+def merge_files(folder: Path, crawl: str) -> None:
+    """Merge the files of a finished crawl into one, row group by row group.
+
+    A kill in between leaves either only the parts, or the merged file with some parts that the next call deletes.
+    """
+    parts, merged = crawl_files(folder, crawl), folder / f"{crawl}.parquet"
+    if len(parts) == 1 and not merged.exists():
+        parts.pop().replace(merged)
+    elif parts and not merged.exists():
+        with replacing(merged) as temporary, pq.ParquetWriter(temporary, CATALOG, **WRITER) as writer:
+            for part in parts:
+                with pq.ParquetFile(part) as file:
+                    for batch in file.iter_batches(batch_size=ROW_GROUP):
+                        writer.write_batch(batch, row_group_size=ROW_GROUP)
+    for part in parts:
+        part.unlink()
 
 
 def listing_fingerprint(columns: Mapping[str, Any]) -> int:
@@ -114,11 +135,3 @@ def _bare(repo_id: str, sha: str, crawled_at: datetime, status: Status, reason: 
         "eligibility": status.value,
         "reason": reason,
     }
-
-
-def count(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Return the number of rows by eligibility."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row["eligibility"]] = counts.get(row["eligibility"], 0) + 1
-    return counts

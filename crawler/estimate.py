@@ -80,8 +80,8 @@ def _judge(
     if key in seen or not query.matches(listed):
         return
     seen.add(key)
-    before = known.fingerprint(key)
-    if before == listing_fingerprint(listed_columns(listed)):
+    before = known.state(key)
+    if before is not None and before.is_final and before.fingerprint == listing_fingerprint(listed_columns(listed)):
         summary.unchanged += 1
         return
     summary.new += before is None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from crawler.client import HubClient
+from crawler.credentials import resolve_token
 from crawler.downloads import download
 from crawler.failures import UnansweredError
 from crawler.inspection import PROCESSORS
@@ -20,7 +21,6 @@ from crawler.rows import File, is_repo_id
 from crawler.rules import CONFIG, INDEX, WEIGHTS, is_safe_path
 from crawler.store import Store
 from crawler.transport import Deadline
-from crawler.verb import resolve_token
 from workspace import ModelError, Status, Workspace, model_file_name
 from workspace.seams import Fetched
 

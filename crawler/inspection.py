@@ -16,20 +16,19 @@ more and verify nothing that these answers do not.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from crawler.answers import Answer
 from crawler.architectures import Architectures
 from crawler.client import HubClient
 from crawler.configs import MAX_CONFIG, ModelConfig, parse_config
-from crawler.failures import RetryError, UnansweredError
+from crawler.failures import UnansweredError
 from crawler.header import FIRST_READ, Header, header_length, parse_header
 from crawler.repository import (
     MAX_ANSWER,
     Whereabouts,
     ask_paths,
+    ask_row,
     entries,
     file_of,
     has_its_hash,
@@ -37,7 +36,7 @@ from crawler.repository import (
     states_a_hash,
     whereabouts,
 )  # fmt: skip
-from crawler.rows import File, Listed, MalformedRowError, files_of
+from crawler.rows import File, Listed, MalformedRowError, parse
 from crawler.rules import (
     CONFIG,
     CONFIG_RULES,
@@ -102,6 +101,8 @@ class Inspector:
             self._decide(decision, deadline, observe)
         except ModelError as error:
             decision.status, decision.reason = error.status, error.reason
+        except MalformedRowError as error:
+            decision.status, decision.reason = Status.MALFORMED_ROW, error.reason
         except UnansweredError as error:
             decision.status, decision.reason = error.status, error.reason
             if error.status is Status.GONE:
@@ -109,8 +110,12 @@ class Inspector:
         return decision
 
     def _decide(self, decision: Decision, deadline: Deadline, observe: Observe | None) -> None:
-        if decision.listed.files is None:
-            decision.listed = self._with_files(decision.listed, deadline)
+        if not decision.listed.complete:
+            found = ask_row(self._client, decision.listed.id, deadline)
+            if isinstance(found, Whereabouts):
+                decision.status, decision.reason, decision.renamed_to = found.status, found.reason, found.renamed_to
+                return
+            decision.listed = parse(found)
         facts = Facts(decision.listed, self._limits)
         _pass(LIST_RULES, facts, observe)
         decision.config = self._config(decision, deadline)
@@ -186,27 +191,6 @@ class Inspector:
             decision.reason = "its files are refused although the repository is there"
         else:
             decision.status, decision.reason, decision.renamed_to = found.status, found.reason, found.renamed_to
-
-    def _with_files(self, listed: Listed, deadline: Deadline) -> Listed:
-        """A snapshot may not name files: one request to the API does."""
-        url = self._client.api_url(listed.id, f"/revision/{listed.sha}?expand=siblings")
-        answer = self._client.read(url, limit=MAX_ANSWER, deadline=deadline, check=_names_siblings)
-        return replace(listed, files=_siblings(answer.body, listed.id))
-
-
-def _siblings(raw: bytes, repo_id: str) -> tuple[File, ...]:
-    files = files_of(json.loads(raw).get("siblings"), repo_id)
-    if files is None:
-        raise ValueError("no list of files")
-    return files
-
-
-def _names_siblings(answer: Answer) -> None:
-    try:
-        _siblings(answer.body, "")
-    except (ValueError, AttributeError, RecursionError, MalformedRowError) as error:
-        problem = UnansweredError(Status.SERVER_ERROR, "the Hub's list of files cannot be read", answer.status)
-        raise RetryError(problem) from error
 
 
 def _pass(rules: tuple[Rule, ...], facts: Facts, observe: Observe | None) -> None:

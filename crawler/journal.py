@@ -20,7 +20,9 @@ class Journal:
     Attributes:
         crawl: its name; its catalog files start with it.
         query: key of what it lists, with limit and source: another one starts a new crawl.
-        policy: hash of what decides eligibility; when it changes, unchanged rows are decided again.
+        policy: hash of what decides eligibility in this crawl.
+        decided_under: the policy that every row of the catalog was decided under, before this crawl; when it is another
+            one, unchanged rows are decided again.
         next: address of the next page to commit; None when every page is committed.
         pages, listed: pages and rows committed.
         seen: ids written to the crawl's file of seen ids.
@@ -32,6 +34,7 @@ class Journal:
     policy: str
     next: str | None
     started: str
+    decided_under: str = ""
     pages: int = 0
     listed: int = 0
     seen: int = 0

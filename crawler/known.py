@@ -1,9 +1,11 @@
-"""What the catalog already holds, in two sorted arrays: flat memory for a million repositories."""
+"""What the catalog already holds, in sorted arrays: flat memory for a million repositories."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,54 +18,80 @@ from workspace.files import table_files
 _COLUMNS = (
     "id", "sha", "gated", "disabled", "private", "pipeline_tag", "library_name", "tags", "eligibility", "crawled_at",
 )  # fmt: skip
-AGAIN = 0
-"""Fingerprint of a row to decide again whatever the listing says: its last decision was a failure that may pass."""
-MALFORMED = 1
-"""Fingerprint of a row that could not be read."""
-DEPARTED = 2
-"""Fingerprint of a repository that was gone or renamed: if it is listed again, it is back."""
+_STATUSES = tuple(Status)
+_CODES = {status.value: code for code, status in enumerate(_STATUSES)}
+_DEPARTED = tuple(_CODES[status.value] for status in (Status.GONE, Status.RENAMED))
+
+
+@dataclass(frozen=True)
+class State:
+    """The newest row of a repository, as far as the next crawl needs it."""
+
+    fingerprint: int
+    status: Status
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the same listing leads to the same decision: not so after a failure that may pass, or if it left."""
+        if self.status in (Status.GONE, Status.RENAMED):
+            return False
+        return self.status is Status.ELIGIBLE or self.status.outcome is not Outcome.FAILED
 
 
 class Known:
-    """The newest state of every repository of earlier crawls, by hash of its id (63 bits; 16 bytes a repository).
+    """The newest state of every repository of earlier crawls, by hash of its id (63 bits; 17 bytes a repository).
 
     Args:
         keys: hashes of ids, ascending.
-        fingerprints: `listing_fingerprint` of each, 0 where it has to be decided again.
+        fingerprints: `listing_fingerprint` of each.
+        codes: status of each.
     """
 
-    def __init__(self, keys: np.ndarray, fingerprints: np.ndarray) -> None:
-        self._keys, self._fingerprints = keys, fingerprints
+    def __init__(self, keys: np.ndarray, fingerprints: np.ndarray, codes: np.ndarray) -> None:
+        self._keys, self._fingerprints, self._codes = keys, fingerprints, codes
 
     def __len__(self) -> int:
         return len(self._keys)
 
     @classmethod
     def load(cls, workspace: Workspace, *, before: str | None = None) -> Known:
-        """Read the catalog, batch by batch; files of the crawl named ``before`` and later ones are left out."""
-        keys, prints, times = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        """Read the catalog, batch by batch; files of the crawl named ``before`` are left out."""
+        parts = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int8), np.empty(0, np.int64))]
         for path in table_files(workspace.catalog_dir):
-            if before is not None and path.name.startswith(f"{before}-"):
-                continue
-            for batch in _batches(path):
-                key, fingerprint, time = _digest(batch)
-                keys.append(key)
-                prints.append(fingerprint)
-                times.append(time)
-        key, fingerprint, time = np.concatenate(keys), np.concatenate(prints), np.concatenate(times)
-        order = np.lexsort((time, key))
-        key, fingerprint = key[order], fingerprint[order]
-        last = np.append(key[1:] != key[:-1], True) if len(key) else np.empty(0, bool)
-        return cls(key[last], fingerprint[last])
+            if before is None or not path.name.startswith(before):
+                parts += [_digest(batch) for batch in _batches(path)]
+        keys, prints, codes, times = (np.concatenate([part[i] for part in parts]) for i in range(4))
+        order = np.lexsort((times, keys))
+        keys = keys[order]
+        newest = order[np.append(keys[1:] != keys[:-1], True)] if len(keys) else order
+        return cls(keys[np.append(keys[1:] != keys[:-1], True)] if len(keys) else keys, prints[newest], codes[newest])
 
-    def fingerprint(self, key: int) -> int | None:
-        """Return the fingerprint booked for a repository; None when it is new."""
+    def state(self, key: int) -> State | None:
+        """Return what is booked for a repository; None when it is new."""
         at = int(np.searchsorted(self._keys, key))
-        return int(self._fingerprints[at]) if at < len(self._keys) and self._keys[at] == key else None
+        if at >= len(self._keys) or self._keys[at] != key:
+            return None
+        return State(int(self._fingerprints[at]), _STATUSES[self._codes[at]])
 
-    def missing(self, seen: np.ndarray) -> np.ndarray:
+    def missing(self, seen: np.ndarray) -> set[int]:
         """Return the keys that are not in ``seen`` and were still there when last booked."""
-        return np.setdiff1d(self._keys[self._fingerprints != DEPARTED], seen)
+        there = self._keys[~np.isin(self._codes, _DEPARTED)]
+        return set(np.setdiff1d(there, seen).tolist())
+
+
+def newest_rows(workspace: Workspace, keys: set[int]) -> Iterator[dict[str, Any]]:
+    """Yield the newest catalog row of each repository in ``keys``, whole; memory grows with ``keys`` only."""
+    found: dict[int, dict[str, Any]] = {}
+    for path in table_files(workspace.catalog_dir):
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=512):
+                names = [hash63(name) for name in batch.column("id").to_pylist()]
+                wanted = [i for i, key in enumerate(names) if key in keys]
+                for i, row in zip(wanted, batch.take(pa.array(wanted, pa.int64())).to_pylist(), strict=True):
+                    before = found.get(names[i])
+                    if before is None or row["crawled_at"] >= before["crawled_at"]:
+                        found[names[i]] = row
+    yield from found.values()
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
@@ -71,20 +99,10 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
         yield from file.iter_batches(batch_size=2048, columns=list(_COLUMNS))
 
 
-def _digest(batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _digest(batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     rows = batch.to_pylist()
     keys = np.fromiter((hash63(row["id"]) for row in rows), np.int64, len(rows))
-    prints = np.fromiter((_state(row) for row in rows), np.int64, len(rows))
+    prints = np.fromiter((listing_fingerprint(row) for row in rows), np.int64, len(rows))
+    codes = np.fromiter((_CODES[row["eligibility"]] for row in rows), np.int8, len(rows))
     times = batch.column("crawled_at").cast(pa.int64()).to_numpy(zero_copy_only=False)
-    return keys, prints, times
-
-
-def _state(row: dict[str, object]) -> int:
-    status = Status(row["eligibility"])
-    if status is Status.MALFORMED_ROW:
-        return MALFORMED
-    if status in (Status.GONE, Status.RENAMED):
-        return DEPARTED
-    if status is not Status.ELIGIBLE and status.outcome is Outcome.FAILED:
-        return AGAIN
-    return listing_fingerprint(row)
+    return keys, prints, codes, times

@@ -9,47 +9,72 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
+from crawler.answers import Answer
 from crawler.client import HubClient
-from crawler.failures import UnansweredError
+from crawler.failures import RetryError, UnansweredError
+from crawler.query import PAGE
 from crawler.source import Page
 from crawler.transport import Deadline
-from workspace import HubError
+from workspace import HubError, Status
 from workspace.runs import now
+from workspace.text import printable
 
 logger = logging.getLogger(__name__)
 
 MAX_PAGE = 256 * 1024**2  # bytes: a thousand repositories with many files each
 PAGE_SECONDS = 1_800.0  # one page, with every try; waiting for our turn not counted
-UNREADABLE_TRIES = 3  # for an answer that is not a page of rows, HTML say
+CIRCLE_TRIES = 3
+SMALLER = (250, 50)  # rows, for a server that times out on a full page
 _NEXT = re.compile(r'<([^>]*)>\s*;[^,]*rel="?next"?')
 
 
 class Listing:
     """The Hub's listing. ``first`` is the address of the first page."""
 
+    is_live = True
+
     def __init__(self, client: HubClient, first: str) -> None:
         self._client, self.first, self.name = client, first, "hub"
+        self._asked: set[str] = set()
 
     def page(self, url: str) -> Page:
-        """Return the page at ``url``. Raises `HubError` when the listing cannot be had."""
-        deadline = Deadline(PAGE_SECONDS)
-        for attempt in range(1, UNREADABLE_TRIES + 1):
+        """Return the page at ``url``. Raises `HubError` when the listing cannot be had, or leads in a circle."""
+        if url == self.first:
+            self._asked.clear()
+        self._asked.add(url)
+        for attempt in range(1, CIRCLE_TRIES + 1):
+            answer, rows = self._ask(url)
+            following = self._next(url, answer.headers.get("link", ""))
+            if following is None or following not in self._asked:
+                return Page(rows, following, now(), answer.body)
+            logger.warning("the listing's next page is one it gave before (try %d of %d)", attempt, CIRCLE_TRIES)
+        raise HubError("the listing leads in a circle, so it cannot be read to its end; run the crawl again later")
+
+    def _ask(self, url: str) -> tuple[Answer, list[Any]]:
+        """Ask for a page, for smaller ones when the server cannot answer for a large one in time."""
+        kept: list[Any] = []
+
+        def check(answer: Answer) -> None:
             try:
-                answer = self._client.read(url, limit=MAX_PAGE, deadline=deadline, what="the listing")
-            except UnansweredError as error:
-                raise HubError(f"cannot list models: {error.reason}; run the crawl again to go on from here") from error
-            try:
-                rows = read_rows(answer.body)
+                kept[:] = read_rows(answer.body)
             except ValueError as error:
-                kind = answer.headers.get("content-type", "no content type")
-                logger.warning("the listing answered with %s that is no list of rows (try %d)", kind, attempt)
-                if attempt == UNREADABLE_TRIES:
-                    raise HubError(
-                        f"cannot list models: {urlsplit(url).netloc} answers with {kind}, not with rows; "
-                        "check the endpoint, then run the crawl again"
-                    ) from error
-                continue
-            return Page(rows, self._next(url, answer.headers.get("link", "")), now())
+                kind = printable(answer.headers.get("content-type", "no content type"))
+                problem = UnansweredError(Status.SERVER_ERROR, f"{kind} came in place of rows", answer.status)
+                raise RetryError(problem) from error
+
+        limit = _limit_of(url)
+        sizes = [size for size in SMALLER if size < limit]
+        for size in (limit, *sizes):
+            asked = url if size == limit else with_limit(url, size)
+            try:
+                return self._client.read(
+                    asked, limit=MAX_PAGE, deadline=Deadline(PAGE_SECONDS), what="the listing", check=check
+                ), kept
+            except UnansweredError as error:
+                heavy = error.status is Status.SERVER_ERROR and error.http in (500, 502, 503, 504)
+                if not heavy or size == (limit, *sizes)[-1]:
+                    raise HubError(f"cannot list models: {error.reason}; crawl again to go on from here") from error
+                logger.warning("pages of %d rows are too much for the server; trying fewer", size)
         raise AssertionError("unreachable")
 
     def _next(self, url: str, link: str) -> str | None:
@@ -59,7 +84,7 @@ class Listing:
         target: str = urljoin(url, found[1])
         if not self._client.same_origin(target) or urlsplit(target).path != urlsplit(url).path:
             raise HubError("the listing's next page is on another host or path; this hub cannot be trusted")
-        return target
+        return with_limit(target, _limit_of(url)) if _limit_of(target) != _limit_of(url) else target
 
 
 def read_rows(body: bytes) -> list[Any]:
@@ -81,6 +106,11 @@ def with_limit(url: str, limit: int) -> str:
     parts = urlsplit(url)
     query = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name != "limit"]
     return urlunsplit(parts._replace(query=urlencode([*query, ("limit", str(limit))])))
+
+
+def _limit_of(url: str) -> int:
+    found = dict(parse_qsl(urlsplit(url).query)).get("limit", "")
+    return int(found) if found.isdecimal() else PAGE
 
 
 def _one(piece: bytes) -> Any:

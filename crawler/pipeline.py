@@ -1,36 +1,40 @@
 """The crawl itself: pages come in, rows are decided in parallel, the catalog grows by small complete files.
 
-Order of writing, so that a kill at any moment loses nothing and repeats almost nothing: a page's copy, then files of
-decided rows as they come, then the ids met, then the journal's step to the next page.
+Order of writing, so that a kill at any moment loses nothing and repeats almost nothing: a page's copy, then a log of
+decided rows and files of a thousand of them, then the ids met, then the journal's step to the next page.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from crawler.catalog import crawl_files, hash63, listed_columns, listing_fingerprint, malformed_row, row_of, write_rows
 from crawler.inspection import Decision, Inspector
 from crawler.journal import Journal
-from crawler.known import AGAIN, MALFORMED, Known
+from crawler.known import Known, State
+from crawler.pending import Pending
 from crawler.query import Query
 from crawler.rows import Listed, MalformedRowError, parse
 from crawler.seen import Seen
-from crawler.source import Page, Source
+from crawler.source import Page
+from crawler.spool import Spool
 from crawler.summary import CrawlSummary
-from workspace import Workspace
+from workspace import Status, Workspace
 
 logger = logging.getLogger(__name__)
 
 WORKERS = 8  # repositories decided at a time: enough to fill the largest tier's quota at 100 ms a request
 FLUSH_ROWS = 1_000
-FLUSH_SECONDS = 3.0  # decided rows are on disk after this: what a kill may cost
+LOG_SECONDS = 0.5  # decided rows are on disk after this: what a kill may cost
 
 Row = dict[str, Any]
 
@@ -41,7 +45,7 @@ class Pipeline:
     def __init__(
         self,
         workspace: Workspace,
-        source: Source,
+        source: Spool,
         query: Query,
         inspector: Inspector,
         journal: Journal,
@@ -50,60 +54,97 @@ class Pipeline:
         limit: int | None,
         progress: bool,
     ) -> None:
-        self._workspace, self._source, self._query, self._inspector = workspace, source, query, inspector
+        self._source, self._query, self._inspector = source, query, inspector
         self._journal, self._summary, self._limit = journal, summary, limit
         self._folder = workspace.catalog_dir
         self.seen = Seen(self._folder / f".seen-{journal.crawl}", journal.seen)
         self.known = Known.load(workspace, before=journal.crawl)
-        written = crawl_files(self._folder, journal.crawl)
-        for path in written:
-            table = read_table_ids(path)
-            self.seen.restore(hash63(name) for name in table)
-        self._files = max((int(p.stem.rsplit("-", 1)[1]) for p in written), default=0)
-        self._pending: list[Row] = []
-        self._flushed = time.monotonic()
+        self._redecide = journal.decided_under != journal.policy
+        self._pending = Pending(self._folder, journal.crawl)
+        self._files = self._restore(journal.crawl)
+        self._logged = time.monotonic()
         self._bar = tqdm(total=limit, unit="repo", disable=not progress, initial=journal.listed, desc="crawl")
 
+    def _restore(self, crawl: str) -> int:
+        """Take back what an interrupted run of this crawl had decided; return how many files it wrote."""
+        written = crawl_files(self._folder, crawl)
+        names = {str(name) for path in written for name in _ids(path)}
+        kept = self._pending.recover(names)
+        for row in kept:
+            self._pending.add(row)
+            names.add(row["id"])
+        self._pending.log()
+        self.seen.restore(hash63(name) for name in names)
+        return max((int(path.stem.rsplit("-", 1)[1]) for path in written), default=0)
+
+    def __enter__(self) -> Pipeline:  # noqa: PYI034 - Self needs Python 3.11
+        self._workers, self._lister = ThreadPoolExecutor(WORKERS, "decide"), ThreadPoolExecutor(1, "list")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._workers.shutdown(cancel_futures=True)
+        self._lister.shutdown(cancel_futures=True)
+        self._bar.close()
+
     def run(self) -> None:
-        """Read pages until the last one, or until ``limit`` rows were listed."""
-        with ThreadPoolExecutor(WORKERS, "decide") as workers, ThreadPoolExecutor(1, "list") as lister, self._bar:
-            try:
-                ahead = lister.submit(self._source.page, self._journal.next) if self._journal.next else None
-                while ahead is not None:
-                    page = ahead.result()
-                    last = self._reached(len(page.rows))
-                    following = None if last else page.next
-                    ahead = lister.submit(self._source.page, following) if following else None
-                    self._decide(page, workers)
-                    self._commit(len(page.rows), following)
-            finally:
-                workers.shutdown(cancel_futures=True)
-                lister.shutdown(cancel_futures=True)
+        """Read pages until the last one, or until ``limit`` rows were listed; one page is asked for ahead."""
+        where = self._journal.next
+        ahead = self._lister.submit(self._source.page, where) if where else None
+        while ahead is not None and where is not None:
+            page = ahead.result()
+            room = None if self._limit is None else max(self._limit - self._journal.listed, 0)
+            rows = page.rows[:room]
+            following = page.next if room is None or len(page.rows) < room else None
+            ahead = self._lister.submit(self._source.page, following) if following else None
+            self.decide(self._fresh(rows, page.read_at), page.read_at)
+            self._commit(where, len(rows), following)
+            where = following
 
-    def _reached(self, rows: int) -> bool:
-        return self._limit is not None and self._journal.listed + rows >= self._limit
+    def top_up(self) -> None:
+        """List again from the first page until one brings nothing new: repositories made while the crawl ran."""
+        where: str | None = self._source.first
+        while where is not None:
+            page: Page = self._source.page(where)
+            before = len(self.seen)
+            self.decide(self._fresh(page.rows, page.read_at), page.read_at)
+            self._source.done(where)
+            where = page.next if len(self.seen) > before else None
+        self.close_books()
 
-    def _decide(self, page: Page, workers: ThreadPoolExecutor) -> None:
-        room = None if self._limit is None else max(self._limit - self._journal.listed, 0)
+    def decide(self, rows: Iterable[Listed], read_at: datetime) -> None:
+        """Decide rows in parallel and write each when it is decided."""
         waiting: set[Future[Decision]] = set()
-        for listed in self._fresh(page.rows[:room], page.read_at):
-            decision = self._inspector.from_listing(listed)
-            if decision is not None:
-                self._book(row_of(decision, page.read_at))
-            else:
-                waiting.add(workers.submit(self._inspector.decide, listed))
         try:
+            for listed in rows:
+                decision = self._inspector.from_listing(listed)
+                if decision is not None:
+                    self._conclude(decision, read_at)
+                else:
+                    waiting.add(self._workers.submit(self._inspector.decide, listed))
             while waiting:
-                done, waiting = wait(waiting, timeout=FLUSH_SECONDS, return_when=FIRST_COMPLETED)
+                done, waiting = wait(waiting, timeout=LOG_SECONDS, return_when=FIRST_COMPLETED)
                 for future in done:
-                    self._book(row_of(future.result(), page.read_at))
-                if time.monotonic() - self._flushed > FLUSH_SECONDS:
-                    self._flush()
+                    self._conclude(future.result(), read_at)
+                if time.monotonic() - self._logged > LOG_SECONDS:
+                    self._pending.log()
+                    self._logged = time.monotonic()
         except BaseException:
             for future in waiting:
                 future.cancel()
-            self._flush()  # what is decided is decided, also when the rest cannot be
+            self._pending.log()  # what is decided is decided, also when the rest cannot be
             raise
+
+    def decide_missed(self, listed: Iterable[Listed], read_at: datetime) -> None:
+        """Decide repositories that the listing passed over and that are there all the same, as if it had not."""
+        self.decide((row for row in listed if self._first(row.id) and self._is_work(row)), read_at)
+
+    def book(self, row: Row) -> None:
+        """Add a row to the catalog."""
+        self._pending.add(row)
+        self._summary.book(row["eligibility"])
+        self._bar.set_postfix(eligible=self._summary.eligible, failed=self._summary.failed, refresh=False)
+        if len(self._pending.rows) >= FLUSH_ROWS:
+            self._flush()
 
     def _fresh(self, rows: list[Any], read_at: datetime) -> Iterator[Listed]:
         """Yield the rows that need a decision, each repository once; book the unreadable ones."""
@@ -112,55 +153,75 @@ class Pipeline:
             try:
                 listed = parse(raw)
             except MalformedRowError as error:
-                if self._first(error.repo_id, MALFORMED):
-                    self._book(malformed_row(error, read_at))
+                row = malformed_row(error, read_at)
+                if self._first(error.repo_id) and self._news(row, Status.MALFORMED_ROW):
+                    self.book(row)
                 continue
-            if self._query.matches(listed) and self._first(listed.id, listing_fingerprint(listed_columns(listed))):
+            if self._query.matches(listed) and self._first(listed.id) and self._is_work(listed):
                 yield listed
 
-    def _first(self, repo_id: str, fingerprint: int) -> bool:
-        """Return whether a repository is met for the first time in this crawl and is not as the catalog knows it."""
+    def _is_work(self, listed: Listed) -> bool:
+        """Return whether a repository has to be decided: it is new, it changed, or its last decision was not final."""
+        state = self.known.state(hash63(listed.id))
+        fingerprint = listing_fingerprint(listed_columns(listed))
+        if self._redecide or state is None or not state.is_final or state.fingerprint != fingerprint:
+            return True
+        self._summary.unchanged += 1
+        return False
+
+    def _first(self, repo_id: str) -> bool:
+        """Return whether a repository is met for the first time in this crawl."""
         key = hash63(repo_id)
         if key in self.seen:
             return False
         self.seen.add(key)
-        before = self.known.fingerprint(key)
-        if before is None:
-            self._summary.new += 1
-        elif before == fingerprint and before != AGAIN:
-            self._summary.unchanged += 1
-            return False
-        else:
-            self._summary.changed += 1
         return True
 
-    def _book(self, row: Row) -> None:
-        self._pending.append(row)
-        self._summary.book(row["eligibility"])
-        self._bar.set_postfix(eligible=self._summary.eligible, refresh=False)
-        if len(self._pending) >= FLUSH_ROWS:
-            self._flush()
+    def _news(self, row: Row, status: Status) -> bool:
+        """Count a decision as new, changed or unchanged, and return whether its row has to be written."""
+        state = self.known.state(hash63(row["id"]))
+        if state is None:
+            self._summary.new += 1
+            return True
+        if not self._redecide and state == State(listing_fingerprint(row), status):
+            self._summary.unchanged += 1
+            return False
+        self._summary.changed += 1
+        return True
 
-    def _flush(self) -> None:
-        self._flushed = time.monotonic()
-        if not self._pending:
-            return
-        self._files += 1
-        write_rows(self._folder / f"{self._journal.crawl}-{self._files:06d}.parquet", self._pending)
-        self._pending.clear()
+    def _conclude(self, decision: Decision, read_at: datetime) -> None:
+        row = row_of(decision, read_at)
+        if self._news(row, decision.status):
+            self.book(row)
 
-    def _commit(self, rows: int, following: str | None) -> None:
+    def depart(self, row: Row) -> None:
+        """Add the row of a repository that is no longer listed."""
+        self.seen.add(hash63(row["id"]))
+        self._summary.departed += 1
+        self.book(row)
+
+    def close_books(self) -> None:
+        """Write what is still pending, after the last page."""
         self._flush()
         self._journal.seen = self.seen.commit()
-        self._journal.listed += rows if self._limit is None else min(rows, self._limit - self._journal.listed)
+        self._journal.save(self._folder / "journal.json")
+
+    def _flush(self) -> None:
+        if self._pending.rows:
+            self._files += 1
+            write_rows(self._folder / f"{self._journal.crawl}-{self._files:06d}.parquet", self._pending.rows)
+        self._pending.clear()
+
+    def _commit(self, where: str, rows: int, following: str | None) -> None:
+        self._flush()
+        self._journal.seen = self.seen.commit()
+        self._journal.listed += rows
         self._journal.pages += 1
         self._journal.next = following
         self._journal.save(self._folder / "journal.json")
+        self._source.done(where)
         self._bar.update(self._journal.listed - self._bar.n)
 
 
-def read_table_ids(path: Any) -> list[str]:
-    """Return the ids in one catalog file."""
-    import pyarrow.parquet as pq
-
+def _ids(path: Path) -> list[str]:
     return [str(name) for name in pq.read_table(path, columns=["id"]).column("id").to_pylist()]

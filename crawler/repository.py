@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,13 @@ from urllib.parse import urlencode, urlsplit
 from crawler.answers import Answer
 from crawler.client import HubClient
 from crawler.failures import RetryError, UnansweredError
+from crawler.query import EXPAND
 from crawler.rows import File, is_repo_id
 from crawler.rules import INDEX
 from crawler.transport import Deadline
 from workspace import ModelError, Status
+
+logger = logging.getLogger(__name__)
 
 MAX_ANSWER = 32 * 1024**2  # bytes of an answer about one repository, or of a shard index
 MAX_SHARDS = 64
@@ -39,11 +43,27 @@ class Whereabouts:
 
 def whereabouts(client: HubClient, repo_id: str, deadline: Deadline) -> Whereabouts | None:
     """Ask the API, once, what became of a repository; None when it is there as ever."""
+    found = ask_row(client, repo_id, deadline)
+    return found if isinstance(found, Whereabouts) else None
+
+
+def ask_row(client: HubClient, repo_id: str, deadline: Deadline) -> Any:
+    """Return the row that a listing would give for a repository, or its `Whereabouts` when it is not there."""
+    url = client.api_url(repo_id, "?" + urlencode([("expand", name) for name in EXPAND]))
     try:
-        answer = client.read(client.api_url(repo_id), limit=MAX_ANSWER, deadline=deadline, follow=False)
+        answer = client.read(url, limit=MAX_ANSWER, deadline=deadline, follow=False, check=_is_object)
     except UnansweredError as error:
         return Whereabouts(error.status, error.reason)
-    return None if answer.location is None else Whereabouts.renamed(answer.location)
+    return json.loads(answer.body) if answer.location is None else Whereabouts.renamed(answer.location)
+
+
+def _is_object(answer: Answer) -> None:
+    try:
+        if isinstance(json.loads(answer.body), dict):
+            return
+    except (ValueError, RecursionError):
+        logger.debug("an answer about a repository is not JSON")
+    raise RetryError(UnansweredError(Status.SERVER_ERROR, "an answer that is no JSON object", answer.status))
 
 
 def new_name(location: str) -> str:
@@ -69,7 +89,10 @@ def blob_sha1(content: bytes) -> str:
 
 
 def states_a_hash(answer: Answer) -> None:
-    """Raise `RetryError` unless the answer names a hash and a size. The Hub names the hash and size of every file; an answer that does not is not the Hub's (a proxy's page, say)."""
+    """Raise `RetryError` unless the answer names a hash and a size.
+
+    The Hub always does: an answer that does not is somebody else's, a proxy's page say.
+    """
     if not answer.etag or answer.size is None:
         raise RetryError(UnansweredError(Status.SERVER_ERROR, "an answer that states no hash or size", answer.status))
 

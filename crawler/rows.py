@@ -38,7 +38,10 @@ class File:
 
 @dataclass(frozen=True)
 class Listed:
-    """What the listing says of a repository. ``files`` is None when the listing did not name them."""
+    """What the listing says of a repository.
+
+    ``sha`` is empty and ``files`` None where a snapshot did not name them: `complete` is then false.
+    """
 
     id: str
     sha: str
@@ -56,6 +59,11 @@ class Listed:
     parameters: tuple[tuple[str, int], ...] | None = None
     total: int | None = None  # parameters in all, as the Hub counts them
     files: tuple[File, ...] | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the commit and its files are known."""
+        return bool(self.sha) and self.files is not None
 
     @property
     def license(self) -> str | None:
@@ -86,7 +94,7 @@ def parse(row: Any) -> Listed:
     if not is_repo_id(repo_id):
         raise MalformedRowError(_stand_in(row), "has no usable id")
     sha = row.get("sha")
-    if not isinstance(sha, str) or not _SHA.fullmatch(sha):
+    if not isinstance(sha, str) or not (sha == "" or _SHA.fullmatch(sha)):
         raise MalformedRowError(repo_id, "names no commit, so nothing of it can be pinned")
     weights = row.get("safetensors")
     counts, total = _parameters(weights) if isinstance(weights, Mapping) else (None, None)

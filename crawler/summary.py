@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from workspace import Status, Workspace
+from workspace import Outcome, Status, Workspace
 from workspace.status import MEANING
+
+_FAILURES = frozenset(status.value for status, meaning in MEANING.items() if meaning.outcome is Outcome.FAILED)
 
 
 @dataclass
@@ -55,6 +57,11 @@ class CrawlSummary:
     def eligible(self) -> int:
         """Repositories decided in this run that can be probed."""
         return self.statuses.get(Status.ELIGIBLE.value, 0)
+
+    @property
+    def failed(self) -> int:
+        """Repositories that could not be decided in this run for a reason that may pass."""
+        return sum(n for status, n in self.statuses.items() if status in _FAILURES)
 
     def book(self, status: str) -> None:
         """Count one decision."""

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import get_token
-
 from crawler import estimate
-from crawler.architectures import Architectures
+from crawler.architectures import lazy
+from crawler.catalog import merge_files
 from crawler.client import HubClient
+from crawler.credentials import resolve_token
+from crawler.departures import book_departures
 from crawler.inspection import Inspector
 from crawler.journal import Journal
 from crawler.known import Known
 from crawler.listing import Listing
 from crawler.pipeline import Pipeline
 from crawler.query import PAGE, Query
+from crawler.snapshot import Snapshot
 from crawler.source import Source
+from crawler.spool import Spool
 from crawler.summary import CrawlSummary
 from workspace import CrawlConfig, Workspace
 from workspace.files import canonical_json, short_hash
@@ -28,6 +29,7 @@ from workspace.runs import new_run_id, now, versions
 
 logger = logging.getLogger(__name__)
 
+TOP_UP_SECONDS = 60.0  # a crawl longer than this lists the newest repositories once more at its end
 RULES_VERSION = "1"
 """Counted up when the rules change, so that the next crawl decides every repository again."""
 
@@ -42,6 +44,7 @@ def crawl(
     library: str | None = None,
     search: str | None = None,
     tags: Sequence[str] = (),
+    source: str | None = None,
     restart: bool = False,
     dry_run: bool = False,
     progress: bool = True,
@@ -60,32 +63,45 @@ def crawl(
         library: only those tagged with this library.
         search: only those whose id contains this.
         tags: only those with all of these tags.
+        source: a Parquet snapshot of the Hub with the API's column names, local or ``hf://``, in place of its listing.
         restart: begin anew although an interrupted crawl could go on.
         dry_run: read and judge the listing only, write nothing, and say what a crawl would take.
         progress: show progress on stderr.
 
     Raises:
         HubError: the listing cannot be had; what was decided is kept.
+        WorkspaceError: the snapshot cannot be read.
     """
     started = time.monotonic()
     config = workspace.config
     task = config.crawl.pipeline_tag if pipeline_tag is None else pipeline_tag
     query = Query(task or None, author, library, search, tuple(tags))
-    client = HubClient(config.endpoint, resolve_token(token))
-    first = query.url(config.endpoint, min(PAGE, limit) if limit else PAGE)
-    source: Source = Listing(client, first)
-    inspector = Inspector(client, config.crawl, lazy_architectures(workspace))
+    secret = resolve_token(token)
+    client = HubClient(config.endpoint, secret)
+    rows: Source
+    if source is not None:
+        rows = Snapshot(source, query, config.endpoint, secret)
+    else:
+        rows = Listing(client, query.url(config.endpoint, min(PAGE, limit) if limit else PAGE))
+    inspector = Inspector(client, config.crawl, lazy(workspace.cache_dir))
     if dry_run:
         summary = CrawlSummary("dry run")
         known = Known.load(workspace)
-        estimate.dry_run(client, source, query, inspector, known, summary, limit=limit, progress=progress)
+        estimate.dry_run(client, rows, query, inspector, known, summary, limit=limit, progress=progress)
         _close(client, summary, started)
         return summary
-    journal, resumed = _journal(workspace, source, query, limit, restart)
+    journal, resumed = _journal(workspace, rows, query, limit, restart)
     summary = CrawlSummary(journal.crawl, resumed=resumed)
-    pipeline = Pipeline(workspace, source, query, inspector, journal, summary, limit=limit, progress=progress)
+    spool = Spool(rows, workspace.catalog_dir)
     try:
-        pipeline.run()
+        with Pipeline(workspace, spool, query, inspector, journal, summary, limit=limit, progress=progress) as pipeline:
+            pipeline.run()
+            if limit is None and rows.is_live:
+                if resumed or time.monotonic() - started > TOP_UP_SECONDS:
+                    pipeline.top_up()
+                book_departures(workspace, client, query, pipeline)
+            if not pipeline.known.missing(pipeline.seen.array()):
+                journal.decided_under = journal.policy
         journal.finished = summary.finished = True
         pipeline.seen.remove()
     finally:
@@ -93,34 +109,16 @@ def crawl(
             journal.requests[name] = journal.requests.get(name, 0) + sent
         journal.save(journal_path(workspace))
         _close(client, summary, started)
+    merge_files(workspace.catalog_dir, journal.crawl)
     run = {"query": query.as_dict(), "limit": limit, "summary": vars(summary), "versions": versions()}
     workspace.manifest(new_run_id("crawl"), {"verb": "crawl", "started": journal.started, **run})
     return summary
-
-
-def lazy_architectures(workspace: Workspace) -> Callable[[], Architectures]:
-    """Return a function that asks transformers and timm once, however many threads call it first."""
-    lock = threading.Lock()
-    known = cache(lambda: Architectures.load(workspace.cache_dir))
-
-    def ask() -> Architectures:
-        with lock:
-            return known()
-
-    return ask
 
 
 def _close(client: HubClient, summary: CrawlSummary, started: float) -> None:
     client.close()
     summary.requests, summary.retries = dict(client.requests), client.retries.count
     summary.seconds = time.monotonic() - started
-
-
-def resolve_token(token: str | bool | None) -> str | None:
-    """Return the token to send: the one given, the machine's own for None or True, none for False."""
-    if token is False:
-        return None
-    return token if isinstance(token, str) else get_token()
 
 
 def journal_path(workspace: Workspace) -> Path:
@@ -143,6 +141,10 @@ def _journal(
     if before is not None and not before.finished and not restart and (before.query, before.policy) == (key, rules):
         return before, True
     started = now()
-    journal = Journal(f"{started:%Y%m%dT%H%M%S%f}", key, rules, source.first, started.isoformat())
+    if before is not None and before.finished:
+        merge_files(workspace.catalog_dir, before.crawl)  # in case the last crawl was killed while it did
+    name = f"{started:%Y%m%dT%H%M%S%f}"
+    under = before.decided_under if before is not None else rules
+    journal = Journal(name, key, rules, source.first, started.isoformat(), under)
     journal.save(journal_path(workspace))
     return journal, False

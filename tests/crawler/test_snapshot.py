@@ -1,0 +1,77 @@
+"""A crawl from a Parquet snapshot: the same decisions, no listing requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import crawler
+from crawler.query import Query
+from crawler.snapshot import Snapshot
+from hubprobe.demo.server import HubServer
+from workspace import Workspace, WorkspaceError
+
+Open = Callable[..., Workspace]
+API = ("id", "sha", "createdAt", "pipeline_tag", "library_name", "tags", "gated", "disabled", "siblings")
+
+
+def snapshot(hub: HubServer, path: Path, columns: tuple[str, ...], extra: int = 0) -> Path:
+    rows: list[dict[str, Any]] = []
+    for repo in hub.catalog:  # type: ignore[attr-defined]
+        record = hub.catalog.record(repo)
+        if isinstance(record["sha"], str):
+            rows.append({name: record.get(name) for name in columns})
+    for row in rows:
+        if "gated" in row:
+            row["gated"] = str(row["gated"]).lower()  # as hub-stats keeps it
+    other = {"id": "text/model-{}", "pipeline_tag": "text-generation"}
+    rows += [{**dict.fromkeys(columns), **other, "id": f"text/model-{i}"} for i in range(extra)]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def ends(workspace: Workspace) -> dict[str, str]:
+    return {row["id"]: row["eligibility"] for row in workspace.catalog(["id", "eligibility"]).to_pylist()}
+
+
+@pytest.mark.parametrize("columns", [API, ("id", "pipeline_tag", "tags")], ids=["full", "no commits, no files"])
+def test_a_snapshot_decides_as_the_listing_does(
+    hub: HubServer, open_workspace: Open, tmp_path: Path, columns: tuple[str, ...]
+) -> None:
+    listed, read = open_workspace(hub.url, "listed"), open_workspace(hub.url, "read")
+    crawler.crawl(listed, token=False, progress=False)
+    hub.requests.clear()
+    path = snapshot(hub, tmp_path / "models.parquet", columns, extra=2_500)
+    summary = crawler.crawl(read, token=False, progress=False, source=str(path))
+    assert not [asked for asked in hub.requests if asked.target.split("?")[0] == "/api/models"]
+    assert summary.finished
+    expected = {name: status for name, status in ends(listed).items() if status != "malformed_row"}
+    assert ends(read) == expected
+
+
+def test_pages_of_a_snapshot_can_be_asked_for_again(tmp_path: Path) -> None:
+    rows = [{"id": f"a/m{i}", "pipeline_tag": "image-classification", "sha": None} for i in range(2_300)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "m.parquet", row_group_size=700)
+    source = Snapshot(str(tmp_path / "m.parquet"), Query(pipeline_tag="image-classification"), "http://x", None)
+    pages, where = [], source.first
+    while where is not None:
+        page = source.page(where)
+        pages.append((where, [row["id"] for row in page.rows]))
+        where = page.next  # type: ignore[assignment]
+    assert [len(names) for _, names in pages] == [1000, 1000, 300]
+    assert [name for _, names in pages for name in names] == [row["id"] for row in rows]
+    again = Snapshot(str(tmp_path / "m.parquet"), Query(), "http://x", None)
+    assert [row["id"] for row in again.page(pages[1][0]).rows] == pages[1][1]
+
+
+def test_what_is_no_snapshot_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.parquet").write_text("not parquet")
+    pq.write_table(pa.table({"name": ["x"]}), tmp_path / "other.parquet")
+    for name in ("text.parquet", "other.parquet", "absent.parquet"):
+        with pytest.raises(WorkspaceError, match=name):
+            Snapshot(str(tmp_path / name), Query(), "http://x", None)
