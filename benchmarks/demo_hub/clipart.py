@@ -1,7 +1,7 @@
 """The openclipart drawings: which are used, what they show, and which belong to the probe set.
 
 Source: Debian's package openclipart-png (public domain), 8,121 PNG files in 22 folders. Used are
-those under `FOLDERS` whose name begins like a line of `clipart_captions.TABLE`.
+those under `FOLDERS` whose name begins like a line of ``clipart_captions.txt``.
 """
 
 import hashlib
