@@ -12,6 +12,7 @@ from tqdm import tqdm
 from search import layout, sources
 from search.embeddings import embed_probes
 from search.encoders import Encoder, load_encoder
+from search.info import checksums
 from search.layout import folder_bytes
 from search.neighbours import measured_recall
 from search.writer import Writer
@@ -92,6 +93,7 @@ def index(
         content = writer.finish()
         content |= {"version": version, "sources": [asdict(s) for s in entries], "encoder": embedded}
         content["recall"] = previous[1]["recall"] if previous else measured_recall(folder, content)
+        content["files"] = checksums(folder, {entry[0]: entry for entry in previous[1]["files"]} if previous else {})
         write_json(folder / "manifest.json", content)
         layout.publish(workspace, version)
     name = f"{embedded['name']}@{embedded['commit']}" if embedded else None

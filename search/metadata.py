@@ -28,6 +28,7 @@ MODELS = pa.schema(
         pa.field("num_logits", pa.int32(), nullable=False),  # searchable ones: those with a descriptor
         *(pa.field(name, ATTEMPTS.field(name).type) for name in _FROM_ATTEMPTS),
         pa.field("seconds", pa.float32()),  # all phases of its last attempt
+        pa.field("family", pa.string(), nullable=False),  # first indexed of its near-copies; itself without any
     ]
 )
 """One row per model with a descriptor, in order of ``model``. Names are the catalog's and the attempts' own."""
@@ -52,7 +53,7 @@ def models_table(workspace: Workspace, keys: Sequence[tuple[str, str]], counts: 
     """Return the table `MODELS` for the models ``keys``, ``counts`` logits each.
 
     Facts that change without a commit (downloads, likes, tags) come from the newest catalog row of the repository;
-    a model without one (a catalog started over) keeps its key and nulls.
+    a model without one (a catalog started over) keeps its key and nulls. ``family`` is the model itself.
     """
     catalog: dict[str, dict[str, Any]] = {}
     if table_files(workspace.catalog_dir):
@@ -70,5 +71,13 @@ def models_table(workspace: Workspace, keys: Sequence[tuple[str, str]], counts: 
         row["parameters"] = tried.get("parameters") or (listed.get("safetensors") or {}).get("total")
         phases = [tried.get(name) for name in _PHASES]
         row["seconds"] = None if all(p is None for p in phases) else float(sum(p or 0.0 for p in phases))
+        row["family"] = key[0]
         rows.append(row)
     return pa.Table.from_pylist(rows, schema=MODELS)
+
+
+def with_families(models: pa.Table, first: Sequence[int]) -> pa.Table:
+    """Return ``models`` with every family named after the repository of its first member."""
+    repos = models.column("repo_id").to_pylist()
+    column = pa.array([repos[i] for i in first], pa.string())
+    return models.set_column(models.column_names.index("family"), MODELS.field("family"), column)

@@ -14,7 +14,8 @@ from search.scoring import Comparison, full
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from search.gallery import Gallery, Mask, Rows
+    from search.finder import Mask, Rows
+    from search.gallery import Gallery
 
 _PER_HIT, _AT_LEAST = 20, 500
 """Candidates read exactly: this many for each hit asked for, and at least so many."""

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pyarrow as pa
 
-from search import filters
+from search import filters, hybrid
+from search.concepts import Concepts, nearest_models
 from search.descriptor import Descriptor
-from search.scoring import compile_query
+from search.scoring import Comparison, compile_query, score_of
+from search.trace import SILENT, Trace
 from workspace import QueryError
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
-    from numpy.typing import NDArray
 
-    from search.gallery import Gallery, Rows
+    from search.finder import Mask
+    from search.gallery import Gallery
+    from search.neighbours import Neighbours
 
 MAX_LIMIT = 1_000_000
 """Hits of one query; more is a table scan: use SQL over ``logits``."""
 
+Unit = Literal["logit", "model", "family"]
+
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """A search of one descriptor. Every step returns a new query; nothing runs before ``to_arrow`` and its kin.
+    """A search of one descriptor or several concepts. Every step returns a new query; nothing runs before ``to_...``.
 
-    Columns of the result: ``rank`` (from 1), ``score`` (1 / (1 + distance), higher is better), ``distance``,
-    ``repo_id``, ``sha``, ``logit``, ``label`` (untrusted text), ``observed``, ``variance``, then the model's metadata.
+    Columns of the result: ``rank`` (from 1), ``score`` (1 / (1 + distance), higher is better; of a hybrid query the
+    fused score), ``distance``, ``repo_id``, ``sha``, ``logit``, ``label`` (untrusted text), ``observed``, ``variance``,
+    then the model's metadata; ``found_by`` of a hybrid query, ``copies`` by family, ``matches`` of several concepts.
     """
 
     gallery: Gallery
@@ -36,10 +44,13 @@ class Query:
     k: int
     scoring: str
     top: int = 10
-    group: Literal["logit", "model"] = "logit"
+    unit: Unit = "logit"
     conditions: tuple[filters.Condition, ...] = ()
     without_model: tuple[str, str] | None = None
     approximate: bool = True
+    words: str | None = None
+    neighbours: Neighbours | None = None
+    concepts: Concepts | None = None
 
     def where(self, condition: str) -> Query:
         """Keep hits that meet an SQL condition over the columns of ``models`` and ``logits``; several are and-ed.
@@ -54,44 +65,120 @@ class Query:
             raise QueryError(f"a limit is between 1 and {MAX_LIMIT}, not {n}")
         return replace(self, top=n)
 
-    def by(self, what: Literal["logit", "model"]) -> Query:
-        """Rank logits, or models by their nearest logit (METHOD: the model score is the smallest distance)."""
-        if what not in ("logit", "model"):
-            raise QueryError(f"hits are by 'logit' or by 'model', not by '{what}'")
-        return replace(self, group=what)
+    def by(self, unit: Unit) -> Query:
+        """Rank logits, models by their nearest logit (METHOD: the smallest distance), or families of near-copies."""
+        if unit not in ("logit", "model", "family"):
+            raise QueryError(f"hits are by 'logit', 'model' or 'family', not by '{unit}'")
+        if self.concepts is not None and unit != "model":
+            raise QueryError("several concepts are answered by models only: leave out by()")
+        return replace(self, unit=unit)
 
     def exact(self) -> Query:
-        """Bypass everything approximate: read every allowed logit's fp16 values."""
+        """Bypass codes and approximate indexes: read every allowed logit's fp16 values."""
         return replace(self, approximate=False)
 
     def to_arrow(self) -> pa.Table:
         """Run the search and return its hits, best first."""
-        rows, distances = self._run()
-        return self.gallery.hits(rows, distances)
+        return self._run(SILENT)
 
     def to_pandas(self) -> pd.DataFrame:
         """Run the search and return a pandas frame."""
         return self.to_arrow().to_pandas()
+
+    def to_polars(self) -> Any:
+        """Run the search and return a polars frame; raises `QueryError` when polars is not installed."""
+        if find_spec("polars") is None:
+            raise QueryError("polars is not installed: pip install polars, or use to_pandas()")
+        return import_module("polars").from_arrow(self.to_arrow())
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Run the search and return one plain dict per hit."""
         found: list[dict[str, Any]] = self.to_arrow().to_pylist()
         return found
 
-    def _run(self) -> tuple[Rows, NDArray[np.float64]]:
-        mask = self.gallery.mask(self.conditions)
-        if self.without_model is not None:
-            own = self.gallery.is_model(*self.without_model)
-            mask = ~own if mask is None else mask & ~own
+    def explain(self) -> Trace:
+        """Run the search and return what it did: steps with times, bytes and counts; ``str()`` of it is a table."""
+        trace = Trace()
+        self._run(trace)
+        return trace
+
+    # ── running ──────────────────────────────────────────────────────────────────────────────────────────────────
+    def _run(self, trace: Trace) -> pa.Table:
+        with trace.step("filter") as step:
+            mask = self._mask()
+            step.detail = "none" if mask is None else f"{np.count_nonzero(mask)} of {mask.size} logits allowed"
+        if self.concepts is not None:
+            return self._of_concepts(self.concepts, mask, trace)
         comparison = compile_query(self.descriptor, self.scoring, self.k)
-        wanted = self.top
-        while True:
-            rows, distances = self.gallery.nearest(comparison, wanted, mask, exact=not self.approximate)
-            if self.group == "logit":
-                return rows, distances
-            # a prefix of the exact order of logits holds the exact order of its models
-            _, first = np.unique(self.gallery.model_of[rows], return_index=True)
-            if first.size >= self.top or rows.size < wanted:
-                keep = np.sort(first)[: self.top]
-                return rows[keep], distances[keep]
-            wanted *= 8
+        if self.words is not None:
+            return self._hybrid(self.words, comparison, mask, trace)
+        if self.neighbours is not None and self.approximate and self.unit == "logit":
+            with trace.step("neighbours") as step:
+                found = self.neighbours.nearest(self.descriptor, self.top, mask)
+                step.detail = "LanceDB's vector index, then exact"
+        elif self.unit == "logit":
+            found = self.gallery.nearest(comparison, self.top, mask, exact=not self.approximate, trace=trace)
+        else:
+            groups = self.gallery.model_of if self.unit == "model" else self.gallery.family_of
+            exact = not self.approximate
+            found = self.gallery.nearest_of(comparison, self.top, mask, groups, exact=exact, trace=trace)
+        with trace.step("metadata") as step:
+            table = self._with_copies(self.gallery.hits(*found))
+            step.detail, step.bytes = f"{table.num_rows} hits", table.nbytes
+        return table
+
+    def _mask(self) -> Mask | None:
+        mask = self.gallery.mask(self.conditions)
+        if self.without_model is None:
+            return mask
+        own = self.gallery.is_model(*self.without_model)
+        return ~own if mask is None else mask & ~own
+
+    def _hybrid(self, words: str, comparison: Comparison, mask: Mask | None, trace: Trace) -> pa.Table:
+        with trace.step("hybrid") as step:
+            rows, distances, scores, sides = hybrid.fused(self.gallery, comparison, words, self.top, mask)
+            step.detail = f"{rows.size} hits of behaviour, label and name fused"
+        keep = np.arange(rows.size)
+        if self.unit != "logit":
+            groups = self.gallery.model_of if self.unit == "model" else self.gallery.family_of
+            keep = np.sort(np.unique(groups[rows], return_index=True)[1])
+        keep = keep[: self.top]
+        table = self._with_copies(self.gallery.hits(rows[keep], distances[keep], scores[keep]))
+        found_by = pa.array([sides[i] for i in keep], pa.list_(pa.string()))
+        return table.add_column(3, "found_by", found_by)
+
+    def _with_copies(self, table: pa.Table) -> pa.Table:
+        if self.unit != "family":
+            return table
+        members = self.gallery.family_members
+        pairs = zip(table.column("repo_id").to_pylist(), table.column("family").to_pylist(), strict=True)
+        copies = [[other for other in members[family] if other != repo] for repo, family in pairs]
+        return table.append_column("copies", pa.array(copies, pa.list_(pa.string())))
+
+    def _of_concepts(self, concepts: Concepts, mask: Mask | None, trace: Trace) -> pa.Table:
+        wanted = [compile_query(d, self.scoring, self.k) for d in concepts.wanted]
+        rejected = [compile_query(d, self.scoring, self.k) for d in concepts.none_of]
+        with trace.step("concepts") as step:
+            hits = nearest_models(self.gallery, concepts, wanted, rejected, self.top, mask)
+            step.detail = f"{len(wanted)} wanted, {len(rejected)} rejected"
+        # the logit shown is that of the concept which decided the model's distance
+        deciding = [hit.rows[hit.distances.index(hit.distance)] for hit in hits]
+        distances = np.array([hit.distance for hit in hits], np.float64)
+        table = self.gallery.hits(np.array(deciding, np.int64), distances)
+        names = [d.about for d in concepts.wanted]
+        matches = []
+        for hit in hits:
+            logits = self.gallery.logits.take(pa.array(hit.rows)).select(["logit", "label"]).to_pylist()
+            scores = score_of(np.array(hit.distances)).tolist()
+            matches.append([{"concept": n, "score": s, **row} for n, s, row in zip(names, scores, logits, strict=True)])
+        kind = pa.list_(
+            pa.struct(
+                [
+                    ("concept", pa.string()),
+                    ("score", pa.float64()),
+                    ("logit", pa.int32()),
+                    ("label", pa.string()),
+                ]
+            )
+        )
+        return table.append_column("matches", pa.array(matches, kind))

@@ -3,39 +3,51 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
+from numpy.typing import NDArray
 
-from search import layout
+from search import filters, layout
+from search.concepts import Concepts
 from search.descriptor import Descriptor
 from search.embeddings import read_embeddings
 from search.encoders import Encoder, checked_text, load_encoder, text_embedding
 from search.gallery import Gallery
 from search.images import read_image
-from search.query import Query
+from search.info import describe
+from search.neighbours import Neighbours
+from search.query import Query, Unit
+from search.scoring import compile_query
 from workspace import QueryError, Workspace
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    import pyarrow as pa
     from PIL.Image import Image
+
+Asked: TypeAlias = Union[str, "Image", Path, Descriptor, NDArray[Any]]
+"""What can be searched for: words, an image or a path to one, a descriptor, or one number per probe."""
 
 _REMEMBERED_TEXTS = 1_024
 
 
-def open(workspace: Workspace, *, encoder: Encoder | None = None, token: str | None = None) -> Index:  # noqa: A001
+def open(  # noqa: A001
+    workspace: Workspace, *, encoder: Encoder | None = None, token: str | None = None, device: str = "cpu"
+) -> Index:
     """Open the index in use.
 
     Args:
         workspace: whose index.
         encoder: the encoder the index was built with, when it is at hand; loaded by name and commit when None.
         token: for fetching the encoder when it is not in the workspace's cache.
+        device: where codes are scanned: ``cpu``, or a torch device (``cuda``) whose memory holds all of them.
 
     Raises `MissingStepError` when there is no index, `WorkspaceError` when it is damaged or of another format.
     """
-    return Index(workspace, encoder=encoder, token=token)
+    return Index(workspace, encoder=encoder, token=token, device=device)
 
 
 class Index:
@@ -44,10 +56,13 @@ class Index:
     It stays on the version it opened, even while a new one is built: open again to see what was added.
     """
 
-    def __init__(self, workspace: Workspace, *, encoder: Encoder | None = None, token: str | None = None) -> None:
+    def __init__(
+        self, workspace: Workspace, *, encoder: Encoder | None = None, token: str | None = None, device: str = "cpu"
+    ) -> None:
         folder, manifest, lock = layout.open_current(workspace)
         self.workspace = workspace
-        self.gallery = Gallery(folder, manifest, lock)
+        self.gallery = Gallery(folder, manifest, lock, device=device)
+        self._neighbours: Neighbours | None = None
         self._about: dict[str, Any] | None = manifest["encoder"]
         self._encoder, self._token = encoder, token
         self._probes: NDArray[np.float32] | None = None
@@ -69,28 +84,47 @@ class Index:
     # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────
     def search(
         self,
-        query: str | Image | Path | Descriptor | NDArray[Any],
+        query: Asked | None = None,
         *,
+        all_of: Sequence[Asked] = (),
+        any_of: Sequence[Asked] = (),
+        none_of: Sequence[Asked] = (),
         k: int | None = None,
         scoring: str | None = None,
+        hybrid: bool = False,
+        group: Unit | None = None,
     ) -> Query:
-        """Search for logits that answer the probes as ``query`` does.
+        """Search for logits that answer the probes as ``query`` does, or for models by several concepts.
 
         Args:
             query: a concept in words, an example image (a PIL image, or a `pathlib.Path` to one), a `Descriptor`, or
-                one number per probe.
+                one number per probe. None when concepts are given below.
+            all_of: every one of these; a model scores by the worst matched.
+            any_of: at least one of these; a model scores by the best matched.
+            none_of: leave out the tenth of the models that is nearest to any of these.
             k: probes compared, the query's strongest; the configuration's when None. More than there are means all.
             scoring: a name in `search.SCORINGS`; the configuration's when None.
+            hybrid: fuse with full-text search of the words over labels and repository names (text queries only).
+            group: ``logit``, ``model``, or ``family`` for one hit among near-copies; the same as ``.by(group)``.
 
         Returns a lazy `Query`. Raises `QueryError` for a query that cannot be answered.
         """
         settings = self.workspace.config.search
-        return Query(
-            self.gallery,
-            self.descriptor(query),
-            settings.k if k is None else k,
-            settings.scoring if scoring is None else scoring,
-        )
+        k = settings.k if k is None else k
+        scoring = settings.scoring if scoring is None else scoring
+        if all_of or any_of or none_of:
+            if query is not None or hybrid:
+                raise QueryError("give one query, or concepts in all_of, any_of and none_of; and no hybrid with these")
+            parts = (tuple(self.descriptor(one) for one in some) for some in (all_of, any_of, none_of))
+            concepts = Concepts(*parts)
+            return Query(self.gallery, concepts.wanted[0], k, scoring, unit="model", concepts=concepts)
+        if query is None:
+            raise QueryError("there is nothing to search for: give a text, an image, a descriptor or concepts")
+        if hybrid and not isinstance(query, str):
+            raise QueryError("hybrid=True needs a query in words")
+        words = checked_text(query) if hybrid and isinstance(query, str) else None
+        made = Query(self.gallery, self.descriptor(query), k, scoring, words=words)
+        return made if group is None else made.by(group)
 
     def similar(
         self,
@@ -99,19 +133,55 @@ class Index:
         *,
         sha: str | None = None,
         other_models_only: bool = True,
+        whole: bool = False,
         k: int | None = None,
         scoring: str | None = None,
     ) -> Query:
         """Search for logits that answer the probes as a given logit does; raises `QueryError` when it is unknown.
 
-        ``other_models_only`` leaves out the logit's own model. Without ``sha`` the last indexed commit is meant.
+        Args:
+            repo_id: the logit's repository.
+            logit: its index.
+            sha: commit; the last indexed when None.
+            other_models_only: leave out the logit's own model.
+            whole: compare whole descriptors, symmetric: candidates from LanceDB's index, ranked by exact correlation.
+                Approximate above 20,000 logits (`info` says how much is found); ``.exact()`` makes it exact.
+            k: see `search`.
+            scoring: see `search`.
         """
-        query = self.search(self.logit(repo_id, logit, sha=sha), k=k, scoring=scoring)
-        if not other_models_only:
-            return query
-        return replace(query, without_model=query.descriptor.model)
+        query = self.search(self.logit(repo_id, logit, sha=sha), k=k, scoring="full" if whole else scoring)
+        own = query.descriptor.model if other_models_only else None
+        return replace(query, without_model=own, neighbours=self.neighbours if whole else None)
 
-    def descriptor(self, query: str | Image | Path | Descriptor | NDArray[Any]) -> Descriptor:
+    def search_many(
+        self,
+        queries: Sequence[Asked],
+        *,
+        limit: int = 10,
+        where: str | None = None,
+        k: int | None = None,
+        scoring: str | None = None,
+    ) -> list[pa.Table]:
+        """Search for many queries at once, each as ``search(query).where(where).limit(limit)``; they share reads."""
+        asked = [self.search(query, k=k, scoring=scoring).limit(limit) for query in queries]
+        mask = self.gallery.mask([filters.parse(where)] if where else [])
+        comparisons = [compile_query(q.descriptor, q.scoring, q.k) for q in asked]
+        found = self.gallery.nearest_many(comparisons, limit, [mask] * len(asked))
+        return [self.gallery.hits(rows, distances) for rows, distances in found]
+
+    @property
+    def neighbours(self) -> Neighbours:
+        """Whole-descriptor neighbours through LanceDB's vector index."""
+        with self._lock:
+            if self._neighbours is None:
+                self._neighbours = Neighbours(self.gallery)
+            return self._neighbours
+
+    def info(self) -> dict[str, Any]:
+        """Return version, sizes, encoder, memory and the measured recall of what is approximate; see `search.info`."""
+        return describe(self.gallery)
+
+    def descriptor(self, query: Asked) -> Descriptor:
         """Return the descriptor of a query; texts are remembered."""
         if isinstance(query, Descriptor):
             return self._fitting(query)

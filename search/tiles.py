@@ -93,7 +93,7 @@ def verify(folder: Path, info: TileInfo) -> None:
     """Raise `WorkspaceError` unless every file of the tile has the size and the sha256 recorded for it."""
     for file in info.files:
         _check_size(folder / file.name, file.bytes)
-        if _sha256(folder / file.name) != file.sha256:
+        if sha256_of(folder / file.name) != file.sha256:
             raise WorkspaceError(f"{folder / file.name} is damaged: run 'hubprobe index --rebuild'")
 
 
@@ -112,7 +112,8 @@ def _check_size(path: Path, expected: int) -> None:
         )
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file's content, 64 hex digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 22):

@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from search import database, layout, sources, tiles
-from search.metadata import LOGITS, models_table
+from search import database, families, layout, sources, tiles
+from search.metadata import LOGITS, models_table, with_families
 from search.reduction import SAMPLE, Reduction
 from workspace import Workspace
+from workspace.files import replacing
 from workspace.runs import versions
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Writer:
         self._tiles: list[tiles.TileInfo] = []
         self._pending: list[NDArray[np.float16]] = []
         self._logits: list[pa.Table] = []
+        self._prints: NDArray[np.float16] = families.prints([])
+        self._first: dict[int, list[NDArray[np.float32]]] = {}  # new models' first descriptors, for their prints
         self._reduction: Reduction | None = None
         (folder / "tiles").mkdir(parents=True)
         if previous is not None:
@@ -71,7 +74,7 @@ class Writer:
             self._write_tile()
         if self.added or self._fresh:
             database.write_logits(self._database, pa.concat_tables([LOGITS.empty_table(), *self._logits]), self._start)
-        database.write_models(self._database, models_table(self.workspace, list(self._models), self._counts))
+        database.write_models(self._database, self._model_rows())
         if self._fresh or self.added:
             database.index_labels(self._database, fresh=self._fresh)
         kind = database.index_vectors(self._database) if self._start + self.added else "flat"
@@ -86,6 +89,15 @@ class Writer:
             "versions": versions(),
         }
 
+    def _model_rows(self) -> pa.Table:
+        models = models_table(self.workspace, list(self._models), self._counts)
+        new = [np.stack(self._first[i]) for i in range(len(self._prints), len(self._models))]
+        rows = np.concatenate([self._prints, families.prints(new)])
+        with replacing(self.folder / "prints.npy") as temporary, temporary.open("wb") as file:
+            np.save(file, rows)
+        names, bases = (models.column(name).to_pylist() for name in ("repo_id", "base_models"))
+        return with_families(models, families.families(rows, self._counts, names, bases))
+
     def _continue(self, folder: Path, manifest: dict[str, Any]) -> None:
         """Take over the version before: its tiles and tables by hard link, its models by name."""
         for part in ("tiles", "lance/logits.lance", "lance/vectors.lance"):
@@ -95,6 +107,7 @@ class Writer:
         self._models = {key: i for i, key in enumerate(keys)}
         self._counts = models.column("num_logits").to_pylist()
         self._tiles = [tiles.TileInfo.from_json(entry) for entry in manifest["tiles"]]
+        self._prints = np.load(folder / "prints.npy", allow_pickle=False)
         self._reduction = Reduction.load(folder, self.n)
         self._reduction.save(self.folder)
 
@@ -129,6 +142,10 @@ class Writer:
                 self._counts.append(0)
             self._counts[ordinal] += stop - start
             ordinals[start:stop] = ordinal
+            if ordinal >= len(self._prints):
+                first = self._first.setdefault(ordinal, [])
+                room = max(0, families.LOGITS - len(first))
+                first += list(batch.vectors[start : min(stop, start + room)].astype(np.float32))
         columns = {name: batch.table.column(name) for name in ("logit", "label", "mean", "std", "variance")}
         return pa.table({"model": ordinals, "observed": batch.observed, **columns}).select(LOGITS.names).cast(LOGITS)
 

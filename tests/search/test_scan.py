@@ -6,14 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search import codes
-from search.gallery import Gallery
+from search.device import TorchScanner
+from search.finder import Finder
 from search.scan import CpuScanner
 from search.scoring import Comparison
 from search.tiles import Tile, write_tile
 from workspace import WorkspaceError
 
 
-class Bare(Gallery):
+class Bare(Finder):
     """A gallery of vectors alone: what finding needs of it."""
 
     def __init__(self, folder, vectors, tile_rows):
@@ -25,6 +26,9 @@ class Bare(Gallery):
 
     def keys(self, rows):
         return [("model", "sha", int(row)) for row in rows]
+
+    def raw_moments(self, rows):
+        raise NotImplementedError
 
 
 def expected(vectors, comparison, limit, mask=None):
@@ -124,3 +128,26 @@ def test_a_truncated_tile_is_refused(tmp_path, suffix):
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(WorkspaceError, match="rebuild"):
         Tile(tmp_path, info, 30)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_torch_finds_what_numba_finds(tmp_path, device):
+    torch = pytest.importorskip("torch")
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    vectors = data(9_000, 200, 3, 0.01)
+    gallery = Bare(tmp_path, vectors, 4000)
+    plain = compare(vectors[5].astype(np.float32), range(0, 200, 2))
+    rng = np.random.default_rng(0)
+    moved = {"scale": rng.uniform(0.5, 2, 9000).astype(np.float32), "shift": rng.normal(0, 1, 9000).astype(np.float32)}
+    queries = [plain, compare(vectors[77].astype(np.float32), range(150), **moved)]
+    masks = [None, np.arange(9000) % 3 > 0]
+    numba_found = gallery.nearest_many(queries, 20, masks)
+    gallery.scanner = TorchScanner(gallery.tiles, gallery.starts, device)
+    for (rows, distances), (same, equal) in zip(numba_found, gallery.nearest_many(queries, 20, masks), strict=True):
+        assert rows.tolist() == same.tolist()
+        assert distances.tolist() == equal.tolist()
+    exact = expected(vectors, queries[0], 1)[1]
+    (bounds,) = gallery.scanner.scan([plain], [None], 0, [np.inf])
+    assert len(bounds.rows) == 9000
+    assert (bounds.bounds <= exact[bounds.rows]).all()

@@ -1,0 +1,192 @@
+"""Exact nearest logits: lower bounds from the codes, then the fp16 values of whatever could still be among them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.kernels import HALF, exact_distances
+from search.scan import Candidates, Scanner
+from search.scoring import Comparison
+from search.tiles import Tile
+from search.trace import SILENT, Trace
+
+Rows = NDArray[np.int64]
+"""Positions of logits in one version of the index, never stored outside it."""
+
+Mask = NDArray[np.bool_]
+"""Which logits are allowed, bool ``[logits]``."""
+
+Found = tuple[Rows, NDArray[np.float64]]
+"""Positions and their distances, nearest first."""
+
+_FEW = 2_048
+"""Allowed logits up to which all are read exactly: about a millisecond, less than a scan of the rest would save."""
+
+_CANDIDATES = 256
+"""Lowest bounds that the first scan keeps. Too few cost a second scan, never a wrong answer."""
+
+_NONE: NDArray[np.float32] = np.empty(0, np.float32)
+
+
+class Finder(ABC):
+    """All logits that can be found.
+
+    Attributes:
+        n_probes: length of a descriptor.
+        tiles: their descriptors.
+        starts: int64 ``[tiles + 1]``, position of every tile's first logit.
+        scanner: what reads the codes.
+    """
+
+    n_probes: int
+    tiles: list[Tile]
+    starts: NDArray[np.int64]
+    scanner: Scanner
+
+    @abstractmethod
+    def keys(self, rows: Rows) -> list[tuple[str, str, int]]:
+        """Return ``(repo_id, sha, logit)`` of ``rows``."""
+
+    @abstractmethod
+    def raw_moments(self, rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return standard deviation and mean of the raw responses of ``rows``, float32."""
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def distances(self, comparison: Comparison, rows: Rows | None = None) -> NDArray[np.float64]:
+        """Return the exact distance of ``rows`` (all when None), float64, from the fp16 values."""
+        if rows is None:
+            rows = np.arange(len(self), dtype=np.int64)
+        out = np.empty(rows.size, np.float64)
+        tile_of = np.searchsorted(self.starts, rows, side="right") - 1
+        for number in np.unique(tile_of):
+            here = np.flatnonzero(tile_of == number)
+            chosen = rows[here]
+            scale, shift = self.raw_moments(chosen) if comparison.raw else (_NONE, _NONE)
+            part = np.empty(here.size, np.float64)
+            exact_distances(
+                self.tiles[number].exact, chosen - self.starts[number], comparison.columns, comparison.targets,
+                comparison.weights, scale, shift, HALF, part,
+            )  # fmt: skip
+            out[here] = part
+        if comparison.scale.size:
+            return out * comparison.scale[rows].astype(np.float64) + comparison.shift[rows].astype(np.float64)
+        return out
+
+    def nearest(
+        self, comparison: Comparison, limit: int, mask: Mask | None, *, exact: bool = False, trace: Trace = SILENT
+    ) -> Found:
+        """Return the ``limit`` nearest logits that ``mask`` allows, and their distances, nearest first.
+
+        Of equally near logits the one with the lower ``(repo_id, sha, logit)`` comes first. The answer is the same with
+        ``exact``, which reads every allowed logit's fp16 values and no code.
+        """
+        return self.nearest_many([comparison], limit, [mask], exact=exact, trace=trace)[0]
+
+    def nearest_many(
+        self,
+        comparisons: Sequence[Comparison],
+        limit: int,
+        masks: Sequence[Mask | None],
+        *,
+        exact: bool = False,
+        trace: Trace = SILENT,
+    ) -> list[Found]:
+        """Answer several comparisons at once, as `nearest` would one by one; they share what the scan reads."""
+        found: dict[int, Found] = {}
+        scanned = []
+        for i, (comparison, mask) in enumerate(zip(comparisons, masks, strict=True)):
+            allowed = len(self) if mask is None else int(np.count_nonzero(mask))
+            if exact or comparison.raw or allowed <= max(_FEW, 4 * limit):
+                with trace.step("read") as step:
+                    found[i] = self._brute(comparison, limit, mask)
+                    step.bytes = 2 * allowed * comparison.columns.size
+                    step.detail = f"{allowed} logits x {comparison.columns.size} probes, fp16, all of them"
+            else:
+                scanned.append(i)
+        if scanned:
+            chosen, allowed_by = [comparisons[i] for i in scanned], [masks[i] for i in scanned]
+            with trace.step("scan") as step:
+                keep = max(_CANDIDATES, 4 * limit)
+                candidates = self.scanner.scan(chosen, allowed_by, keep, [np.inf] * len(scanned))
+                step.bytes = len(self) * sum(c.columns.size for c in chosen)
+                step.detail = f"{len(self)} logits x {chosen[0].columns.size} probes, u8, {keep} candidates"
+            for i, candidate in zip(scanned, candidates, strict=True):
+                found[i] = self._certified(comparisons[i], limit, masks[i], candidate, trace)
+        return [found[i] for i in range(len(comparisons))]
+
+    def nearest_of(
+        self,
+        comparison: Comparison,
+        limit: int,
+        mask: Mask | None,
+        group_of: NDArray[np.int32],
+        *,
+        exact: bool = False,
+        trace: Trace = SILENT,
+    ) -> Found:
+        """Return the nearest logit of each of the ``limit`` nearest groups; ``group_of`` is int32 ``[logits]``.
+
+        A prefix of the exact order of logits holds the exact order of their groups, so a longer one is asked for until
+        it has enough of them.
+        """
+        wanted = 4 * limit
+        while True:
+            rows, distances = self.nearest(comparison, wanted, mask, exact=exact, trace=trace)
+            first = np.sort(np.unique(group_of[rows], return_index=True)[1])[:limit]
+            if first.size >= limit or rows.size < wanted:
+                return rows[first], distances[first]
+            wanted *= 8
+
+    def ranked(self, rows: Rows, distances: NDArray[np.float64], limit: int) -> Found:
+        """Sort by distance, then by key, and cut to ``limit``."""
+        keys = self.keys(rows)
+        order = sorted(range(rows.size), key=lambda i: (distances[i], keys[i]))[:limit]
+        return rows[order], distances[order]
+
+    def _certified(
+        self, comparison: Comparison, limit: int, mask: Mask | None, candidates: Candidates, trace: Trace
+    ) -> Found:
+        """Read candidates exactly, lowest bound first, until no other logit can be among the ``limit`` nearest."""
+        rows, distances, worst = self._read(comparison, limit, candidates, trace)
+        if candidates.floor <= worst and candidates.floor < np.inf:
+            # too many logits lie close together for the first scan's candidates: take every one that could matter
+            with trace.step("scan again") as step:
+                (wider,) = self.scanner.scan([comparison], [mask], 0, [worst])
+                step.bytes = len(self) * comparison.columns.size
+                step.detail = f"{wider.rows.size} candidates could be nearer than {worst:.4f}"
+            rows, distances, worst = self._read(comparison, limit, wider, trace)
+        return self.ranked(rows, distances, limit)
+
+    def _read(
+        self, comparison: Comparison, limit: int, candidates: Candidates, trace: Trace
+    ) -> tuple[Rows, NDArray[np.float64], float]:
+        """Return exact distances of the candidates that can matter, and the distance of the ``limit``-th nearest."""
+        with trace.step("re-rank") as step:
+            first = min(candidates.rows.size, 2 * limit)
+            distances = self.distances(comparison, candidates.rows[:first])
+            worst = np.inf
+            if first >= limit:
+                worst = float(np.partition(distances, limit - 1)[limit - 1])
+                last = int(np.searchsorted(candidates.bounds, worst, side="right"))
+                if last > first:
+                    distances = np.concatenate([distances, self.distances(comparison, candidates.rows[first:last])])
+                    worst = float(np.partition(distances, limit - 1)[limit - 1])
+            rows = candidates.rows[: distances.size]
+            step.bytes = 2 * rows.size * comparison.columns.size
+            step.detail = f"{rows.size} of {candidates.rows.size} candidates, fp16"
+        keep = distances <= worst
+        return rows[keep], distances[keep], worst
+
+    def _brute(self, comparison: Comparison, limit: int, mask: Mask | None) -> Found:
+        rows = np.flatnonzero(mask).astype(np.int64) if mask is not None else np.arange(len(self), dtype=np.int64)
+        found = self.distances(comparison, rows)
+        if rows.size > limit:
+            keep = found <= np.partition(found, limit - 1)[limit - 1]
+            rows, found = rows[keep], found[keep]
+        return self.ranked(rows, found, limit)

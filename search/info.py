@@ -1,0 +1,95 @@
+"""What an index is: versions, sizes, memory, and how good its approximate part was measured to be. And its check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search import layout, tiles
+from search.codes import ERROR, HIGH, LOW, STEP
+from workspace import Workspace, WorkspaceError
+
+if TYPE_CHECKING:
+    from search.gallery import Gallery
+
+
+def describe(gallery: Gallery) -> dict[str, Any]:
+    """Return what ``hubprobe index info`` prints, as plain values.
+
+    ``memory`` is the formula in words and its value: what the process holds, and what the page cache should hold for
+    warm queries. ``recall`` is measured when the index is built; parts that are not listed there are exact.
+    """
+    manifest, rows, n = gallery.manifest, len(gallery), gallery.n_probes
+    files = [file for entry in manifest["tiles"] for file in entry["files"]]
+    parts = {end: sum(f["bytes"] for f in files if f["name"].endswith(end)) for end in (".u8", ".f16", ".over")}
+    tables = gallery.folder / "lance"
+    lance = {name: layout.folder_bytes(tables / f"{name}.lance") for name in ("models", "logits", "vectors")}
+    total = layout.folder_bytes(gallery.folder)
+    resident = gallery.models.nbytes + gallery.logits.nbytes
+    return {
+        "version": manifest["version"],
+        "format": manifest["format"],
+        "probe_set": manifest["probe_set"],
+        "probes": n,
+        "models": gallery.models.num_rows,
+        "logits": rows,
+        "tiles": len(gallery.tiles),
+        "encoder": manifest["encoder"] and {k: manifest["encoder"][k] for k in ("name", "commit", "dim", "templates")},
+        "bytes": {
+            "total": total,
+            "per_logit": round(total / max(rows, 1)),
+            "codes": parts[".u8"],
+            "exact": parts[".f16"],
+            "overflow": parts[".over"],
+            **{f"lance_{name}": size for name, size in lance.items()},
+        },
+        "memory": {
+            "formula": "tables + a byte per logit and remembered filter; page cache: logits x probes for the codes",
+            "tables": resident,
+            "codes": rows * n,
+            "read_per_query": "logits x k bytes of codes, then 2 x k bytes of each candidate",
+        },
+        "codes": {"low": LOW, "high": HIGH, "step": STEP, "error": ERROR},
+        "vector_index": manifest["vector_index"],
+        "recall": manifest["recall"],
+        "exact": "logit, model, family and concept search: proven per query by the codes' error bound",
+        "versions": manifest["versions"],
+    }
+
+
+def verify(workspace: Workspace) -> dict[str, int]:
+    """Read every byte of the index in use and compare it with its checksums; return what was read.
+
+    Raises `MissingStepError` when there is no index and `WorkspaceError` at the first file that is damaged.
+    """
+    from search.gallery import Gallery
+
+    folder, manifest, lock = layout.open_current(workspace)
+    read = 0
+    for entry in manifest["tiles"]:
+        info = tiles.TileInfo.from_json(entry)
+        tiles.verify(folder / "tiles", info)
+        read += sum(file.bytes for file in info.files)
+    recorded = {name: (size, sha) for name, size, sha in manifest["files"]}
+    for name, (size, sha) in recorded.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size or tiles.sha256_of(path) != sha:
+            raise WorkspaceError(f"{path} is damaged: run 'hubprobe index --rebuild'")
+        read += size
+    gallery = Gallery(folder, manifest, lock)
+    return {"files": len(recorded) + 3 * len(manifest["tiles"]), "bytes": read, "logits": len(gallery)}
+
+
+def checksums(folder: Path, known: dict[str, list[Any]]) -> list[list[Any]]:
+    """Return ``[name, bytes, sha256]`` of every file of a version but its tiles, which carry their own.
+
+    ``known`` are the entries of the version before by name: files under ``lance/`` never change, so theirs still hold.
+    """
+    found = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if not name.startswith("tiles/") and name not in ("manifest.json", "reader.lock"):
+            old = known.get(name) if name.startswith("lance/") else None
+            size = path.stat().st_size
+            found.append(old if old is not None and old[1] == size else [name, size, tiles.sha256_of(path)])
+    return found
