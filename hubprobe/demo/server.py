@@ -71,6 +71,7 @@ class HubServer:
         )
         self._endpoint = Listener(self._respond, port=port)
         self._cdn = Listener(self._respond_cdn)
+        self._back: threading.Timer | None = None  # set while `down`
 
     @property
     def url(self) -> str:
@@ -89,17 +90,20 @@ class HubServer:
         return self
 
     def stop(self) -> None:
-        """Close the ports and all connections."""
+        """Close the ports and all connections, for good."""
+        if self._back is not None:
+            self._back.cancel()
+            self._back = None
         self._endpoint.stop()
         self._cdn.stop()
 
     def down(self, seconds: float) -> threading.Timer:
         """Refuse connections for ``seconds``, from now on, then be back on the same ports; returns the timer."""
         self.stop()
-        timer = threading.Timer(seconds, self.start)
-        timer.daemon = True
-        timer.start()
-        return timer
+        self._back = threading.Timer(seconds, self.start)
+        self._back.daemon = True
+        self._back.start()
+        return self._back
 
     def __enter__(self) -> HubServer:  # noqa: PYI034 - Self needs Python 3.11
         return self.start()

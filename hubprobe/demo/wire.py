@@ -107,9 +107,13 @@ class _Handler(socketserver.StreamRequestHandler):
         while (raw := self.rfile.readline(_MAX_LINE)) not in (b"\r\n", b"\n", b""):
             name, _, value = raw.decode("latin-1").partition(":")
             headers[name.strip().lower()] = value.strip()
-        size = int(headers.get("content-length", "0") or 0)
+        stated = headers.get("content-length", "0")
+        if not target.startswith("/") or not (stated.isascii() and stated.isdigit()):
+            self._send(method, Response(400), keep=False)
+            return False
+        size = int(stated)
         if size > _MAX_BODY or "transfer-encoding" in headers:
-            self._send(method, Response(413, close=True), keep=False)
+            self._send(method, Response(413), keep=False)
             return False
         body = self.rfile.read(size) if size else b""
         split = urlsplit(target)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -342,6 +343,25 @@ def test_a_server_that_is_down_refuses_and_comes_back():
             pytest.fail("the server did not come back")
 
 
+def test_a_server_stopped_while_down_stays_stopped():
+    with HubServer([home()]) as server:
+        back = server.down(0.2)
+    back.join(1)
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(server.url + "/api/models")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [b"GET * HTTP/1.1", b"GET /api/models HTTP/1.1\r\nContent-Length: -5", b"GET /", b"\x16\x03\x01",
+     b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked", b"GET / HTTP/1.1\r\nContent-Length: 99999999999"],
+)  # fmt: skip
+def test_what_is_no_request_gets_a_refusal_or_nothing(hub, lines):
+    with socket.create_connection(("127.0.0.1", int(hub.url.rsplit(":", 1)[1])), timeout=5) as connection:
+        connection.sendall(lines + b"\r\n\r\n")
+        assert connection.recv(1000)[:12] in (b"", b"HTTP/1.1 400", b"HTTP/1.1 413")
+
+
 def test_strange_requests_do_not_bring_it_down(hub):
     for target in ("//", "/api/models/%2e%2e/%2e%2e/etc/passwd", f"/{HOME}/resolve/main/../../../../etc/passwd"):
         request = urllib.request.Request(hub.url + target)
@@ -403,3 +423,10 @@ def test_a_folder_of_repositories(tmp_path):
     (tmp_path / "hub.json").write_text(json.dumps({"some-lab/some-model": {"likes": 77}}))
     [repo] = read_folder(tmp_path)
     assert (repo.id, set(repo.files), repo.facts) == ("some-lab/some-model", set(tiny.files()), {"likes": 77})
+
+
+def test_the_table_in_the_docs_is_the_truth():
+    lines = (Path(__file__).parents[2] / "docs" / "demo-hub.md").read_text(encoding="utf-8").splitlines()
+    rows = [line.split("|") for line in lines if line.startswith(f"| `{unhealthy.OWNER}/") and "-vision" in line]
+    said = {row[1].strip(" `"): (row[-3].strip(" `"), row[-2].strip()) for row in rows}
+    assert said == {repo_id: (s.value, s.outcome.value) for repo_id, s in unhealthy.EXPECTED.items()}
