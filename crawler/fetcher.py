@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from crawler.credentials import resolve_token
 from crawler.downloads import download
 from crawler.failures import UnansweredError
 from crawler.inspection import PROCESSORS
-from crawler.repository import ask_paths, entries, new_name, shards, whereabouts
+from crawler.prefetch import Prefetch
+from crawler.repository import Whereabouts, ask_paths, entries, shards, whereabouts
 from crawler.rows import File, is_repo_id
 from crawler.rules import CONFIG, INDEX, WEIGHTS, is_safe_path
 from crawler.store import Store
@@ -51,12 +52,14 @@ class Fetcher:
         self._client = HubClient(workspace.config.endpoint, resolve_token(token))
         self._store = Store(workspace.cache_dir / "models", max_disk_bytes)
         self._keep = keep
+        self._ahead = Prefetch(os.close)
 
     def __repr__(self) -> str:
         return f"Fetcher({self._client.endpoint!r})"
 
     def close(self) -> None:
-        """Close the connections; files handed out stay until they are released."""
+        """Stop fetching ahead and close the connections; files handed out stay until they are released."""
+        self._ahead.close()
         self._client.close()
 
     def __call__(self, row: Mapping[str, Any]) -> Fetched:
@@ -70,7 +73,9 @@ class Fetcher:
         name = model_file_name(repo_id, sha)
         deadline = Deadline(MODEL_SECONDS)
         try:
-            handle = self._hold(row, name, deadline)
+            handle = self._ahead.take(name)
+            if handle is None:
+                handle = self._hold(row, name, deadline)
         except ModelError as error:
             raise ModelError(error.status, error.reason, repo_id=repo_id, sha=sha) from error
         except UnansweredError as error:
@@ -81,17 +86,39 @@ class Fetcher:
         size = sum(path.stat().st_size for path in folder.iterdir())
         return Fetched(folder, size, time.monotonic() - started, _Release(self._store, name, handle, keep=self._keep))
 
-    def _hold(self, row: Mapping[str, Any], name: str, deadline: Deadline) -> int:
+    def prefetch(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Fetch these catalog rows in the background, in this order, and keep them until they are asked for.
+
+        Call it again as the order becomes known: a new plan replaces the old one. A model that finds no room beside
+        those in use waits for its demand; what goes wrong is raised then.
+        """
+        self._ahead.plan([(model_file_name(str(row["id"]), str(row["sha"])), self._bringer(row)) for row in rows])
+
+    def _bringer(self, row: Mapping[str, Any]) -> Callable[[], int | None]:
+        name = model_file_name(str(row["id"]), str(row["sha"]))
+
+        def bring() -> int | None:
+            try:
+                return self._hold(row, name, Deadline(MODEL_SECONDS), patient=False)
+            except _NoRoomError:
+                return None
+
+        return bring
+
+    def _hold(self, row: Mapping[str, Any], name: str, deadline: Deadline, *, patient: bool = True) -> int:
         """Return a shared lock on the whole model, fetching it first where it is not there."""
         while True:
-            with self._store.locked(name):
-                if not self._store.is_complete(name):
-                    self._bring(row, name, deadline)
             handle = self._store.lock(name, shared=True)
             assert handle is not None
             if self._store.is_complete(name):
                 return handle
-            os.close(handle)  # another process made room between the two locks
+            os.close(handle)
+            with self._store.locked(name):
+                if not self._store.is_complete(name):
+                    try:
+                        self._bring(row, name, deadline, patient=patient)
+                    finally:
+                        self._store.settle(name)
 
     def _cause(self, repo_id: str, error: UnansweredError, deadline: Deadline) -> tuple[Status, str]:
         """A repository that is not there under its name may have another one."""
@@ -100,13 +127,13 @@ class Fetcher:
         found = whereabouts(self._client, repo_id, deadline)
         return (found.status, found.reason) if found is not None else (error.status, error.reason)
 
-    def _bring(self, row: Mapping[str, Any], name: str, deadline: Deadline) -> None:
+    def _bring(self, row: Mapping[str, Any], name: str, deadline: Deadline, *, patient: bool) -> None:
         repo_id, sha = str(row["id"]), str(row["sha"])
         if not is_repo_id(repo_id) or not sha.isalnum():
             raise ModelError(Status.MALFORMED_ROW)
         files = self._wanted(row, deadline)
         folder = self._store.folder(name)
-        self._room(sum(file.size or 0 for file in files))
+        self._room(name, sum(file.size or 0 for file in files), patient=patient)
         folder.mkdir(parents=True, exist_ok=True)
         for file in files:
             target = folder / file.path
@@ -116,16 +143,18 @@ class Fetcher:
             _clear(folder, {file.path for file in files})
         self._store.complete(name)
 
-    def _room(self, needed: int) -> None:
+    def _room(self, name: str, needed: int, *, patient: bool) -> None:
+        allowed = self._store.max_bytes
+        if allowed is not None and needed > allowed:
+            raise ModelError(Status.DISK_FULL, f"it needs {needed:,} bytes, --max-disk allows {allowed:,}")
         end = time.monotonic() + ROOM_SECONDS
-        while not self._store.make_room(needed):
-            if self._store.max_bytes is not None and needed > self._store.max_bytes:
-                raise ModelError(
-                    Status.DISK_FULL, f"needs {needed:,} bytes, --max-disk allows {self._store.max_bytes:,}"
-                )
+        while not self._store.make_room(name, needed):
+            if not patient:
+                raise _NoRoomError
             if time.monotonic() > end:
                 raise ModelError(Status.DISK_FULL, "models in use take all the space that --max-disk allows")
-            time.sleep(0.2)
+            self._ahead.make_way()
+            time.sleep(0.1)
 
     def _wanted(self, row: Mapping[str, Any], deadline: Deadline) -> list[File]:
         """Return the files a probe needs, each with size and hash, asking the Hub for those the row lacks."""
@@ -145,7 +174,8 @@ class Fetcher:
         if lacking:
             answer = ask_paths(self._client, str(row["id"]), str(row["sha"]), lacking, deadline)
             if answer.location is not None:
-                raise ModelError(Status.RENAMED, f"renamed to {new_name(answer.location) or 'another name'}")
+                found = Whereabouts.of_redirect(self._client, str(row["id"]), answer.location)
+                raise ModelError(found.status, found.reason)
             known |= {entry.path: entry for entry in entries(answer.body)}
         for file in known.values():
             if file.size is None or not (file.sha256 or file.oid):
@@ -162,6 +192,10 @@ class Fetcher:
             url = self._client.resolve_url(str(row["id"]), str(row["sha"]), INDEX)
             download(self._client, url, replace(index), target, deadline)
         return shards(target.read_bytes())
+
+
+class _NoRoomError(Exception):
+    """There is no room for a model that nobody has asked for yet."""
 
 
 class _Release:

@@ -172,7 +172,7 @@ class Inspector:
         wanted = [*decision.known, *(p for p in PROCESSORS if p in listed.paths)]
         answer = ask_paths(self._client, listed.id, listed.sha, wanted, deadline)
         if answer.location is not None:
-            found = Whereabouts.renamed(answer.location)
+            found = Whereabouts.of_redirect(self._client, listed.id, answer.location)
             decision.status, decision.reason, decision.renamed_to = found.status, found.reason, found.renamed_to
             return
         stated = {entry.path: entry for entry in entries(answer.body)}

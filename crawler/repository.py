@@ -35,10 +35,12 @@ class Whereabouts:
     renamed_to: str | None = None
 
     @classmethod
-    def renamed(cls, location: str) -> Whereabouts:
-        """Read the address that the API redirects to."""
+    def of_redirect(cls, client: HubClient, repo_id: str, location: str) -> Whereabouts:
+        """Read where the API redirects to: another name on the same Hub is a renaming, anything else makes no sense."""
         name = new_name(location)
-        return cls(Status.RENAMED, f"renamed to {name}" if name else Status.RENAMED.meaning, name or None)
+        if not client.same_origin(location) or not name or name == repo_id:
+            return cls(Status.SERVER_ERROR, "the API redirects to a place that is no repository's new name")
+        return cls(Status.RENAMED, f"renamed to {name}", name)
 
 
 def whereabouts(client: HubClient, repo_id: str, deadline: Deadline) -> Whereabouts | None:
@@ -54,7 +56,11 @@ def ask_row(client: HubClient, repo_id: str, deadline: Deadline) -> Any:
         answer = client.read(url, limit=MAX_ANSWER, deadline=deadline, follow=False, check=_is_object)
     except UnansweredError as error:
         return Whereabouts(error.status, error.reason)
-    return json.loads(answer.body) if answer.location is None else Whereabouts.renamed(answer.location)
+    return (
+        json.loads(answer.body)
+        if answer.location is None
+        else Whereabouts.of_redirect(client, repo_id, answer.location)
+    )
 
 
 def _is_object(answer: Answer) -> None:

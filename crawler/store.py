@@ -10,6 +10,7 @@ import fcntl
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,8 @@ class Store:
 
     def __init__(self, root: Path, max_bytes: int | None) -> None:
         self.root, self.max_bytes = root, max_bytes
+        self._lock = threading.Lock()
+        self._kept: dict[str, int] = {}
 
     def folder(self, name: str) -> Path:
         """Return where the model ``name`` lies or will lie."""
@@ -49,13 +52,19 @@ class Store:
     def lock(self, name: str, *, shared: bool, wait: bool = True) -> int | None:
         """Lock a model and return the lock's file descriptor; None when another holds it and ``wait`` is False."""
         self.root.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.root / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
+        path = self.root / f"{name}.lock"
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+                if path.stat().st_ino == os.fstat(descriptor).st_ino:
+                    return descriptor
+            except BlockingIOError:
+                os.close(descriptor)
+                return None
+            except FileNotFoundError:
+                logger.debug("the lock of %s went with its model; taking a new one", name)
             os.close(descriptor)
-            return None
-        return descriptor
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
@@ -71,18 +80,31 @@ class Store:
         """Return the bytes that all models take, unfinished ones included."""
         return sum(_size(path) for path in self._folders())
 
-    def make_room(self, needed: int) -> bool:
-        """Delete models nobody uses, longest unused first, until ``needed`` bytes more fit; False if they do not."""
+    def make_room(self, name: str, needed: int) -> bool:
+        """Delete models nobody uses, longest unused first, until ``needed`` bytes for ``name`` fit; return if they do.
+
+        The room is then kept for it until `settle`, so that fetches beside each other do not count on the same bytes.
+        """
         if self.max_bytes is None:
             return True
-        used = self.used()
-        for folder in sorted(self._folders(), key=self._last_use):
-            if used + needed <= self.max_bytes:
-                break
-            size = _size(folder)
-            if self.remove(folder.name):
-                used -= size
-        return used + needed <= self.max_bytes
+        with self._lock:
+            folders = {folder.name: _size(folder) for folder in self._folders()}
+            taken = {other: max(folders.get(other, 0), size) for other, size in self._kept.items()}
+            used = sum((folders | taken).values()) - (folders | taken).get(name, 0)
+            for folder in sorted(self._folders(), key=self._last_use):
+                if used + needed <= self.max_bytes:
+                    break
+                if folder.name != name and folder.name not in self._kept and self.remove(folder.name):
+                    used -= folders.get(folder.name, 0)
+            if used + needed > self.max_bytes:
+                return False
+            self._kept[name] = needed
+            return True
+
+    def settle(self, name: str) -> None:
+        """Stop keeping room for a model: it is on disk, or will not come."""
+        with self._lock:
+            self._kept.pop(name, None)
 
     def remove(self, name: str) -> bool:
         """Delete a model unless somebody uses it; return whether it is gone."""
@@ -93,6 +115,7 @@ class Store:
             # The mark goes first: a kill in between leaves a folder that is fetched again, never half a model.
             (self.root / f"{name}{_DONE}").unlink(missing_ok=True)
             shutil.rmtree(self.root / name, ignore_errors=True)
+            (self.root / f"{name}.lock").unlink(missing_ok=True)
         finally:
             os.close(descriptor)
         return True

@@ -15,11 +15,11 @@ from workspace import Config, CrawlConfig, Workspace
 
 
 @pytest.fixture(scope="session")
-def names(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder in which transformers and timm have been asked once for all tests."""
-    cache = tmp_path_factory.mktemp("names")
-    Architectures.load(cache)
-    return cache
+def names(pytestconfig: pytest.Config) -> Path:
+    """A cache folder in which transformers and timm have been asked once, for this run and the next ones."""
+    folder: Path = pytestconfig.cache.mkdir("crawler-names")  # type: ignore[union-attr]
+    Architectures.load(folder)
+    return folder
 
 
 def healthy(name: str, **changes: Any) -> Repo:
