@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from search.encoders import Encoder, load_encoder
     from search.evaluation import Evaluation, evaluate
     from search.evidence import contact_sheet
+    from search.info import verify
     from search.query import Query
     from search.reader import Index, open  # noqa: A004 - reads as search.open(workspace)
     from search.scoring import SCORINGS
+    from search.statements import sql
 
 __all__ = [
     "SCORINGS",
@@ -32,6 +34,8 @@ __all__ = [
     "index",
     "load_encoder",
     "open",
+    "sql",
+    "verify",
 ]
 
 _HOME = {
@@ -47,6 +51,8 @@ _HOME = {
     "index": "build",
     "load_encoder": "encoders",
     "open": "reader",
+    "sql": "statements",
+    "verify": "info",
 }
 
 

@@ -96,13 +96,12 @@ class Evaluator:
     def mask(self, condition: Condition, model_of: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Return which logits meet ``condition``, bool ``[logits]``; raises `QueryError` when it cannot be computed."""
         table, column = ("hits", "position") if condition.on_logits else ("models", "model")
-        node = json.loads(_serialised(f"SELECT {column} FROM {table} WHERE true"))
+        node = json.loads(serialised(f"SELECT {column} FROM {table} WHERE true"))
         node["statements"][0]["node"]["where_clause"] = condition.tree
         self._prepare(condition)
         cursor = self._connection.cursor()
         try:
-            sql = cursor.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(node)]).fetchone()
-            found = cursor.execute(str(sql[0])).fetchnumpy()[column] if sql else np.empty(0, np.int64)
+            found = cursor.execute(deserialised(json.dumps(node))).fetchnumpy()[column]
         except duckdb.Error as error:
             raise QueryError(f"the filter cannot be computed: {printable(error, 300)}") from error
         finally:
@@ -143,7 +142,7 @@ def _check(tree: dict[str, Any]) -> set[str]:
 
 def _select(sql: str, text: str) -> dict[str, Any]:
     try:
-        parsed = json.loads(_serialised(sql))
+        parsed = json.loads(serialised(sql))
     except RecursionError as error:
         raise QueryError(f"the filter is nested too deeply: {printable(text)}") from error
     except duckdb.Error as error:
@@ -158,17 +157,28 @@ def _select(sql: str, text: str) -> dict[str, Any]:
 
 def _without(node: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
     """Return the statement as it must look when ``tree`` is all that the user's text added to it."""
-    empty: dict[str, Any] = json.loads(_serialised("SELECT 1 FROM hits WHERE true"))["statements"][0]["node"]
+    empty: dict[str, Any] = json.loads(serialised("SELECT 1 FROM hits WHERE true"))["statements"][0]["node"]
     return {**empty, "where_clause": tree} if empty.keys() == node.keys() else empty
 
 
-def _serialised(sql: str) -> str:
+def serialised(sql: str) -> str:
+    """Return DuckDB's parse of SELECT statements, or of an error, as JSON text; nothing is run."""
     cursor = _parser().cursor()
     try:
         found = cursor.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
     finally:
         cursor.close()
     return str(found[0]) if found else "{}"
+
+
+def deserialised(tree: str) -> str:
+    """Return the SQL text of a parse made by `serialised`."""
+    cursor = _parser().cursor()
+    try:
+        found = cursor.execute("SELECT json_deserialize_sql(?::JSON)", [tree]).fetchone()
+    finally:
+        cursor.close()
+    return str(found[0]) if found else ""
 
 
 @lru_cache(maxsize=1)

@@ -22,6 +22,7 @@ from search.info import describe
 from search.neighbours import Neighbours
 from search.query import Query, Unit
 from search.scoring import compile_query
+from search.statements import sql as run_sql
 from workspace import QueryError, Workspace
 
 if TYPE_CHECKING:
@@ -176,6 +177,10 @@ class Index:
             if self._neighbours is None:
                 self._neighbours = Neighbours(self.gallery)
             return self._neighbours
+
+    def sql(self, statement: str, *, allow: Sequence[str] = (), timeout_s: float | None = None) -> pa.Table:
+        """Answer one SELECT over the workspace's tables, with ``search(...)`` in it; see `search.sql`."""
+        return run_sql(self.workspace, statement, index=self, allow=allow, timeout_s=timeout_s)
 
     def info(self) -> dict[str, Any]:
         """Return version, sizes, encoder, memory and the measured recall of what is approximate; see `search.info`."""

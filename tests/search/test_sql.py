@@ -1,0 +1,125 @@
+"""SQL: every question of the documentation, searches inside it, and everything it must not do."""
+
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import search
+from workspace import MissingStepError, QueryError
+
+PAGE = Path(__file__).parents[2] / "docs" / "sql.md"
+QUESTIONS = re.findall(r"### (\d+\. .*?)\n\n```sql\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def asked(made, opened):
+    made.workspace.manifest("20261122T120000Z-probe-1a2b", {"counts": {"ok": 12}})
+    return opened
+
+
+def test_there_are_fifteen_questions():
+    assert [int(title.split(".")[0]) for title, _ in QUESTIONS] == list(range(1, 16))
+
+
+@pytest.mark.parametrize(("title", "statement"), QUESTIONS, ids=[title for title, _ in QUESTIONS])
+def test_a_question_of_the_documentation(asked, title, statement):
+    table = asked.sql(statement)
+    empty = title.startswith(("2.", "6.", "9."))  # whether there is anything to find is up to the workspace
+    assert table.num_columns >= 3
+    assert table.num_rows > 0 or empty
+
+
+def test_a_search_in_sql_is_the_search(opened):
+    table = opened.sql(
+        "SELECT repo_id, sha, logit, score FROM search('dog', n := 7, filter := 'likes > 3') ORDER BY rank"
+    )
+    expected = opened.search("dog").where("likes > 3").limit(7).to_arrow()
+    assert table.to_pylist() == expected.select(["repo_id", "sha", "logit", "score"]).to_pylist()
+    near = opened.sql("FROM similar('owner1/model-001', 0, n := 3, whole := true)")
+    assert near.num_rows == 3
+
+
+def test_joins_aliases_and_subqueries(opened):
+    table = opened.sql(
+        "SELECT s.rank, l.std, m.parameters FROM search('dog''s', n := 5) AS s "
+        "JOIN models m USING (repo_id, sha) JOIN logits l USING (repo_id, sha, logit) "
+        "WHERE s.rank <= (SELECT max(rank) FROM search('cat', n := 3)) ORDER BY 1"
+    )
+    assert table.column("rank").to_pylist() == [1, 2, 3]
+    assert opened.sql("SELECT * FROM search('dog') WHERE search.rank = 1").num_rows == 1
+
+
+def test_the_shape_of_the_workspace_can_be_asked(opened):
+    assert opened.sql("SHOW TABLES;").column("name").to_pylist() == sorted(search.views.VIEWS)
+    assert "downloads" in opened.sql("DESCRIBE models").column("column_name").to_pylist()
+    assert opened.sql("SUMMARIZE logits").num_rows > 5
+    assert opened.sql("SELECT count(*) AS n FROM LOGITS").to_pylist() == [{"n": 120}]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "",
+        "DROP TABLE models",
+        "INSERT INTO models SELECT * FROM models",
+        "CREATE TABLE x AS SELECT 1",
+        "COPY (SELECT 1) TO '/tmp/hubprobe-never.csv'",
+        "ATTACH '/tmp/hubprobe-never.db'",
+        "INSTALL httpfs",
+        "SET threads = 1",
+        "PRAGMA database_list",
+        "SELECT 1; SELECT 2",
+        "SELECT 1; DROP TABLE models",
+        "SELECT * FROM read_text('/etc/passwd')",
+        "SELECT * FROM '/etc/passwd'",
+        "SELECT * FROM read_parquet('https://example.com/x.parquet')",
+        "SELECT * FROM glob('/*')",
+        "SELECT * FROM opened",
+        "SELECT * FROM _found_0",
+        "SELECT * FROM search('dog', m := 3)",
+        "SELECT * FROM search('dog', 'cat')",
+        "SELECT * FROM search()",
+        "SELECT * FROM search('dog', n := 0)",
+        "SELECT * FROM search('dog', n := 'many')",
+        "SELECT * FROM search('dog', filter := 'x; DROP TABLE models')",
+        "SELECT * FROM models, search(models.repo_id)",
+        "SELECT * FROM similar('nobody/here', 0)",
+        "SELECT * FROM similar('owner1/model-001')",
+        "SELECT 1 + ",
+        "SELECT \ud800",
+        "SELECT " + "1 + " * 60_000 + "1",
+        "SELECT " + "(" * 5_000 + "1" + ")" * 5_000,
+    ],
+)
+def test_what_sql_refuses(opened, statement):
+    with pytest.raises(QueryError):
+        opened.sql(statement)
+    assert not Path("/tmp/hubprobe-never.csv").exists()
+
+
+def test_a_long_statement_is_interrupted(opened):
+    with pytest.raises(QueryError, match="longer than"):
+        opened.sql("SELECT count(*) FROM range(1000000000000) a WHERE hash(a.range) % 7 = 3", timeout_s=0.2)
+
+
+def test_only_allowed_folders_are_read(opened, tmp_path):
+    inside, outside = tmp_path / "in" / "x.parquet", tmp_path / "out.parquet"
+    inside.parent.mkdir()
+    for path in (inside, outside):
+        pq.write_table(pa.table({"repo_id": ["owner1/model-001"], "note": ["good"]}), path)
+    table = opened.sql(
+        f"SELECT m.downloads, n.note FROM '{inside}' n JOIN models m USING (repo_id)", allow=[str(inside.parent)]
+    )
+    assert table.to_pylist() == [{"downloads": 100, "note": "good"}]
+    for path in (outside, inside.parent / ".." / "out.parquet"):
+        with pytest.raises(QueryError):
+            opened.sql(f"SELECT * FROM '{path}'", allow=[str(inside.parent)])
+
+
+def test_sql_before_there_is_an_index(fresh):
+    assert search.sql(fresh.workspace, "SELECT count(*) AS n FROM attempts").to_pylist() == [{"n": 5}]
+    with pytest.raises(MissingStepError):
+        search.sql(fresh.workspace, "SELECT * FROM models")
