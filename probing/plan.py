@@ -49,6 +49,7 @@ def make(
     workspace: Workspace,
     probe_set: str,
     *,
+    probes: int,
     limit: int | None,
     retry: Collection[str],
     models: Collection[str] | None,
@@ -64,6 +65,7 @@ def make(
     Args:
         workspace: catalog and attempts.
         probe_set: the probes in use.
+        probes: how many probes a model is to be run on; one that ran on fewer is not done.
         limit: models run at most.
         retry: statuses whose models are run again.
         models: repositories (``owner/name``, or ``owner/name@sha``) to keep to.
@@ -72,7 +74,7 @@ def make(
     wanted = statuses(retry)
     last = {
         (a["repo_id"], a["sha"]): a
-        for a in workspace.attempts(["repo_id", "sha", "attempt", "status", "probe_set"]).to_pylist()
+        for a in workspace.attempts(["repo_id", "sha", "attempt", "status", "probe_set", "probes_run"]).to_pylist()
     }
     deaths, busy = inflight.recover(workspace)
     started = runs.now()
@@ -90,9 +92,7 @@ def make(
                 skip.append(skipped(row, number, started, probe_set=probe_set, **fields))
             else:
                 done += 1
-        elif key in busy or (
-            before is not None and before["probe_set"] == probe_set and before["status"] not in wanted
-        ):
+        elif key in busy or (before is not None and _is_done(before, probe_set, probes, wanted)):
             done += 1
         else:
             fresh = before is not None and before["status"] == Status.CRASHED.value  # asked for by --retry crashed
@@ -104,6 +104,12 @@ def make(
         runnable = runnable[:limit]
     runnable.sort(key=lambda pair: (pair[1].deaths >= inflight.LAST_AFTER, -_size(pair[0]), pair[1].repo_id))
     return Plan(skip, [task for _, task in runnable], done)
+
+
+def _is_done(before: Mapping[str, Any], probe_set: str, probes: int, retry: Collection[str]) -> bool:
+    if before["probe_set"] != probe_set or before["status"] in retry:
+        return False
+    return bool(before["status"] != Status.OK.value or (before["probes_run"] or 0) >= probes)
 
 
 _COLUMNS = [

@@ -3,65 +3,32 @@
 from __future__ import annotations
 
 import logging
+import queue
+from collections import deque
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, replace
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow.parquet as pq
 
-from probing import attempts, inflight, plan
+from probing import attempts, inflight, plan, subset
 from probing.attempts import Attempt
+from probing.fetching import Fetching, Taken
 from probing.group import Group, choose_device, cpu_threads
 from probing.plan import Task
 from probing.report import Bar, ProbeSummary, summarise, write_manifest
-from probing.single import Settings, run_to_end
-from probing.worker import Child
-from workspace import ConfigError, ModelError, Status, Workspace, runs
+from probing.runners import Child, InProcess, Runner
+from probing.single import Settings
+from probing.stages import Job
+from workspace import ConfigError, ModelError, Status, Workspace, WorkspaceError, runs
 from workspace.files import write_table
-from workspace.seams import Fetch, Fetched
+from workspace.seams import Fetch
 
 _log = logging.getLogger(__name__)
 
-
-class Runner(Protocol):
-    """Runs one model to its end."""
-
-    def run(self, attempt: Attempt, row: Mapping[str, Any], folder: Path) -> None:
-        """Run the model in ``folder``; ``attempt`` holds its end."""
-        ...
-
-    def close(self) -> None:
-        """Give back what it holds."""
-        ...
-
-
-@dataclass
-class InProcess:
-    """Runs models in this very process: quick to start and easy to debug, but a model's crash is ours."""
-
-    workspace: Workspace
-    settings: Settings
-
-    def run(self, attempt: Attempt, row: Mapping[str, Any], folder: Path) -> None:
-        """Run the model in ``folder``; ``attempt`` holds its end."""
-        run_to_end(self.workspace, folder, attempt, row, self.settings)
-
-    def close(self) -> None:
-        """Hold nothing."""
-
-
-@dataclass
-class _Taken:
-    """A task with its files, or with the error that fetching them met."""
-
-    task: Task
-    row: Mapping[str, Any]
-    attempt: Attempt
-    fetched: Fetched | None
-    error: ModelError | None
+DEVICE_BATCH = 4
+"""Times the configured batch size that an accelerator runs at once: 64 images leave a GPU idle between kernels."""
 
 
 def probe(
@@ -72,6 +39,10 @@ def probe(
     retry: Collection[str] = (),
     batch_size: int | None = None,
     device: str | None = None,
+    fraction: float | None = None,
+    probes_per_model: int | None = None,
+    core: int = 0,
+    precision: str = "auto",
     models: Collection[str] | None = None,
     run_id: str | None = None,
     progress: bool = True,
@@ -89,6 +60,11 @@ def probe(
         retry: statuses whose models are run again, such as ``("timeout", "crashed")``.
         batch_size: images in a forward pass; the configuration's when None. Part of what decides the last bits.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; what there is when None.
+        fraction: run each model on this share of the probes, a random subset of its own; all when None. Raised
+            later, only what is missing is run; so a call without it completes what was run in part.
+        probes_per_model: the same, as a number of probes.
+        core: how many of them are the same for all models.
+        precision: ``auto`` uses half precision on a GPU when the first batch agrees with float32; or ``float32``.
         models: keep to these repositories.
         run_id: name of the run's manifest; made up when None.
         progress: show a bar on stderr.
@@ -104,14 +80,18 @@ def probe(
     for name, value in (("limit", limit), ("batch_size", batch_size)):
         if value is not None and value <= 0:
             raise ConfigError(f"{name} must be positive, not {value}")
+    if precision not in ("auto", "float32"):
+        raise ConfigError(f"precision must be 'auto' or 'float32', not {precision!r}")
     plan.statuses(retry)
     started, started_at = perf_counter(), runs.now().isoformat()
     group = Group.join()
     probe_set = str(group.share("probe_set", workspace.probe_set if group.is_first else None))
     run = str(group.share("run_id", (run_id or runs.new_run_id("probe")) if group.is_first else None))
     common = {"probe_set": probe_set, "run_id": run, "config_hash": workspace.config.hash, "versions": runs.versions()}
-    tasks = _tasks(workspace, group, probe_set, common, limit, retry, models)
     settings = _settings(workspace, group, probe_set, batch_size, device)
+    count = max(subset.size(settings.n_probes, fraction, probes_per_model), min(core, settings.n_probes))
+    settings = replace(settings, probes_per_model=count, core=core, precision=precision)
+    tasks = _tasks(workspace, group, probe_set, common, limit, retry, models, count)
     if tasks:
         _run_all(workspace, fetch, group, tasks, settings, common, progress=progress, isolate=isolate)
     group.done()
@@ -137,11 +117,20 @@ def _tasks(
     limit: int | None,
     retry: Collection[str],
     models: Collection[str] | None,
+    count: int,
 ) -> list[Task]:
     """Return the queue, the same for all processes; the first one makes it and books what is skipped."""
     made: list[list[Any]] | None = None
     if group.is_first:
-        todo = plan.make(workspace, probe_set, limit=limit, retry=retry, models=models, **_without(common, "probe_set"))
+        todo = plan.make(
+            workspace,
+            probe_set,
+            probes=count,
+            limit=limit,
+            retry=retry,
+            models=models,
+            **_without(common, "probe_set"),
+        )
         if todo.skip:
             write_table(workspace.attempts_dir / f"skipped-{common['run_id']}.parquet", attempts.table(todo.skip))
         made = [[t.repo_id, t.sha, t.number, t.deaths] for t in todo.tasks]
@@ -153,11 +142,14 @@ def _settings(
 ) -> Settings:
     path = workspace.probes_dir(probe_set) / "probes.parquet"
     caps, config = workspace.config.crawl, workspace.config.probe
+    n_probes = pq.read_metadata(path).num_rows
+    chosen = choose_device(device, group.local_rank)
     return Settings(
         probe_set=probe_set,
-        n_probes=pq.read_metadata(path).num_rows,
-        batch_size=batch_size or config.batch_size,
-        device=choose_device(device, group.local_rank),
+        n_probes=n_probes,
+        probes_per_model=n_probes,
+        batch_size=batch_size or config.batch_size * (1 if chosen == "cpu" else DEVICE_BATCH),
+        device=chosen,
         threads=cpu_threads(group.local_size),
         seconds_per_model=config.seconds_per_model,
         max_parameters=caps.max_parameters,
@@ -177,61 +169,87 @@ def _run_all(
     progress: bool,
     isolate: bool,
 ) -> None:
+    """Keep the fetchers and the runner busy, and book what ends, until the queue is empty. One thread decides."""
+    events: queue.Queue[Any] = queue.Queue()
+    runner: Runner = (Child if isolate else InProcess)(workspace, settings, events)
     rows = {(r["id"], r["sha"]): r for r in workspace.catalog().to_pylist()}
-    runner: Runner = Child(workspace, settings) if isolate else InProcess(workspace, settings)
     bar = Bar(len(tasks), progress and group.is_first)
 
-    def take() -> _Taken | None:
+    def take() -> Taken | None:
         place = group.pull()
         if place >= len(tasks):
             return None
         task = tasks[place]
-        row = rows[task.repo_id, task.sha]
         attempt = Attempt(task.repo_id, task.sha, task.number, rank=group.rank, **common)
-        return _fetch(fetch, task, row, attempt)
+        return Taken(task, rows[task.repo_id, task.sha], attempt)
 
-    # one model ahead: while one runs, the next is fetched
-    with ThreadPoolExecutor(1, thread_name_prefix="fetch") as ahead:
-        try:
-            coming = ahead.submit(take)
-            while (taken := coming.result()) is not None:
-                coming = ahead.submit(take)
-                _run_one(workspace, runner, taken)
-                bar.add(taken.attempt.fields, group.booked())
-        finally:
-            runner.close()
-            bar.close()
+    fetching = Fetching(fetch, take, events)
+    ready: deque[Taken] = deque()
+    inside: dict[str, Taken] = {}
 
+    def book(taken: Taken) -> None:
+        _commit(workspace, taken)
+        inside.pop(taken.attempt.stem, None)
+        fetching.booked(taken)
+        bar.add(taken.attempt.fields, group.booked())
 
-def _fetch(fetch: Fetch, task: Task, row: Mapping[str, Any], attempt: Attempt) -> _Taken:
+    coming = True
     try:
-        if task.deaths >= inflight.GIVE_UP_AFTER:
-            reason = f"was being run each of the {task.deaths} times that the whole run ended in between"
-            raise ModelError(Status.CRASHED, f"{reason}; '--retry crashed' tries it again")
-        with attempt.phase("fetch"):
-            fetched = fetch(row)
-        attempt.fields["bytes_fetched"] = fetched.bytes_fetched
-    except ModelError as error:
-        return _Taken(task, row, attempt, None, error)
-    return _Taken(task, row, attempt, fetched, None)
-
-
-def _run_one(workspace: Workspace, runner: Runner, taken: _Taken) -> None:
-    """Run one model and commit its row. Its mark stays only if this process dies in between."""
-    attempt, task = taken.attempt, taken.task
-    mark = inflight.path_of(workspace, attempt.stem)
-    try:
-        if taken.error is not None:
-            attempt.end(taken.error)
-        else:
-            assert taken.fetched is not None
-            inflight.put(workspace, attempt.stem, task.repo_id, task.sha, task.deaths)
-            runner.run(attempt, taken.row, taken.fetched.folder)
-        attempt.commit(workspace)
+        while coming or ready or inside:
+            while ready and runner.free() > 0:
+                taken = ready.popleft()
+                inside[taken.attempt.stem] = taken
+                inflight.put(workspace, taken.attempt.stem, taken.task.repo_id, taken.task.sha, taken.task.deaths)
+                assert taken.fetched is not None
+                runner.submit(Job(taken.attempt, taken.row, taken.fetched.folder))
+            try:
+                event = events.get(timeout=1.0)
+            except queue.Empty:
+                ended = runner.tick()
+            else:
+                ended = []
+                if event is None:
+                    coming = False
+                elif isinstance(event, Exception):
+                    raise event
+                elif not isinstance(event, Taken):
+                    ended = runner.handle(event)
+                elif (error := event.error or _given_up(event.task)) is not None:
+                    event.attempt.end(error)
+                    book(event)
+                else:
+                    ready.append(event)
+            for job in ended:
+                book(inside[job.attempt.stem])
     finally:  # also on Ctrl-C, which is no death
-        mark.unlink(missing_ok=True)
-        if taken.fetched is not None:
-            taken.fetched.release()
+        for taken in [*inside.values(), *ready]:
+            _let_go(workspace, taken)
+        runner.close()
+        fetching.stop()
+        bar.close()
+
+
+def _given_up(task: Task) -> ModelError | None:
+    if task.deaths < inflight.GIVE_UP_AFTER:
+        return None
+    reason = f"was being run each of the {task.deaths} times that the whole run ended in between"
+    return ModelError(Status.CRASHED, f"{reason}; '--retry crashed' tries it again")
+
+
+def _commit(workspace: Workspace, taken: Taken) -> None:
+    """Write the row of a model that ended. A full disk ends the run instead: it is nothing the model did."""
+    try:
+        if taken.attempt.fields["status"] == Status.DISK_FULL.value:
+            raise WorkspaceError(f"the disk is full ({taken.attempt.fields['reason']}): free space and run again")
+        taken.attempt.commit(workspace)
+    finally:
+        _let_go(workspace, taken)
+
+
+def _let_go(workspace: Workspace, taken: Taken) -> None:
+    inflight.path_of(workspace, taken.attempt.stem).unlink(missing_ok=True)
+    if taken.fetched is not None:
+        taken.fetched.release()
 
 
 def _without(fields: Mapping[str, Any], key: str) -> dict[str, Any]:

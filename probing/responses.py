@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from workspace import ModelError, Status, records
 from workspace.files import write_table
+
+_log = logging.getLogger(__name__)
 
 CONSTANT = 2.0**-20
 """An output is constant when its standard deviation is at most this share of its largest magnitude: 8 units in the
@@ -32,6 +37,51 @@ def logsumexp(raw: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         with np.errstate(invalid="ignore", divide="ignore"):
             result[start : start + 256] = top + np.log(np.exp(part - top[:, None]).sum(axis=1))
     return result
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What an earlier attempt left: ``raw`` float32 [probes, logits], rebuilt from the stored z-scores, and its probes.
+
+    The z-scores are float16, so a rebuilt response is off by at most 2^-11 of itself; NaN where it was not finite.
+    """
+
+    raw: npt.NDArray[np.float32]
+    probe_ids: npt.NDArray[np.int32]
+
+    def merged(
+        self, raw: npt.NDArray[np.float32], probe_ids: npt.NDArray[np.int32]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+        """Return these responses and new ones together, in ascending order of probes.
+
+        Raises `ModelError` (``wrong_shape``) when the number of logits is another.
+        """
+        if raw.shape[1] != self.raw.shape[1]:
+            raise ModelError(
+                Status.WRONG_SHAPE, f"has {raw.shape[1]} outputs now, and had {self.raw.shape[1]} when it was run first"
+            )
+        ids = np.concatenate([self.probe_ids, probe_ids])
+        order = np.argsort(ids, kind="stable")
+        return np.concatenate([self.raw, raw])[order], ids[order]
+
+
+def read_earlier(path: Path) -> Earlier | None:
+    """Return the responses in ``path``, or None when there are none that can be read: then all are run."""
+    try:
+        rows = pq.read_table(path)
+        first = rows.slice(0, 1).to_pylist()[0]
+        ids = np.asarray(first["probe_ids"], np.int32)
+        raw = np.empty((len(ids), rows.num_rows), np.float32)
+        for i, row in enumerate(rows.select(["mean", "std", "response"]).to_pylist()):
+            if row["response"] is not None:
+                raw[:, i] = np.asarray(row["response"], np.float32) * row["std"] + row["mean"]
+            else:  # constant: the mean is all there is; not finite: there is none
+                raw[:, i] = np.nan if row["mean"] is None else row["mean"]
+    except (OSError, pa.ArrowException, IndexError, KeyError, TypeError, ValueError) as error:
+        if not isinstance(error, FileNotFoundError):
+            _log.warning("%s cannot be read (%r): all its probes are run", path.name, error)
+        return None
+    return Earlier(raw, ids)
 
 
 def table(

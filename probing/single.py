@@ -1,4 +1,4 @@
-"""One model from its fetched folder to its responses file: load, preprocess, forward, write."""
+"""One model from its fetched folder to its responses file, in three stages: prepare, execute, store."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probing import responses
-from probing.attempts import Attempt, as_model_error
+from probing import responses, subset
+from probing.attempts import Attempt
 from probing.checks import Caps
-from workspace import ModelError, Status, Workspace
+from probing.responses import Earlier
+from probing.subset import Ids
+from workspace import Workspace
+
+if TYPE_CHECKING:
+    from probing.forward import Outputs
+    from probing.inputs import Inputs
+    from probing.loading import Loaded
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +38,10 @@ class Settings:
         device: a torch device.
         threads: batches run at once on a CPU.
         seconds_per_model: deadline of one model, all phases but fetching.
-        max_parameters, max_labels, max_image_size: the workspace's caps.
+        max_parameters: cap of the workspace; so are max_labels and max_image_size (pixels).
+        probes_per_model: probes each model is run on; ``n_probes`` for all.
+        core: how many of them are common to all models.
+        precision: ``float32``, or ``auto``: half precision where the device has it and the first batch agrees.
     """
 
     probe_set: str
@@ -43,6 +53,9 @@ class Settings:
     max_parameters: int
     max_labels: int
     max_image_size: int
+    probes_per_model: int
+    core: int = 0
+    precision: str = "auto"
 
     @property
     def caps(self) -> Caps:
@@ -50,18 +63,24 @@ class Settings:
         return Caps(self.max_parameters, self.max_labels, self.max_image_size)
 
 
-def run_model(workspace: Workspace, folder: Path, attempt: Attempt, row: Mapping[str, Any], settings: Settings) -> None:
-    """Run the model in ``folder`` and write its responses; fill ``attempt`` with what became known.
+@dataclass
+class Prepared:
+    """A model ready to run on ``probe_ids``; ``earlier`` holds what an earlier, smaller share left."""
 
-    ``row`` is its catalog row, used only for labels that the folder does not give.
+    loaded: Loaded
+    inputs: Inputs
+    probe_ids: Ids
+    earlier: Earlier | None
+    seconds_left: float
 
-    Raises `ModelError` for every end but ``ok``.
-    """
+
+def prepare(workspace: Workspace, folder: Path, attempt: Attempt, settings: Settings) -> Prepared:
+    """Load the model in ``folder`` and its inputs; fill ``attempt`` with what became known. Raises `ModelError`."""
     import torch
 
-    from probing import forward, inputs, loading
+    from probing import inputs, loading
 
-    deadline = monotonic() + settings.seconds_per_model
+    started = monotonic()
     fields = attempt.fields
     fields |= {"device": settings.device, "dtype": "float32", "probe_set": settings.probe_set}
     with attempt.phase("load"):
@@ -73,6 +92,8 @@ def run_model(workspace: Workspace, folder: Path, attempt: Attempt, row: Mapping
             "label_quality": loaded.label_quality,
             "problem_type": loaded.problem_type,
         }
+        # convolutions are quicker on channels-last memory; other layers do not mind
+        loaded.module.to(settings.device).to(memory_format=torch.channels_last)
     with attempt.phase("preprocess"):
         processor = loaded.processor()
         fields |= {
@@ -83,40 +104,67 @@ def run_model(workspace: Workspace, folder: Path, attempt: Attempt, row: Mapping
         prepared = inputs.prepare(
             workspace, settings.probe_set, processor, threads=settings.threads, max_edge=settings.max_image_size
         )
-    probe_ids = np.arange(settings.n_probes, dtype=np.int32)
+        wanted = subset.choose(
+            settings.n_probes,
+            settings.probes_per_model,
+            fields["repo_id"],
+            fields["sha"],
+            settings.probe_set,
+            settings.core,
+        )
+        earlier = responses.read_earlier(workspace.responses_dir(settings.probe_set) / f"{attempt.stem}.parquet")
+        if earlier is not None:
+            missing = wanted[~np.isin(wanted, earlier.probe_ids)]
+            if len(missing) and len(missing) < len(wanted):
+                wanted = missing
+            else:  # asked to run again what was run: nothing of the old is kept
+                earlier = None
+    return Prepared(loaded, prepared, wanted, earlier, settings.seconds_per_model - (monotonic() - started))
+
+
+def execute(prepared: Prepared, attempt: Attempt, settings: Settings) -> Outputs:
+    """Run the model; returns its outputs for ``prepared.probe_ids``. Raises `ModelError`."""
+    from probing import forward
+
     with attempt.phase("forward"):
-        # convolutions are quicker on channels-last memory; other layers do not mind
-        loaded.module.to(settings.device).to(memory_format=torch.channels_last)
         outputs = forward.run(
-            loaded.forward,
-            prepared,
-            probe_ids,
-            num_labels=loaded.num_labels,
+            prepared.loaded.forward,
+            prepared.inputs,
+            prepared.probe_ids,
+            num_labels=prepared.loaded.num_labels,
             batch_size=settings.batch_size,
             device=settings.device,
             threads=settings.threads,
-            deadline=deadline,
+            deadline=monotonic() + prepared.seconds_left,
+            precision=settings.precision,
         )
-        fields |= {"batch_size": outputs.batch_size, "probes_run": len(probe_ids), "num_logits": outputs.raw.shape[1]}
-    with attempt.phase("write"):
-        table = responses.table(fields["repo_id"], fields["sha"], outputs.raw, probe_ids, _labels(loaded.labels, row))
-        fields["num_excluded"] = table.num_rows - table.column("excluded").null_count
-        responses.write(workspace.responses_dir(settings.probe_set) / f"{attempt.stem}.parquet", table, len(probe_ids))
-    fields["peak_memory_bytes"] = peak_memory(settings.device)
+        attempt.fields |= {
+            "batch_size": outputs.batch_size,
+            "dtype": outputs.dtype,
+            "num_logits": outputs.raw.shape[1],
+        }
+    return outputs
 
 
-def run_to_end(
-    workspace: Workspace, folder: Path, attempt: Attempt, row: Mapping[str, Any], settings: Settings
+def store(
+    workspace: Workspace,
+    prepared: Prepared,
+    outputs: Outputs,
+    attempt: Attempt,
+    row: Mapping[str, Any],
+    settings: Settings,
 ) -> None:
-    """Run a model as `run_model` does and write its end, whatever it is, into ``attempt``."""
-    try:
-        run_model(workspace, folder, attempt, row, settings)
-        attempt.ok()
-    except ModelError as error:
-        attempt.end(error)
-    except Exception as error:  # noqa: BLE001 - an error of ours must not end the run: it is logged and booked
-        _log.exception("%s: unexpected error", attempt.fields["repo_id"])
-        attempt.end(as_model_error(error, Status.INTERNAL_ERROR))
+    """Write the responses, those of an earlier share included. Raises `ModelError`."""
+    fields = attempt.fields
+    with attempt.phase("write"):
+        raw, ids = outputs.raw, prepared.probe_ids
+        if prepared.earlier is not None:
+            raw, ids = prepared.earlier.merged(raw, ids)
+        table = responses.table(fields["repo_id"], fields["sha"], raw, ids, _labels(prepared.loaded.labels, row))
+        fields["num_excluded"] = table.num_rows - table.column("excluded").null_count
+        fields["probes_run"] = len(ids)
+        responses.write(workspace.responses_dir(settings.probe_set) / f"{attempt.stem}.parquet", table, len(ids))
+    fields["peak_memory_bytes"] = peak_memory(settings.device)
 
 
 def _labels(own: list[str] | None, row: Mapping[str, Any]) -> list[str] | None:

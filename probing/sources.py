@@ -20,6 +20,7 @@ IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture", "photo", "pixel_values
 
 CAPTION_COLUMNS = (
     "caption", "captions", "text", "sentences", "sentence", "description", "title", "prompt", "alt_text", "txt",
+    "answer",
     "fine_label", "label", "labels", "class", "class_name", "category",
 )  # fmt: skip
 """Names under which data sets keep what an image shows, best first."""

@@ -168,6 +168,7 @@ def settings(workspace: Workspace) -> Settings:
         max_parameters=10_000_000,
         max_labels=1000,
         max_image_size=256,
+        probes_per_model=70,
     )
 
 
