@@ -228,27 +228,12 @@ def body(data: bytes) -> Action:
 
 def repeat_cursor() -> Action:
     """Make a list page name itself as the next page."""
-
-    def act(request: Request, answer: Respond) -> Response:
-        response = answer(request)
-        here = f"http://{request.headers.get('host', '')}{request.target}"
-        others = [(name, value) for name, value in response.headers if name.lower() != "link"]
-        response.headers = [*others, ("Link", f'<{here}>; rel="next"')]
-        return response
-
-    return act
+    return lambda request, answer: _linked(answer(request), f"http://{request.headers.get('host')}{request.target}")
 
 
 def next_page(address: str) -> Action:
     """Make a list page name ``address`` as the next page: another host, or no address at all."""
-
-    def act(request: Request, answer: Respond) -> Response:
-        response = answer(request)
-        others = [(name, value) for name, value in response.headers if name.lower() != "link"]
-        response.headers = [*others, ("Link", f'<{address}>; rel="next"')]
-        return response
-
-    return act
+    return lambda request, answer: _linked(answer(request), address)
 
 
 MALFORMED_ROWS: tuple[Any, ...] = (
@@ -285,6 +270,12 @@ def malformed_rows(rows: Iterable[Any] = MALFORMED_ROWS) -> Action:
         return _replaced(answer(request), insert)
 
     return act
+
+
+def _linked(response: Response, address: str) -> Response:
+    others = [(name, value) for name, value in response.headers if name.lower() != "link"]
+    response.headers = [*others, ("Link", f'<{address}>; rel="next"')]
+    return response
 
 
 def _data(response: Response) -> bytes:
