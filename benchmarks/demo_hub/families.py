@@ -18,7 +18,7 @@ def _even(width: float, step: int = 4) -> int:
     return max(step, round(width / step) * step)
 
 
-def resnet(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
+def resnet(n: int, w: float = 1.0) -> Any:
     """ResNet with basic blocks."""
     sizes = [_even(s * w) for s in (24, 40, 60, 72)]
     return hf.ResNetConfig(
@@ -26,13 +26,13 @@ def resnet(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
     )
 
 
-def resnet_bottleneck(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
+def resnet_bottleneck(n: int, w: float = 1.0) -> Any:
     """ResNet with bottleneck blocks, three stages deep."""
     sizes = [_even(s * w) for s in (48, 96, 160)]
     return hf.ResNetConfig(num_labels=n, embedding_size=24, hidden_sizes=sizes, depths=[2, 2, 2])
 
 
-def regnet(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
+def regnet(n: int, w: float = 1.0) -> Any:
     """RegNetY: grouped convolutions with squeeze and excitation."""
     sizes = [_even(s * w, 8) for s in (32, 48, 96, 136)]
     return hf.RegNetConfig(
@@ -40,7 +40,7 @@ def regnet(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
     )
 
 
-def regnet_x(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
+def regnet_x(n: int, w: float = 1.0) -> Any:
     """RegNetX: as above, without squeeze and excitation."""
     sizes = [_even(s * w, 16) for s in (32, 64, 96, 160)]
     return hf.RegNetConfig(
@@ -48,7 +48,7 @@ def regnet_x(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
     )
 
 
-def convnext(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
+def convnext(n: int, w: float = 1.0) -> Any:
     """ConvNeXt; the layer scale starts at 0.1, for the training is short."""
     sizes = [_even(s * w) for s in (32, 56, 88)]
     return hf.ConvNextConfig(
@@ -56,25 +56,25 @@ def convnext(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
     )
 
 
-def convnextv2(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
+def convnextv2(n: int, w: float = 1.0) -> Any:
     """ConvNeXt V2."""
     sizes = [_even(s * w) for s in (32, 56, 88)]
     return hf.ConvNextV2Config(num_labels=n, num_stages=3, hidden_sizes=sizes, depths=[1, 1, 2], patch_size=4)
 
 
-def mobilenet_v1(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
+def mobilenet_v1(n: int, w: float = 1.0) -> Any:
     """MobileNet V1; its widest layer has 1,024 channels times the multiplier."""
     return hf.MobileNetV1Config(num_labels=n, depth_multiplier=0.22 * w, min_depth=8, classifier_dropout_prob=0.05)
 
 
-def mobilenet_v2(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
+def mobilenet_v2(n: int, w: float = 1.0) -> Any:
     """MobileNet V2; the last layer shrinks with the rest."""
     return hf.MobileNetV2Config(
         num_labels=n, depth_multiplier=0.25 * w, finegrained_output=False, classifier_dropout_prob=0.05
     )
 
 
-def efficientnet(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
+def efficientnet(n: int, w: float = 1.0) -> Any:
     """EfficientNet with four of the seven block groups."""
     return hf.EfficientNetConfig(
         num_labels=n,
@@ -94,7 +94,7 @@ def efficientnet(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
     )
 
 
-def mobilevit(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
+def mobilevit(n: int, w: float = 1.0) -> Any:
     """MobileViT: convolutions with small transformers inside."""
     return hf.MobileViTConfig(
         num_labels=n,
@@ -108,7 +108,7 @@ def mobilevit(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
     )
 
 
-def poolformer(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
+def poolformer(n: int, w: float = 1.0) -> Any:
     """PoolFormer: average pooling as the token mixer."""
     sizes = [_even(s * w) for s in (24, 48, 64, 80)]
     return hf.PoolFormerConfig(
@@ -132,17 +132,17 @@ def _plain_transformer(n: int, w: float, size: int) -> dict[str, Any]:
     }
 
 
-def vit(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
+def vit(n: int, w: float = 1.0) -> Any:
     """Vision Transformer, patches of 8."""
     return hf.ViTConfig(**_plain_transformer(n, w, 64))
 
 
-def deit(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
+def deit(n: int, w: float = 1.0) -> Any:
     """DeiT, patches of 8."""
     return hf.DeiTConfig(**_plain_transformer(n, w, 64), architectures=["DeiTForImageClassification"])
 
 
-def beit(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
+def beit(n: int, w: float = 1.0) -> Any:
     """BEiT with relative positions and mean pooling."""
     return hf.BeitConfig(
         **_plain_transformer(n, w, 64), use_relative_position_bias=True, use_mean_pooling=True, drop_path_rate=0.0,
@@ -150,7 +150,7 @@ def beit(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
     )  # fmt: skip
 
 
-def swin(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
+def swin(n: int, w: float = 1.0) -> Any:
     """Swin, windows of 3 on patches of 4."""
     return hf.SwinConfig(
         num_labels=n, image_size=64, patch_size=4, embed_dim=_even(28 * w), depths=[1, 2, 1], num_heads=[2, 2, 4],
@@ -158,7 +158,7 @@ def swin(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
     )  # fmt: skip
 
 
-def swinv2(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
+def swinv2(n: int, w: float = 1.0) -> Any:
     """Swin V2, windows of 4 on patches of 4."""
     return hf.Swinv2Config(
         num_labels=n, image_size=64, patch_size=4, embed_dim=_even(28 * w), depths=[1, 2, 1], num_heads=[2, 2, 4],
@@ -166,7 +166,7 @@ def swinv2(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
     )  # fmt: skip
 
 
-def levit(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
+def levit(n: int, w: float = 1.0) -> Any:
     """LeViT: a convolutional stem, then attention with learnt biases."""
     sizes = [_even(s * w, 16) for s in (48, 64, 80)]
     return hf.LevitConfig(
@@ -176,7 +176,7 @@ def levit(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
     )  # fmt: skip
 
 
-def pvt(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
+def pvt(n: int, w: float = 1.0) -> Any:
     """Pyramid Vision Transformer."""
     sizes = [_even(s * w, 8) for s in (24, 40, 56, 72)]
     return hf.PvtConfig(
@@ -185,7 +185,7 @@ def pvt(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
     )  # fmt: skip
 
 
-def focalnet(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
+def focalnet(n: int, w: float = 1.0) -> Any:
     """FocalNet: focal modulation in place of attention."""
     return hf.FocalNetConfig(
         num_labels=n, image_size=64, patch_size=4, embed_dim=_even(28 * w), depths=[1, 2, 1],
@@ -194,7 +194,7 @@ def focalnet(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
     )  # fmt: skip
 
 
-def bit(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
+def bit(n: int, w: float = 1.0) -> Any:
     """BiT: ResNet V2 with group norm and weight standardisation."""
     sizes = [_even(s * w, 32) for s in (64, 96, 160)]
     return hf.BitConfig(
@@ -203,7 +203,7 @@ def bit(n: int, w: float = 1.0) -> transformers.PretrainedConfig:
     )  # fmt: skip
 
 
-FAMILIES: dict[str, Callable[[int, float], transformers.PretrainedConfig]] = {
+FAMILIES: dict[str, Callable[[int, float], Any]] = {
     function.__name__: function
     for function in (
         resnet, resnet_bottleneck, regnet, regnet_x, convnext, convnextv2, mobilenet_v1, mobilenet_v2, efficientnet,

@@ -146,7 +146,8 @@ def main(wanted: list[str]) -> None:
     concepts = {concept["key"]: concept for concept in load()}
     chosen = assignment()
     numbers = {spec.repo: number for number, spec in enumerate(MODELS)}
-    for repo in wanted or numbers:
+    parents_first = sorted(numbers, key=lambda repo: bool(MODELS[numbers[repo]].parent))
+    for repo in wanted or parents_first:
         record = kept(repo).with_suffix(".json")
         if record.exists() and not wanted:
             continue

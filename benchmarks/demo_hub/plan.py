@@ -106,7 +106,7 @@ MODELS: tuple[Spec, ...] = (
     Spec("mobile-first-ml/effnet-c", "efficientnet", 12, 320, "LABEL_i", "efficientnet", 48, width=1.4,
          parent="mobile-first-ml/efficientnet-nano"),
 )  # fmt: skip
-"""In the order of training, which puts a model that others start from before them."""
+"""A model's place gives its seed; models that others start from are trained first."""
 
 FASHION = ("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "handbag", "boot")
 """Fashion-MNIST's classes in its order, as concept keys; seven of them are emoji concepts too."""
