@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -33,6 +34,7 @@ from workspace import Status, Workspace
 logger = logging.getLogger(__name__)
 
 WORKERS = 8  # repositories decided at a time: enough to fill the largest tier's quota at 100 ms a request
+AHEAD = 4 * WORKERS  # repositories handed to the workers at a time
 FLUSH_ROWS = 1_000
 LOG_SECONDS = 0.5  # decided rows are on disk after this: what a kill may cost
 
@@ -113,26 +115,35 @@ class Pipeline:
 
     def decide(self, rows: Iterable[Listed], read_at: datetime) -> None:
         """Decide rows in parallel and write each when it is decided."""
+        done: SimpleQueue[Future[Decision]] = SimpleQueue()
         waiting: set[Future[Decision]] = set()
         try:
             for listed in rows:
                 decision = self._inspector.from_listing(listed)
                 if decision is not None:
                     self._conclude(decision, read_at)
-                else:
-                    waiting.add(self._workers.submit(self._inspector.decide, listed))
+                    continue
+                future = self._workers.submit(self._inspector.decide, listed)
+                waiting.add(future)
+                future.add_done_callback(done.put)
+                while len(waiting) >= AHEAD or not done.empty():
+                    self._take(done, waiting, read_at)
             while waiting:
-                done, waiting = wait(waiting, timeout=LOG_SECONDS, return_when=FIRST_COMPLETED)
-                for future in done:
-                    self._conclude(future.result(), read_at)
-                if time.monotonic() - self._logged > LOG_SECONDS:
-                    self._pending.log()
-                    self._logged = time.monotonic()
+                self._take(done, waiting, read_at)
         except BaseException:
             for future in waiting:
                 future.cancel()
             self._pending.log()  # what is decided is decided, also when the rest cannot be
             raise
+
+    def _take(self, done: SimpleQueue[Future[Decision]], waiting: set[Future[Decision]], read_at: datetime) -> None:
+        """Book the next repository that is decided, and put what was booked on disk when that is due."""
+        future = done.get()
+        waiting.discard(future)
+        self._conclude(future.result(), read_at)
+        if time.monotonic() - self._logged > LOG_SECONDS:
+            self._pending.log()
+            self._logged = time.monotonic()
 
     def decide_missed(self, listed: Iterable[Listed], read_at: datetime) -> None:
         """Decide repositories that the listing passed over and that are there all the same, as if it had not."""
