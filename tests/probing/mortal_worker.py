@@ -24,8 +24,9 @@ def prepare(workspace: Any, folder: Path, attempt: Any, settings: Any) -> Any:
             os._exit(3)
 
 
-def execute(*_: Any) -> str:
+def execute(_: Any, attempt: Any, settings: Any) -> str:
     time.sleep(0.05)
+    attempt.fields["probes_run"] = settings.n_probes
     return "outputs"
 
 

@@ -22,7 +22,7 @@ from tests.probing.runs import run
 from workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
-MODELS = 8
+MODELS = 12
 
 
 def _responses(workspace: Workspace) -> pa.Table:
@@ -85,7 +85,7 @@ def test_three_kills_leave_what_an_undisturbed_run_leaves(
     for seed in range(3):
         log.write_text("")
         before = len(committed)
-        process = context.Process(target=run, args=(str(workspace.root), str(hub.root), 0.05))
+        process = context.Process(target=run, args=(str(workspace.root), str(hub.root), 0.3))
         process.start()
         _wait(lambda: len(_committed(workspace)) > before, process)  # noqa: B023
         time.sleep(random.Random(seed).uniform(0, 0.1))

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from probing import forward
+from probing.inputs import Inputs
+from probing.processors import Affine
+from workspace import ModelError, Status
+
+N = 50
+IDS = np.arange(N, dtype=np.int32)
+
+
+def _inputs() -> Inputs:
+    pixels = np.random.default_rng(0).integers(0, 256, (N, 3, 8, 8), dtype=np.uint8)
+    return Inputs(pixels, Affine((10.0, 20.0, 30.0), (50.0, 60.0, 70.0)))
+
+
+def _model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3), torch.nn.GELU(), torch.nn.Flatten(), torch.nn.Linear(16 * 36, 7)
+    ).eval()
+
+
+def _run(model: Any, ids: Any = IDS, **changes: Any) -> forward.Outputs:
+    options = {"num_labels": 7, "batch_size": 8, "device": "cpu", "threads": 1, "deadline": time.monotonic() + 60}
+    return forward.run(model, _inputs(), ids, **(options | changes))
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    model = _model()
+    alone = _run(model).raw
+    for threads in (2, 3, 8):
+        assert np.array_equal(_run(model, threads=threads).raw, alone)
+    with torch.inference_mode():
+        wanted = model(_inputs().batch(IDS)).numpy()
+    np.testing.assert_allclose(alone, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_caller_keeps_its_threads() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        _run(_model())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_inputs_are_scaled_and_shifted_per_channel() -> None:
+    inputs = _inputs()
+    x = inputs.batch(np.array([4, 2], np.int32))
+    assert x.dtype == torch.float32
+    wanted = (inputs.pixels[2, 1].astype(np.float32) - 20.0) / 60.0
+    assert np.array_equal(x[1, 1].numpy(), wanted)
+
+
+@pytest.mark.parametrize("largest", [4, 1])
+def test_batches_are_halved_when_memory_runs_out(largest: int) -> None:
+    model = _model()
+
+    def hungry(x: torch.Tensor) -> torch.Tensor:
+        if len(x) > largest:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return model(x)
+
+    outputs = _run(hungry)
+    assert outputs.batch_size == largest
+    assert np.array_equal(outputs.raw, _run(model, batch_size=largest).raw)
+
+
+def test_no_memory_for_one_image_is_an_end() -> None:
+    def starving(x: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(ModelError) as error:
+        _run(starving)
+    assert error.value.status is Status.OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize(
+    ("output", "status"),
+    [
+        (lambda x: torch.zeros(len(x), 6), Status.WRONG_SHAPE),
+        (lambda x: torch.zeros(len(x), 7, 2), Status.WRONG_SHAPE),
+        (lambda x: torch.zeros(7), Status.WRONG_SHAPE),
+        (lambda x: (torch.zeros(len(x), 7), torch.zeros(len(x), 7)), Status.WRONG_SHAPE),
+        (lambda x: torch.zeros(len(x), 7, dtype=torch.int64), Status.WRONG_SHAPE),
+        (lambda x: torch.full((len(x), 7), float("nan")), Status.NONFINITE_OUTPUT),
+    ],
+)
+def test_outputs_that_are_no_logits(output: Any, status: Status) -> None:
+    with pytest.raises(ModelError) as error:
+        _run(output)
+    assert error.value.status is status
+
+
+def test_a_deadline_stops_between_batches() -> None:
+    model = _model()
+
+    def slow(x: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.05)
+        return model(x)
+
+    with pytest.raises(ModelError) as error:
+        _run(slow, deadline=time.monotonic() + 0.1)
+    assert error.value.status is Status.TIMEOUT
+
+
+def test_an_error_in_one_of_several_threads_is_raised() -> None:
+    def fails(x: torch.Tensor) -> torch.Tensor:
+        if len(x) < 8:
+            raise ValueError("the last batch")
+        return torch.rand(len(x), 7)
+
+    with pytest.raises(ValueError, match="the last batch"):
+        _run(fails, threads=2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_agrees_with_the_processor() -> None:
+    model = _model()
+    wanted = _run(model).raw
+    exact = _run(model.cuda(), device="cuda:0", precision="float32")
+    np.testing.assert_allclose(exact.raw, wanted, rtol=1e-3, atol=1e-4)
+    quick = _run(model, device="cuda:0", precision="auto")
+    assert np.corrcoef(quick.raw.ravel(), wanted.ravel())[0, 1] > 0.999
