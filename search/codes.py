@@ -17,6 +17,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+from search.kernels import HALF, count_flagged, find_flagged, transpose_codes
+
 LOW = -4.0
 """Value of code 0, in standard deviations."""
 
@@ -29,21 +31,27 @@ HIGH = LOW + 255 * STEP
 ERROR = STEP / 2 + 1e-4
 """Bound on what one entry is off by, in standard deviations; the last part covers float32 rounding."""
 
-_BLOCK = 4_096  # rows turned at a time, so that source and target stay in the cache
+
+def _codes_of_every_value() -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return the code of every fp16 bit pattern, and whether it is out of range (or not finite)."""
+    with np.errstate(invalid="ignore"):
+        scaled = np.rint((HALF.astype(np.float64) - LOW) / STEP)
+        flagged = ~((scaled >= 0) & (scaled <= 255))
+        return np.nan_to_num(np.clip(scaled, 0, 255)).astype(np.uint8), flagged
+
+
+CODE_OF, FLAGGED = _codes_of_every_value()
 
 
 def encode(vectors: NDArray[np.float16]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return the codes, uint8 ``[n_probes, rows]``, and the overflow as bytes, of float16 ``[rows, n_probes]``."""
     rows, n = vectors.shape
+    exact = np.ascontiguousarray(vectors).view(np.uint16)
     codes = np.empty((n, rows), np.uint8)
-    where: list[NDArray[np.int64]] = []
-    for start in range(0, rows, _BLOCK):
-        block = np.ascontiguousarray(vectors[start : start + _BLOCK].T).astype(np.float32)
-        scaled = np.rint((block - np.float32(LOW)) * np.float32(1 / STEP))
-        probe, row = np.nonzero((scaled < 0) | (scaled > 255))
-        where.append(probe.astype(np.int64) * rows + row + start)
-        codes[:, start : start + _BLOCK] = np.clip(scaled, 0, 255).astype(np.uint8)
-    flat = np.sort(np.concatenate([np.empty(0, np.int64), *where]))
+    transpose_codes(exact, CODE_OF, codes, 0, rows)
+    flat = np.empty(count_flagged(exact, FLAGGED, 0, rows), np.int64)
+    find_flagged(exact, FLAGGED, 0, rows, flat)
+    flat.sort()
     probe, row = flat // rows, (flat % rows).astype("<u4")
     offsets = np.searchsorted(probe, np.arange(n + 1)).astype("<i8")
     values = vectors[row, probe].astype("<f2")

@@ -29,7 +29,7 @@ def connect(folder: Path) -> Any:
 
 def write_models(database: Any, models: pa.Table) -> None:
     """Write the table of models with its full-text index over repository names; small, hence always whole."""
-    table = database.create_table("models", models, mode="overwrite")
+    table = database.create_table("models", models)
     _full_text(table, "repo_id")
 
 

@@ -172,3 +172,93 @@ def select_rows(
             if not scale.size:
                 wide = np.float32((np.sqrt(ceiling) + error) ** 2 / shrink * 1.000001)
     return count, ceiling
+
+
+@numba.njit(nogil=True, cache=True)
+def scan_rows(
+    codes: NDArray[np.uint8],
+    start: int,
+    stop: int,
+    offset: int,
+    block: int,
+    first_column: NDArray[np.int64],
+    columns: NDArray[np.int32],
+    steps: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    owed: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    scale: NDArray[np.float32],
+    shift: NDArray[np.float32],
+    shrink: NDArray[np.float64],
+    error: NDArray[np.float64],
+    keep: int,
+    ceilings: NDArray[np.float64],
+    bounds: NDArray[np.float64],
+    rows: NDArray[np.int64],
+    counts: NDArray[np.int64],
+) -> None:
+    """Scan rows ``start`` to ``stop`` of a tile for several queries, block by block, so that they share its columns.
+
+    Query q compares ``columns[first_column[q]:first_column[q + 1]]``; ``owed`` is float32 ``[queries, rows]`` or of no
+    rows; ``bounds`` and ``rows`` are ``[queries, room]``, of which ``counts[q]`` are held; the tile's first row is at
+    position ``offset``. See `scan_block` and `select_rows`.
+    """
+    total = np.empty(block, np.float32)
+    for low in range(start, stop, block):
+        high = min(low + block, stop)
+        if mask.size and not mask[offset + low : offset + high].any():
+            continue
+        part = total[: high - low]
+        for q in range(counts.size):
+            if owed.shape[1]:
+                part[:] = owed[q, low:high]
+            else:
+                part[:] = 0.0
+            a, b = first_column[q], first_column[q + 1]
+            scan_block(codes, low, high, columns[a:b], steps[a:b], weights[a:b], part)
+            counts[q], ceilings[q] = select_rows(
+                part, offset + low, mask, scale, shift, shrink[q], error[q], ceilings[q], keep, bounds[q], rows[q],
+                counts[q],
+            )  # fmt: skip
+
+
+@numba.njit(nogil=True, cache=True)
+def transpose_codes(
+    exact: NDArray[np.uint16], code_of: NDArray[np.uint8], codes: NDArray[np.uint8], start: int, stop: int
+) -> None:
+    """Write the codes of rows ``start`` to ``stop`` of an fp16 tile ``[rows, n]`` to ``codes``, uint8 ``[n, rows]``.
+
+    ``code_of`` is the code of every fp16 bit pattern. Done in squares of 64, which fit the first-level cache both ways.
+    """
+    n = exact.shape[1]
+    for row in range(start, stop, 64):
+        last_row = min(row + 64, stop)
+        for column in range(0, n, 64):
+            last_column = min(column + 64, n)
+            for j in range(column, last_column):
+                for i in range(row, last_row):
+                    codes[j, i] = code_of[exact[i, j]]
+
+
+@numba.njit(nogil=True, cache=True)
+def count_flagged(exact: NDArray[np.uint16], flagged: NDArray[np.bool_], start: int, stop: int) -> int:
+    """Return how many entries of rows ``start`` to ``stop`` have a flagged fp16 bit pattern."""
+    count = 0
+    for i in range(start, stop):
+        for j in range(exact.shape[1]):
+            if flagged[exact[i, j]]:
+                count += 1
+    return count
+
+
+@numba.njit(nogil=True, cache=True)
+def find_flagged(
+    exact: NDArray[np.uint16], flagged: NDArray[np.bool_], start: int, stop: int, found: NDArray[np.int64]
+) -> None:
+    """Write ``column * rows + row`` of every flagged entry to ``found``, in order of rows."""
+    count = 0
+    for i in range(start, stop):
+        for j in range(exact.shape[1]):
+            if flagged[exact[i, j]]:
+                found[count] = j * exact.shape[0] + i
+                count += 1

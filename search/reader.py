@@ -168,7 +168,7 @@ class Index:
         mask = self.gallery.mask([filters.parse(where)] if where else [])
         comparisons = [compile_query(q.descriptor, q.scoring, q.k) for q in asked]
         found = self.gallery.nearest_many(comparisons, limit, [mask] * len(asked))
-        return [self.gallery.hits(rows, distances) for rows, distances in found]
+        return self.gallery.hits_many(found)
 
     @property
     def neighbours(self) -> Neighbours:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from search.codes import ERROR, HIGH, LOW, STEP
-from search.kernels import HALF, overflow_corrections, scan_block, select_rows
+from search.kernels import HALF, overflow_corrections, scan_rows
 from search.scoring import Comparison
 from search.tiles import Tile
 
@@ -23,6 +22,9 @@ if TYPE_CHECKING:
 
 BLOCK = 8_192
 """Rows of one running total: 32 KiB of float32, which stays in the first-level cache."""
+
+_TOGETHER = 64
+"""Queries that go through a block of rows together at most: their buffers stay in the cache."""
 
 _ALL_ROWS: NDArray[np.bool_] = np.empty(0, bool)
 
@@ -57,7 +59,10 @@ class Scanner(Protocol):
 
 
 def relative_error(columns: int) -> float:
-    """Return the relative error of a float32 sum over ``columns`` squares: half a unit in the last place each."""
+    """Return the relative error of a float32 sum over ``columns`` squares: half a unit in the last place for each.
+
+    The constant covers the few roundings within a square.
+    """
     return columns * 6.0e-8 + 1e-6
 
 
@@ -75,102 +80,98 @@ class CpuScanner:
         keep: int,
         ceilings: Sequence[float],
     ) -> list[Candidates]:
-        """See `Scanner.scan`. Several comparisons go through each block of rows together and share what is read."""
-        workers = min(threads(), len(self._units))
-        shares = [self._units[i::workers] for i in range(workers)]
-        jobs: list[Callable[[], list[_Buffer]]] = []
-        for share in shares:
-            buffers = [_Buffer(keep, ceiling) for ceiling in ceilings]
-            jobs.append(_Job(self, share, comparisons, masks, buffers))
-        parts = [jobs[0]()] if workers == 1 else list(_pool().map(_call, jobs))
-        return [_merged([part[q] for part in parts], keep) for q in range(len(comparisons))]
+        """See `Scanner.scan`. Comparisons of one mask and one calibration share what is read."""
+        found: dict[int, Candidates] = {}
+        together: dict[tuple[int, int, int], list[int]] = {}
+        for i, (comparison, mask) in enumerate(zip(comparisons, masks, strict=True)):
+            together.setdefault((id(mask), id(comparison.scale), id(comparison.shift)), []).append(i)
+        for group in together.values():
+            for first in range(0, len(group), _TOGETHER):
+                some = group[first : first + _TOGETHER]
+                queries = _Compiled([comparisons[i] for i in some], masks[some[0]])
+                parts = self._scan(queries, keep, np.array([ceilings[i] for i in some]))
+                found |= {i: _merged([part[q] for part in parts], keep) for q, i in enumerate(some)}
+        return [found[i] for i in range(len(comparisons))]
 
-    def run(
-        self,
-        units: Sequence[tuple[int, int, int]],
-        comparisons: Sequence[Comparison],
-        masks: Sequence[NDArray[np.bool_] | None],
-        buffers: list[_Buffer],
-    ) -> list[_Buffer]:
+    def _scan(self, queries: _Compiled, keep: int, ceilings: NDArray[np.float64]) -> list[list[_Part]]:
+        workers = min(threads(), len(self._units))
+        if workers <= 1:
+            return [self._run(self._units, queries, keep, ceilings.copy())]
+        jobs = [
+            _pool().submit(self._run, self._units[i::workers], queries, keep, ceilings.copy()) for i in range(workers)
+        ]
+        return [job.result() for job in jobs]
+
+    def _run(
+        self, units: Sequence[tuple[int, int, int]], queries: _Compiled, keep: int, ceilings: NDArray[np.float64]
+    ) -> list[_Part]:
         """Scan some ranges of rows with one thread."""
-        total = np.empty(BLOCK, np.float32)
-        queries = [_Compiled(c) for c in comparisons]
+        counts = np.zeros(ceilings.size, np.int64)
+        room = 4 * keep if keep else 0
+        bounds, rows = np.empty((ceilings.size, room), np.float64), np.empty((ceilings.size, room), np.int64)
         for number, start, stop in units:
-            tile, offset = self._tiles[number], int(self._starts[number])
-            owed = [q.corrections(tile) for q in queries]
-            for low in range(start, stop, BLOCK):
-                high = min(low + BLOCK, stop)
-                for query, mask, buffer, extra in zip(queries, masks, buffers, owed, strict=True):
-                    if mask is not None and not mask[offset + low : offset + high].any():
-                        continue
-                    part = total[: high - low]
-                    if extra is None:
-                        part.fill(0.0)
-                    else:
-                        part[:] = extra[low:high]
-                    scan_block(tile.codes, low, high, query.columns, query.steps, query.weights, part)
-                    buffer.take(part, offset + low, mask, query)
-        return buffers
+            tile = self._tiles[number]
+            if not keep and room < counts.max() + stop - start:
+                room = int(max(2 * room, counts.max() + stop - start))
+                bounds, rows = _grown(bounds, room), _grown(rows, room)
+            scan_rows(
+                tile.codes, start, stop, int(self._starts[number]), BLOCK, queries.first, queries.columns,
+                queries.steps, queries.weights, queries.owed(tile), queries.mask, queries.scale, queries.shift,
+                queries.shrink, queries.error, keep, ceilings, bounds, rows, counts,
+            )  # fmt: skip
+        return [_Part(rows[q, : counts[q]], bounds[q, : counts[q]], float(ceilings[q])) for q in range(ceilings.size)]
 
 
 @dataclass(frozen=True, eq=False)
-class _Job:
-    scanner: CpuScanner
-    units: Sequence[tuple[int, int, int]]
-    comparisons: Sequence[Comparison]
-    masks: Sequence[NDArray[np.bool_] | None]
-    buffers: list[_Buffer]
+class _Part:
+    """What one thread found for one query."""
 
-    def __call__(self) -> list[_Buffer]:
-        return self.scanner.run(self.units, self.comparisons, self.masks, self.buffers)
+    rows: NDArray[np.int64]
+    bounds: NDArray[np.float64]
+    ceiling: float
 
 
 class _Compiled:
-    """A comparison in units of codes."""
+    """Comparisons of one mask and one calibration, in units of codes, end to end."""
 
-    def __init__(self, comparison: Comparison) -> None:
-        self.columns, self.targets = comparison.columns, comparison.targets
-        self.steps = ((comparison.targets - np.float32(LOW)) * np.float32(1 / STEP)).astype(np.float32)
-        self.plain = comparison.weights
-        self.weights = (comparison.weights * np.float32(STEP * STEP)).astype(np.float32)
-        self.scale, self.shift = comparison.scale, comparison.shift
-        weight = float(comparison.weights.astype(np.float64).sum())
-        self.error = ERROR * math.sqrt(weight)
-        self.shrink = 1.0 - relative_error(comparison.columns.size)
+    def __init__(self, comparisons: Sequence[Comparison], mask: NDArray[np.bool_] | None) -> None:
+        self._comparisons = comparisons
+        sizes = np.array([c.columns.size for c in comparisons], np.int64)
+        self.first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self.columns = np.concatenate([c.columns for c in comparisons]).astype(np.int32)
+        targets = np.concatenate([c.targets for c in comparisons])
+        weights = np.concatenate([c.weights for c in comparisons])
+        self.steps = ((targets - np.float32(LOW)) * np.float32(1 / STEP)).astype(np.float32)
+        self.weights = (weights * np.float32(STEP * STEP)).astype(np.float32)
+        self.mask = _ALL_ROWS if mask is None else mask
+        self.scale, self.shift = comparisons[0].scale, comparisons[0].shift
+        self.error = np.array([ERROR * math.sqrt(c.weights.astype(np.float64).sum()) for c in comparisons])
+        self.shrink = np.array([1.0 - relative_error(c.columns.size) for c in comparisons])
 
-    def corrections(self, tile: Tile) -> NDArray[np.float32] | None:
+    def owed(self, tile: Tile) -> NDArray[np.float32]:
+        """Return what entries without a code owe, float32 ``[queries, rows]``, of no rows when no column has any."""
         offsets, rows, values = tile.overflow
         if (offsets[self.columns] == offsets[self.columns + 1]).all():
-            return None
-        out = np.zeros(tile.rows, np.float32)
-        overflow_corrections(
-            self.columns, self.targets, self.plain, offsets, rows, values, HALF, LOW, HIGH, 2 * (1 - self.shrink), out
-        )  # fmt: skip
+            return np.empty((len(self._comparisons), 0), np.float32)
+        out = np.zeros((len(self._comparisons), tile.rows), np.float32)
+        for comparison, shrink, owed in zip(self._comparisons, self.shrink, out, strict=True):
+            overflow_corrections(
+                comparison.columns, comparison.targets, comparison.weights, offsets, rows, values, HALF, LOW, HIGH,
+                2 * (1 - shrink), owed,
+            )  # fmt: skip
         return out
 
 
-class _Buffer:
-    """The lowest bounds one thread has met, for one query."""
-
-    def __init__(self, keep: int, ceiling: float) -> None:
-        self.keep, self.ceiling, self.count = keep, ceiling, 0
-        size = 4 * keep if keep else BLOCK
-        self.bounds, self.rows = np.empty(size, np.float64), np.empty(size, np.int64)
-
-    def take(self, total: NDArray[np.float32], first: int, mask: NDArray[np.bool_] | None, query: _Compiled) -> None:
-        if not self.keep and self.bounds.size < self.count + total.size:
-            room = max(2 * self.bounds.size, self.count + total.size)
-            self.bounds, self.rows = np.resize(self.bounds, room), np.resize(self.rows, room)
-        self.count, self.ceiling = select_rows(
-            total, first, _ALL_ROWS if mask is None else mask, query.scale, query.shift, query.shrink, query.error,
-            self.ceiling, self.keep, self.bounds, self.rows, self.count,
-        )  # fmt: skip
+def _grown(array: NDArray[Any], room: int) -> NDArray[Any]:
+    wider = np.empty((array.shape[0], room), array.dtype)
+    wider[:, : array.shape[1]] = array
+    return wider
 
 
-def _merged(buffers: list[_Buffer], keep: int) -> Candidates:
-    rows = np.concatenate([b.rows[: b.count] for b in buffers])
-    bounds = np.concatenate([b.bounds[: b.count] for b in buffers])
-    floor = min(b.ceiling for b in buffers) if keep else max(b.ceiling for b in buffers)
+def _merged(parts: list[_Part], keep: int) -> Candidates:
+    rows = np.concatenate([part.rows for part in parts])
+    bounds = np.concatenate([part.bounds for part in parts])
+    floor = min(part.ceiling for part in parts)
     order = np.argsort(bounds, kind="stable")
     if keep and rows.size > keep:
         floor = min(floor, float(bounds[order[keep]]))
@@ -193,13 +194,6 @@ def threads() -> int:
     """Return how many threads scan: the processors this process may use, at most 16."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(16, usable)
-
-
-def _call(job: Callable[[], list[_Buffer]]) -> list[_Buffer]:
-    return job()
-
-
-_pool_lock = threading.Lock()
 
 
 @lru_cache(maxsize=1)

@@ -84,8 +84,12 @@ def score_of(distance: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _strongest(values: NDArray[np.float32], k: int) -> NDArray[np.int32]:
-    order = np.argsort(-values, kind="stable")[: min(k, values.size)]
-    return np.sort(order).astype(np.int32)
+    """Return the positions of the ``k`` largest values, ascending; of equal ones the first."""
+    if k >= values.size:
+        return np.arange(values.size, dtype=np.int32)
+    least = np.partition(values, values.size - k)[values.size - k]
+    above, equal = np.flatnonzero(values > least), np.flatnonzero(values == least)
+    return np.sort(np.concatenate([above, equal[: k - above.size]])).astype(np.int32)
 
 
 def _compare(values: NDArray[np.float32], columns: NDArray[np.int32]) -> Comparison:

@@ -1,0 +1,121 @@
+"""Structured synthetic descriptors, and a workspace that holds them as completion would have written it.
+
+8,000 concepts in 200 groups; a logit is a concept plus its model's quirk, seen through 128 factors; responses are
+rectified, noisy and z-scored. Skewed like real ones, with about half of the variance unexplained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from workspace import Workspace, records
+from workspace.files import write_table
+from workspace.runs import now
+
+FACTORS, GROUPS, CONCEPTS = 128, 200, 8_000
+LOGITS_PER_MODEL = 50
+MODELS_PER_FILE = 80
+PROBE_SET = "benchmark0000000"
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """The factors of one seed: probes float32 ``[n, FACTORS]``, concepts float32 ``[CONCEPTS, FACTORS]``."""
+
+    probes: NDArray[np.float32]
+    concepts: NDArray[np.float32]
+    seed: int
+
+    @classmethod
+    def make(cls, n: int, seed: int = 0) -> World:
+        rng = np.random.default_rng(seed)
+        groups = rng.standard_normal((GROUPS, FACTORS), np.float32)
+        own = rng.standard_normal((CONCEPTS, FACTORS), np.float32)
+        concepts = 0.7 * groups[rng.integers(0, GROUPS, CONCEPTS)] + 0.7 * own
+        return cls(rng.standard_normal((n, FACTORS), np.float32) / np.sqrt(FACTORS), concepts, seed)
+
+    def respond(self, factors: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+        """Return z-scored responses, float32 ``[rows, n]``."""
+        raw = factors @ self.probes.T
+        raw = np.maximum(raw - 0.5, 0, out=raw)
+        raw += 0.5 * rng.standard_normal(raw.shape, np.float32)
+        raw -= raw.mean(axis=1, keepdims=True)
+        raw /= raw.std(axis=1, keepdims=True)
+        return raw
+
+    def models(self, first: int, count: int) -> NDArray[np.float16]:
+        """Return the descriptors of some models, float16 ``[count * LOGITS_PER_MODEL, n]``; the same at every call."""
+        rng = np.random.default_rng([self.seed, 1, first])
+        chosen = rng.integers(0, CONCEPTS, count * LOGITS_PER_MODEL)
+        quirk = np.repeat(rng.standard_normal((count, FACTORS), np.float32), LOGITS_PER_MODEL, axis=0)
+        factors = self.concepts[chosen] + 0.3 * quirk
+        return self.respond(factors, rng).astype(np.float16)
+
+    def queries(self, count: int) -> NDArray[np.float32]:
+        """Return text-like queries, float32 ``[count, n]``: a concept seen without quirk, through weaker noise."""
+        rng = np.random.default_rng([self.seed, 2])
+        return self.respond(self.concepts[rng.integers(0, CONCEPTS, count)], rng)
+
+
+def file_starts(rows: int) -> Iterator[tuple[int, int]]:
+    """Yield ``(first model, models)`` of every descriptor file."""
+    models = -(-rows // LOGITS_PER_MODEL)
+    for first in range(0, models, MODELS_PER_FILE):
+        yield first, min(MODELS_PER_FILE, models - first)
+
+
+def write_workspace(root: Path, world: World, first_model: int, rows: int) -> Workspace:
+    """Write descriptors, catalog and attempts of ``rows`` more logits into the workspace at ``root``."""
+    workspace = Workspace.create(root)
+    n = len(world.probes)
+    if first_model == 0:
+        workspace.use_probe_set(PROBE_SET)
+        empty = {f.name: [] for f in records.PROBES}
+        write_table(workspace.probes_dir(PROBE_SET) / "probes.parquet", pa.table(empty, schema=records.PROBES))
+    catalog, attempts = [], []
+    schema = records.descriptors(n)
+    for start, count in file_starts(rows):
+        first = first_model + start
+        vectors = world.models(first, count)
+        rng = np.random.default_rng([world.seed, 3, first])
+        names = [(f"owner{m % 997}/model-{m:07d}", f"{m:040x}") for m in range(first, first + count)]
+        size = count * LOGITS_PER_MODEL
+        columns = {
+            "repo_id": [repo for repo, _ in names for _ in range(LOGITS_PER_MODEL)],
+            "sha": [sha for _, sha in names for _ in range(LOGITS_PER_MODEL)],
+            "logit": pa.array(np.tile(np.arange(LOGITS_PER_MODEL, dtype=np.int32), count)),
+            "label": [f"concept {i}" for i in rng.integers(0, CONCEPTS, size)],
+            "mean": np.zeros(size, np.float32),
+            "std": rng.random(size, np.float32),
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), n),
+            "observed": pa.nulls(size, pa.binary()),
+            "variance": np.zeros(size, np.float32),
+        }
+        name = f"{first:09d}.parquet"
+        write_table(workspace.descriptors_dir(PROBE_SET) / name, pa.table(columns, schema=schema))
+        downloads = rng.integers(0, 10_000, count)
+        for (repo, sha), popular in zip(names, downloads.tolist(), strict=True):
+            catalog.append(
+                {
+                    "id": repo, "sha": sha, "author": repo.split("/")[0], "downloads": popular, "crawled_at": now(),
+                    "eligibility": "eligible", "reason": "", "license": "apache-2.0" if popular % 2 else "mit",
+                }
+            )  # fmt: skip
+            attempts.append(
+                {
+                    "repo_id": repo, "sha": sha, "attempt": 1, "outcome": "ok", "status": "ok", "reason": "",
+                    "started_at": now(), "parameters": 86_000_000, "num_logits": LOGITS_PER_MODEL, "probes_run": n,
+                }
+            )  # fmt: skip
+    for folder, part, kind in (
+        (workspace.catalog_dir, catalog, records.CATALOG),
+        (workspace.attempts_dir, attempts, records.ATTEMPTS),
+    ):
+        write_table(folder / f"part-{first_model:09d}.parquet", pa.Table.from_pylist(part, schema=kind))
+    return workspace
