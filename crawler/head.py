@@ -17,7 +17,8 @@ _CERTAIN = re.compile(r"^(?:[a-z_0-9]+\.)?(?:classifier(?:\.1)?|fc|head(?:\.fc)?
 """A tensor of one of these names is the head's matrix in nearly every architecture: its rows decide."""
 
 _INSIDE = re.compile(
-    r"(?:^|\.)(?:layers?|blocks?|stages?|encoder|features|patch_embed\w*|embeddings?|stem)(?:\.|$)|norm|\bbn|pos_embed"
+    r"(?:^|\.)(?:layers?|blocks?|stages?|encoder|features|patch_embed\w*|embeddings?|stem|se|attn|mlp)(?:\.|$)"
+    r"|norm|\bbn|pos_embed"
 )
 """Parts of a body: a tensor there is no head, whatever its shape."""
 
@@ -37,7 +38,9 @@ def find_head(header: Header, num_labels: int) -> tuple[Head, str]:
     body with that many rows counts. The prober checks the missing keys once more when it loads the model.
     """
     certain = [t for t in header.tensors if _CERTAIN.match(t.name) and _outputs(t) is not None]
-    usual = [t for t in header.tensors if _HEAD.search(t.name) and _outputs(t) is not None]
+    usual = [
+        t for t in header.tensors if _HEAD.search(t.name) and _outputs(t) is not None and not _INSIDE.search(t.name)
+    ]
     for tensor in (*certain, *usual):
         if _outputs(tensor) == num_labels:
             return Head.FOUND, f"{tensor.name} {list(tensor.shape)} has a row for each of the {num_labels} labels"
@@ -45,7 +48,7 @@ def find_head(header: Header, num_labels: int) -> tuple[Head, str]:
         for tensor in header.tensors:
             if _outputs(tensor) == num_labels and not _INSIDE.search(tensor.name):
                 return Head.FOUND, f"{tensor.name} {list(tensor.shape)} has {num_labels} rows"
-    matrices = certain or [t for t in usual if len(t.shape) > 1 and not _INSIDE.search(t.name)]
+    matrices = certain or [t for t in usual if len(t.shape) > 1]
     if matrices:
         tensor = matrices[-1]
         return Head.MISMATCH, f"{tensor.name} has {_outputs(tensor)} rows, the config announces {num_labels} labels"

@@ -59,6 +59,7 @@ class Bucket:
         self._quota = 0
         self._window = 0.0
         self._reset: float | None = None  # on the clock; the latest moment at which the window can end
+        self._guessed = False  # whether _reset is our guess of a window that no answer has told of yet
         self._in_flight = 0
         self._next = 0.0
         self.waited = 0.0  # seconds, all threads together
@@ -82,7 +83,7 @@ class Bucket:
             # Past the end the next window's requests are ours, to be corrected by its first answer.
             at = max(at, self._reset)
             self._tokens = self._quota
-            self._reset = at + self._window
+            self._reset, self._guessed = at + self._window, True
         left = self._reset - at
         self._tokens -= 1
         behind = self._quota * left / self._window - self._tokens
@@ -111,9 +112,10 @@ class Bucket:
             self._window = float(standing.window or self._window or max(standing.reset_in, 1))
             left = max(standing.remaining - self._in_flight, 0)
             if self._reset is None or end > self._reset + self._window / 2:
-                self._reset, self._tokens = end, left  # a window we did not know of
+                self._reset, self._tokens, self._guessed = end, left, False  # a window we did not know of
             elif end > self._reset - self._window / 2:
-                self._reset = min(self._reset, end)
+                self._reset = end if self._guessed else min(self._reset, end)
+                self._guessed = False
                 self._tokens = min(self._tokens, left)
             # else: an answer of the window before, overtaken by others
 

@@ -1,0 +1,110 @@
+"""Pacing, by simulated clocks: the demo hub's limiter on one side, our bucket on the other."""
+
+from __future__ import annotations
+
+import heapq
+import random
+
+import pytest
+
+from crawler.ratelimit import Bucket, Standing, bucket_name
+from hubprobe.demo.limits import Limits, RateLimiter
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def simulate(quota: int, window: int, workers: int, latency: float, windows: float) -> tuple[int, int, int]:
+    """Return requests allowed, refused, and refused after the first window, of workers that never pause."""
+    clock = Clock()
+    limiter = RateLimiter(Limits(quota, quota, quota, window), clock=clock)
+    bucket = Bucket(clock)
+    start, random_state = clock.now, random.Random(0)
+    events: list[tuple[float, int, str, object]] = [(clock.now, i, "plan", None) for i in range(workers)]
+    allowed = refused = late = 0
+    serial = workers
+    while events:
+        clock.now, _, what, value = heapq.heappop(events)
+        if clock.now > start + window * windows:
+            break
+        serial += 1
+        if what == "plan":
+            heapq.heappush(events, (clock.now + bucket.reserve(), serial, "send", None))
+        elif what == "send":
+            standing = limiter.take("api", "here")
+            allowed += standing.allowed
+            refused += not standing.allowed
+            late += not standing.allowed and clock.now > start + window
+            heapq.heappush(events, (clock.now + latency * random_state.uniform(0.5, 1.5), serial, "answer", standing))
+        else:
+            headers = {name.lower(): text for name, text in value.headers}  # type: ignore[attr-defined]
+            bucket.answered(Standing.of(headers))
+            if not value.allowed:  # type: ignore[attr-defined]
+                bucket.hold(value.reset_in + 1)  # type: ignore[attr-defined]
+            heapq.heappush(events, (clock.now, serial, "plan", None))
+    return allowed, refused, late
+
+
+@pytest.mark.parametrize(("quota", "window"), [(500, 300), (3000, 300), (12_000, 300), (100, 60)])
+@pytest.mark.parametrize("latency", [0.02, 0.3])
+def test_no_refusal_after_warm_up_and_the_whole_quota_is_used(quota: int, window: int, latency: float) -> None:
+    workers, windows = 16, 6
+    allowed, _, late = simulate(quota, window, workers, latency, windows)
+    assert late == 0
+    possible = min(quota * windows, workers / latency * window * windows)
+    assert allowed >= 0.95 * possible
+
+
+def test_others_on_the_same_quota_are_made_room_for() -> None:
+    clock = Clock()
+    bucket = Bucket(clock)
+    bucket.reserve()
+    bucket.answered(Standing("api", 10, 100, 500, 300))  # somebody else has spent 490 already
+    sent = 0
+    while clock.now < 1100:
+        wait = bucket.reserve()
+        clock.now += wait
+        sent += clock.now < 1100
+        bucket.answered(None)
+    assert sent <= 11
+
+
+def test_a_hub_that_states_no_limits_is_not_paced() -> None:
+    bucket = Bucket()
+    for _ in range(1000):
+        assert bucket.reserve() == 0.0
+        bucket.answered(None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        (
+            {"ratelimit": '"api";r=498;t=120', "ratelimit-policy": '"fixed window";"api";q=500;w=300'},
+            Standing("api", 498, 120, 500, 300),
+        ),
+        ({"ratelimit": '"resolvers"; r=0; t=3'}, Standing("resolvers", 0, 3, None, None)),
+        ({"ratelimit": "limit=10, remaining=5"}, None),
+        ({}, None),
+    ],
+)
+def test_headers_are_read_as_the_hub_documents_them(headers: dict[str, str], expected: Standing | None) -> None:
+    assert Standing.of(headers) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "bucket"),
+    [
+        ("/api/models", "api"),
+        ("/api/models/a/b/paths-info/x", "api"),
+        ("/a/b/resolve/x/config.json", "resolvers"),
+        ("/api/resolve-cache/models/a/b/x/config.json", "resolvers"),
+    ],
+)
+def test_requests_are_counted_where_the_hub_counts_them(path: str, bucket: str) -> None:
+    assert bucket_name(path) == bucket

@@ -1,0 +1,172 @@
+"""Crawls that are killed, hubs that change meanwhile, and crawls that come after crawls."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow.compute as pc
+import pytest
+
+import crawler
+from crawler import verb
+from hubprobe.demo.repository import Repo, RepoFile
+from hubprobe.demo.server import HubServer
+from hubprobe.demo.synthetic import SyntheticCatalog
+from workspace import Config, CrawlConfig, Status, Workspace
+
+Open = Callable[..., Workspace]
+CHILD = (
+    "import sys, crawler, workspace; crawler.crawl(workspace.Workspace.open(sys.argv[1]), token=False, progress=False)"
+)
+
+
+def crawl(workspace: Workspace, **options: Any) -> crawler.CrawlSummary:
+    return crawler.crawl(workspace, token=False, progress=False, **options)
+
+
+def listed(workspace: Workspace) -> int:
+    try:
+        return int(json.loads((workspace.catalog_dir / "journal.json").read_text())["listed"])
+    except (OSError, ValueError):
+        return 0
+
+
+def ends(workspace: Workspace) -> dict[str, str]:
+    rows = workspace.catalog(["id", "eligibility"], history=True).to_pylist()
+    found = {row["id"]: row["eligibility"] for row in rows}
+    assert len(found) == len(rows), "a repository has several rows"
+    return found
+
+
+def test_killed_twice_every_repository_is_there_once(open_workspace: Open) -> None:
+    catalog = SyntheticCatalog(600)
+    with HubServer(catalog, page_size=100) as server:
+        workspace = open_workspace(server.url)
+        for point in (100, 400):
+            running = subprocess.Popen([sys.executable, "-c", CHILD, str(workspace.root)])
+            end = time.monotonic() + 60
+            while listed(workspace) < point and running.poll() is None and time.monotonic() < end:
+                time.sleep(0.02)
+            time.sleep(point % 7 / 20)
+            running.send_signal(signal.SIGKILL)
+            running.wait()
+        summary = crawl(workspace)
+        assert summary.resumed
+        assert ends(workspace) == {catalog.repo_id(i): catalog.expected(i).value for i in range(600)}
+        lists = [asked.target for asked in server.requests.matching("/api/models?")]
+    assert len(set(lists)) == 6  # each page, the first once more at the end
+    assert len(lists) <= 6 + 1 + 2 * 2  # and at most the two under way when it was killed
+    left = [path.name for path in workspace.catalog_dir.iterdir() if path.name != "journal.json"]
+    assert left == [f"{summary.crawl}.parquet"]
+
+
+def test_an_interrupted_crawl_goes_on_only_with_the_same_question(hub: HubServer, open_workspace: Open) -> None:
+    workspace = open_workspace(hub.url)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verb, "book_departures", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            crawl(workspace)
+    assert not crawl(workspace, author="acme").resumed
+    assert not crawl(workspace).resumed
+    assert len(workspace.catalog(["id"])) == len(workspace.catalog(["id"], history=True))
+
+
+def test_a_hub_that_changes_while_it_is_listed(open_workspace: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verb, "TOP_UP_SECONDS", 0.0)
+
+    def change(catalog: SyntheticCatalog, pages: int) -> None:
+        if pages == 2:
+            catalog.add(5)
+            catalog.delete(10)  # listed already
+            catalog.delete(390)  # not yet listed
+            catalog.rename(20, "owner/renamed-late")
+            catalog.rename(395, "owner/renamed-early")
+
+    catalog = SyntheticCatalog(400, after_page=change)
+    with HubServer(catalog, page_size=100) as server:
+        before = {i: catalog.repo_id(i) for i in range(400)}
+        workspace = open_workspace(server.url)
+        crawl(workspace)
+        found = ends(workspace)
+        for index in catalog.indices():
+            if index not in (20, 395):
+                assert found[catalog.repo_id(index)] == catalog.expected(index).value
+        assert found["owner/renamed-early"] == catalog.expected(395).value
+        assert before[390] not in found
+        assert before[395] not in found
+        crawl(workspace)
+        now = {row["id"]: row["eligibility"] for row in workspace.catalog(["id", "eligibility"]).to_pylist()}
+    assert now[before[10]] == "gone"
+    assert now[before[20]] == "renamed"
+    assert now["owner/renamed-late"] == catalog.expected(20).value
+
+
+def test_a_later_crawl_books_what_is_new_changed_gone_or_renamed(
+    hub: HubServer, make_repo: Callable[..., Repo], open_workspace: Open
+) -> None:
+    catalog: Any = hub.catalog
+    for name in ("stays", "changes", "goes", "moves"):
+        catalog.add(make_repo(f"acme/{name}"))
+    workspace = open_workspace(hub.url)
+    crawl(workspace)
+    rows = workspace.catalog(history=True).num_rows
+
+    changed = make_repo("acme/changes", id2label={str(i): f"new {i}" for i in range(5)})
+    catalog.add(changed)
+    catalog.remove("acme/goes")
+    catalog.remove("acme/moves")
+    catalog.add(make_repo("acme/new"))
+    catalog.add(make_repo("acme/moved"))
+    moved = Repo("acme/moves", {}, renamed_to="acme/moved")
+    moved.files = {"README.md": RepoFile.of("README.md", b"moved")}
+    catalog.add(moved)
+    hidden = catalog._records["acme/moves"] = catalog.record(moved) | {"pipeline_tag": "none"}
+    assert hidden["pipeline_tag"] == "none"
+
+    summary = crawl(workspace)
+    assert (summary.new, summary.changed, summary.departed) == (2, 1, 2)
+    newest = {row["id"]: row for row in workspace.catalog().to_pylist()}
+    assert newest["acme/goes"]["eligibility"] == "gone"
+    assert (newest["acme/moves"]["eligibility"], newest["acme/moves"]["renamed_to"]) == ("renamed", "acme/moved")
+    assert newest["acme/changes"]["sha"] == changed.sha
+    assert newest["acme/changes"]["id2label"][0] == "new 0"
+    history = workspace.catalog(history=True)
+    assert history.num_rows == rows + 5
+    both = history.filter(pc.field("id") == "acme/changes").to_pylist()
+    assert len({row["sha"] for row in both}) == 2
+    assert len({row["crawled_at"] for row in both}) == 2
+
+    third = crawl(workspace)
+    assert (third.new, third.changed, third.departed) == (0, 0, 0)
+    assert workspace.catalog(history=True).num_rows == rows + 5
+
+
+def test_other_limits_decide_everything_again(hub: HubServer, open_workspace: Open) -> None:
+    workspace = open_workspace(hub.url)
+    crawl(workspace)
+    strict = CrawlConfig(opt_out=("acme",), max_parameters=100)
+    again = Workspace(workspace.root, Config(endpoint=hub.url, crawl=strict))
+    summary = crawl(again)
+    assert summary.unchanged == 0
+    newest = {row["id"]: row["eligibility"] for row in again.catalog(["id", "eligibility"]).to_pylist()}
+    assert newest["acme/home"] == Status.OPTED_OUT.value
+    assert crawl(again).unchanged > 25
+
+
+def test_a_filtered_crawl_says_nothing_of_the_rest(
+    hub: HubServer, make_repo: Callable[..., Repo], open_workspace: Open
+) -> None:
+    workspace = open_workspace(hub.url)
+    crawl(workspace)
+    hub.catalog.add(make_repo("acme/second"))  # type: ignore[attr-defined]
+    summary = crawl(workspace, author="acme")
+    assert (summary.listed, summary.new, summary.unchanged, summary.departed) == (2, 1, 1, 0)
+    assert crawl(workspace, search="second").listed == 1
+    assert crawl(workspace, library="timm").listed == 0
+    assert crawl(workspace, tags=["safetensors"], author="acme").listed == 2

@@ -1,0 +1,175 @@
+"""The models on disk: bounded, never one in use, fetched ahead in the order they are needed."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import crawler
+from crawler import fetcher as fetching
+from crawler.store import Store
+from hubprobe.demo import faults
+from hubprobe.demo.faults import Fault, Faults
+from hubprobe.demo.repository import Repo
+from hubprobe.demo.server import HubServer
+from workspace import ModelError, Status, Workspace
+
+Open = Callable[..., Workspace]
+MODEL = 62_408  # bytes of one model's files, about
+
+
+@pytest.fixture
+def server(make_repo: Callable[..., Repo]) -> Iterator[HubServer]:
+    # Different labels, so that every model has files of its own.
+    repos = [make_repo(f"acme/m{i}", id2label={str(k): f"{i} {k}" for k in range(5)}) for i in range(5)]
+    with HubServer(repos) as server:
+        yield server
+
+
+@pytest.fixture
+def workspace(server: HubServer, open_workspace: Open) -> Workspace:
+    made = open_workspace(server.url)
+    crawler.crawl(made, token=False, progress=False)
+    return made
+
+
+@pytest.fixture
+def rows(workspace: Workspace) -> list[dict[str, Any]]:
+    return workspace.catalog().to_pylist()
+
+
+def on_disk(workspace: Workspace) -> int:
+    folder = workspace.cache_dir / "models"
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+def test_the_disk_is_bounded_and_the_least_recently_used_goes_first(
+    workspace: Workspace, rows: list[dict[str, Any]]
+) -> None:
+    fetcher = crawler.Fetcher(workspace, token=False, max_disk_bytes=3 * MODEL)
+    folders = []
+    for at in (0, 1, 2):
+        fetched = fetcher(rows[at])
+        folders.append(fetched.folder)
+        fetched.release()
+        time.sleep(0.02)
+    fetcher(rows[0]).release()
+    fetcher(rows[3]).release()
+    assert [folder.exists() for folder in folders] == [True, False, True]
+    assert on_disk(workspace) <= 3 * MODEL
+
+
+def test_a_model_in_use_is_never_deleted(
+    workspace: Workspace, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "ROOM_SECONDS", 0.3)
+    fetcher = crawler.Fetcher(workspace, token=False, max_disk_bytes=2 * MODEL + 100)
+    held = [fetcher(rows[0]), fetcher(rows[1])]
+    with pytest.raises(ModelError) as caught:
+        fetcher(rows[2])
+    assert caught.value.status is Status.DISK_FULL
+    assert all((used.folder / "model.safetensors").exists() for used in held)
+    held[0].release()
+    fetcher(rows[2]).release()
+    assert not held[0].folder.exists()
+    assert (held[1].folder / "model.safetensors").exists()
+
+
+def test_a_model_larger_than_the_bound_is_refused(workspace: Workspace, rows: list[dict[str, Any]]) -> None:
+    with pytest.raises(ModelError, match="--max-disk") as caught:
+        crawler.Fetcher(workspace, token=False, max_disk_bytes=1000)(rows[0])
+    assert caught.value.status is Status.DISK_FULL
+
+
+def test_two_demands_for_one_model_fetch_it_once(
+    server: HubServer, workspace: Workspace, rows: list[dict[str, Any]]
+) -> None:
+    server.requests.clear()
+    fetchers = [crawler.Fetcher(workspace, token=False) for _ in range(2)]
+    got: list[Path] = []
+    threads = [threading.Thread(target=lambda f=f: got.append(f(rows[0]).folder)) for f in fetchers for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(got)) == 1
+    assert len(got) == 4
+    assert server.requests.count("cdn") == 1
+
+
+def test_prefetched_models_are_there_when_asked_for(
+    server: HubServer, workspace: Workspace, rows: list[dict[str, Any]]
+) -> None:
+    fetcher = crawler.Fetcher(workspace, token=False)
+    server.requests.clear()
+    fetcher.prefetch(rows[:3])
+    wait_for(lambda: server.requests.count("cdn") == 3)
+    for row in rows[:3]:
+        fetcher(row).release()
+    assert server.requests.count("cdn") == 3
+    order = [asked.target for asked in server.requests if asked.bucket == "cdn"]
+    assert len(set(order)) in (1, 3)
+    fetcher.close()
+
+
+def test_prefetching_leaves_room_for_a_demand(workspace: Workspace, rows: list[dict[str, Any]]) -> None:
+    fetcher = crawler.Fetcher(workspace, token=False, max_disk_bytes=2 * MODEL + 100)
+    fetcher.prefetch(rows[:4])
+    for row in (rows[4], rows[0], rows[1], rows[2], rows[3]):
+        fetched = fetcher(row)
+        assert (fetched.folder / "model.safetensors").exists()
+        assert on_disk(workspace) <= 2 * MODEL + 100
+        fetched.release()
+    fetcher.close()
+
+
+def test_what_prefetching_met_is_raised_when_it_is_asked_for(
+    server: HubServer, workspace: Workspace, rows: list[dict[str, Any]]
+) -> None:
+    refused = faults.status(403, [("X-Error-Code", "GatedRepo")])
+    fault = Fault(refused, match="m0/resolve/.*safetensors", times=None)
+    server.intercept = Faults(fault)
+    fetcher = crawler.Fetcher(workspace, token=False)
+    fetcher.prefetch(rows[:2])
+    wait_for(lambda: fault.hits == 1)
+    with pytest.raises(ModelError) as caught:
+        fetcher(rows[0])
+    assert caught.value.status is Status.GATED
+    fetcher(rows[1]).release()
+    fetcher.close()
+
+
+def test_a_new_plan_lets_go_of_the_old_one(workspace: Workspace, rows: list[dict[str, Any]]) -> None:
+    fetcher = crawler.Fetcher(workspace, token=False, max_disk_bytes=MODEL + 100)
+    fetcher.prefetch(rows[:1])
+    folder = workspace.cache_dir / "models"
+    wait_for(lambda: len(list(folder.glob("*.complete"))) == 1)
+    fetcher.prefetch([])
+    fetcher(rows[1]).release()
+    fetcher.close()
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
+    store = Store(tmp_path, None)
+    child = os.fork()
+    if child == 0:
+        store.lock("m", shared=False)
+        os._exit(0)
+    os.waitpid(child, 0)
+    handle = store.lock("m", shared=False, wait=False)
+    assert handle is not None
+    assert store.lock("m", shared=True, wait=False) is None
+    os.close(handle)
