@@ -1,0 +1,1 @@
+"""Speed of probing, against what a person would do today and against bare forward passes."""

@@ -1,0 +1,265 @@
+"""``python -m benchmarks.probing``: the comparisons of docs/probe.md, printed as a Markdown table.
+
+Each comparison runs both sides on the same images and models, one after the other. ``--device cuda`` runs the one for
+GPUs, which needs nothing from the network.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import click
+from typing_extensions import Self
+
+from benchmarks.probing import setting
+
+ROOT = Path(__file__).parents[2]
+Row = tuple[str, str, str]
+
+
+def _child(module: str, *arguments: str, cores: str | None = None, **environment: str) -> str:
+    pin = ["taskset", "-c", cores] if cores is not None else []
+    done = subprocess.run(
+        [*pin, sys.executable, "-m", module, *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    return done.stdout
+
+
+def _baseline(name: str, **options: Any) -> dict[str, Any]:
+    from probing.runners import ENVIRONMENT
+
+    environment = dict(ENVIRONMENT) if options.get("workers") else {}
+    text = _child("benchmarks.probing.baselines", name, json.dumps(options), **environment)
+    return json.loads(text.strip().splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def _workspace(root: Path, repos: dict[str, Path], images: Path, n: int) -> Any:
+    import probing
+    from workspace import Workspace
+
+    workspace = Workspace.create(root)
+    probing.probes.build(workspace, images, n=n, progress=False)
+    setting.catalog(workspace, repos)
+    return workspace
+
+
+def against_pipeline(root: Path, models: int, probes: int) -> list[Row]:
+    """Models an hour against `transformers.pipeline`, batches of 32, on the same files; there one model of each kind."""
+    import probing
+
+    repos = setting.demo_models(models)
+    images = setting.images(root / "images", probes)
+    workspace = _workspace(root / "pipeline", repos, images, probes)
+    kinds: dict[str, Path] = {}
+    for folder in repos.values():
+        kinds.setdefault(json.loads((folder / "config.json").read_text())["model_type"], folder)
+    started = perf_counter()
+    summary = probing.probe(workspace, setting.Folders(repos), progress=False)
+    ours = (perf_counter() - started) / summary.run
+    seconds = _baseline("pipeline", folders=[str(f) for f in kinds.values()], images=str(images), n=probes)["seconds"]
+    theirs = dict(zip(kinds, seconds, strict=True))
+    names = [json.loads((f / "config.json").read_text())["model_type"] for f in repos.values()]
+    mean = sum(theirs[name] for name in names) / len(names)
+    what = f"{summary.ok} small models x {probes} probes, cold cache, start of processes included"
+    return [
+        (what, f"{ours:.2f} s a model, {3600 / ours:.0f} models/h", "prober"),
+        (f"one model of each of {len(kinds)} kinds, weighted", f"{mean:.2f} s, {3600 / mean:.0f} models/h", "pipeline"),
+        ("ratio", f"{mean / ours:.1f}x", "goal 5x"),
+    ]
+
+
+def against_bare(root: Path, probes: int) -> list[Row]:
+    """EfficientNet-Lite0 all the way from a loopback hub, preprocessing cached, against its forward passes alone."""
+    import crawler
+    import probing
+    from hubprobe.demo.server import serve_demo
+    from workspace import Config, Workspace
+
+    images = setting.images(root / "images", probes)
+    with serve_demo(with_unhealthy=False) as hub:
+        workspace = Workspace.create(root / "bare", Config(endpoint=hub.url))
+        probing.probes.build(workspace, images, n=probes, progress=False)
+        crawler.crawl(workspace, progress=False)
+        name = next(i for i in workspace.catalog(["id"])["id"].to_pylist() if "lite0" in i)
+        keep: list[Path] = []
+        fetcher = crawler.Fetcher(workspace)
+
+        def fetch(row: Any) -> Any:
+            fetched = fetcher(row)
+            keep.append(fetched.folder)
+            return replace(fetched, release=lambda: None)
+
+        probing.probe(workspace, fetch, models=[name], progress=False)  # makes the cache of preprocessed probes
+        summary = probing.probe(workspace, fetch, models=[name], retry=["ok"], progress=False)
+    phases = summary.seconds_by_phase
+    total = sum(phases.values())
+    meta = next((workspace.cache_dir / "inputs").glob("*/meta.json"))
+    shape = json.loads(meta.read_text())["shape"]
+    common = {"folder": str(keep[-1]), "pixels": str(meta.with_name("pixels")), "shape": shape, "batch": 64}
+    cores = len(os.sched_getaffinity(0))
+    plain = _baseline("bare", **common, device="cpu", workers=0)["seconds"]
+    best = _baseline("bare", **common, device="cpu", workers=cores)["seconds"]
+    parts = ", ".join(f"{k} {v:.2f}" for k, v in phases.items())
+    return [
+        (f"EfficientNet-Lite0, {probes} probes, cache warm: {parts}", f"{total:.1f} s", "prober, all phases"),
+        ("bare passes, torch's own threads", f"{plain:.1f} s, ratio {total / plain:.2f}", "goal at most 1.15"),
+        (f"bare passes, as the prober runs them ({cores} batches at once)", f"{best:.1f} s, ratio {total / best:.2f}",
+         "goal at most 1.15"),
+    ]  # fmt: skip
+
+
+def scaling(root: Path, models: int, probes: int) -> list[Row]:
+    """Two processes on two cores against one process on one core; times without the start of Python."""
+    repos = setting.demo_models(models)
+    images = setting.images(root / "images", probes)
+    seconds: dict[str, float] = {}
+    for name, cores in (("one", "0"), ("two", "0,1")):
+        workspace = _workspace(root / name, repos, images, probes)
+        (workspace.root / "models.json").write_text(json.dumps({k: str(v) for k, v in repos.items()}))
+        script = str(Path(__file__).with_name("one_run.py"))
+        warm = _child("benchmarks.probing.one_run", str(workspace.root), "2")
+        assert warm is not None
+        if name == "one":
+            _child("benchmarks.probing.one_run", str(workspace.root), cores=cores)
+        else:
+            launch = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+            _child("accelerate.commands.launch", *launch, "--dynamo_backend", "no", script, str(workspace.root),
+                   cores=cores)  # fmt: skip
+        rows = workspace.attempts(["started_at", "run_id", "rank"]).to_pylist()
+        last = max(r["run_id"] for r in rows)
+        manifest = json.loads((workspace.runs_dir / f"{last}.json").read_text())
+        seconds[name] = manifest["seconds"]
+    return [
+        (f"{models} small models x {probes} probes, one process on one core", f"{seconds['one']:.1f} s", ""),
+        ("two processes on two cores", f"{seconds['two']:.1f} s, {seconds['one'] / seconds['two']:.2f}x", "goal 1.7x"),
+    ]
+
+
+def idle(ranks: int = 64, models: int = 5000, mean_seconds: float = 0.2) -> list[Row]:
+    """Idle share of many ranks that pull simulated models, largest first, from a real store on this machine."""
+    import threading
+    import time
+
+    import numpy as np
+    from torch.distributed import PrefixStore, TCPStore
+
+    from probing.group import Group
+
+    sizes = np.random.default_rng(0).lognormal(0.0, 1.0, models)
+    sizes = np.sort(sizes / sizes.mean() * mean_seconds)[::-1]
+    server = TCPStore("127.0.0.1", 0, is_master=True)
+    busy = [0.0] * ranks
+
+    def work(rank: int) -> None:
+        store = TCPStore("127.0.0.1", server.port, is_master=False)
+        group = Group(rank, ranks, rank, ranks, PrefixStore("idle", store))
+        while (place := group.pull()) < models:
+            time.sleep(sizes[place])
+            busy[rank] += sizes[place]
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(ranks)]
+    started = perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wall = perf_counter() - started
+    share = 1 - sum(busy) / (wall * ranks)
+    what = f"{ranks} ranks, {models} models of {mean_seconds} s (log-normal), pulled largest first"
+    return [(what, f"{wall:.1f} s, idle {100 * share:.1f} %", "goal under 3 %")]
+
+
+def on_gpu(root: Path, device: str, copies: int, probes: int) -> list[Row]:
+    """Models of four usual sizes with random weights, against their bare forward passes in the same precision."""
+    import probing
+
+    repos = setting.large_models(root / "large", copies)
+    images = setting.images(root / "images", probes)
+    workspace = _workspace(root / "gpu", repos, images, probes)
+    first = [name for name in repos if name.endswith("-0")]
+    probing.probe(workspace, setting.Folders(repos), device=device, models=first, progress=False)
+    with _Utilisation(device) as gpu:
+        summary = probing.probe(workspace, setting.Folders(repos), device=device, progress=False)
+    if summary.failed:
+        raise SystemExit(f"some models failed: {summary.by_status}")
+    meta = next((workspace.cache_dir / "inputs").glob("*/meta.json"))
+    shape = json.loads(meta.read_text())["shape"]
+    batch = 256 if device != "cpu" else 64
+    bare = 0.0
+    for name in first:
+        options = {"folder": str(repos[name]), "pixels": str(meta.with_name("pixels")), "shape": shape}
+        workers = 0 if device != "cpu" else len(os.sched_getaffinity(0))
+        bare += _baseline("bare", **options, batch=batch, device=device, workers=workers)["seconds"]
+    wanted = bare * summary.run / len(first)
+    return [
+        (f"{summary.run} models (ResNet-50, ViT-B/16, ConvNeXt-T, Swin-T), {probes} probes, {device}",
+         f"{summary.models_per_hour:.0f} models/h, {summary.images_per_second:.0f} images/s", ""),
+        ("share of the bare-forward rate", f"{100 * wanted / summary.seconds:.0f} %", "goal 90 %"),
+        ("GPU utilisation", gpu.text, ""),
+        ("seconds by phase (they overlap)", json.dumps(dict(summary.seconds_by_phase)), f"wall {summary.seconds:.1f}"),
+    ]  # fmt: skip
+
+
+class _Utilisation:
+    """Samples nvidia-smi's utilisation twice a second."""
+
+    def __init__(self, device: str) -> None:
+        self.text, self._device = "not sampled", device
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        if self._device.startswith("cuda"):
+            query = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
+            self._process = subprocess.Popen([*query, "-lms", "500"], stdout=subprocess.PIPE, text=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            lines = [line.split(",") for line in self._process.communicate()[0].splitlines() if "," in line]
+            if lines:
+                used = max(int(memory) for _, memory in lines)
+                self.text = f"{sum(int(u) for u, _ in lines) / len(lines):.0f} % on average, {used} MiB at most"
+
+
+@click.command()
+@click.option("--only", type=click.Choice(["pipeline", "bare", "scaling", "idle", "gpu"]), multiple=True)
+@click.option("--device", default="cpu", show_default=True, help="'cuda' runs the comparison for GPUs.")
+@click.option("--models", default=40, show_default=True)
+@click.option("--probes", default=2000, show_default=True)
+@click.option("--copies", default=50, show_default=True, help="Models of each of the four sizes, for GPUs.")
+def main(only: tuple[str, ...], device: str, models: int, probes: int, copies: int) -> None:
+    """Measure, and print Markdown."""
+    chosen = only or (("gpu",) if device.startswith("cuda") else ("pipeline", "bare", "scaling", "idle"))
+    click.echo(f"{setting.machine()}\n\n| what | measured | |\n|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        measures: dict[str, Callable[[], list[Row]]] = {
+            "pipeline": lambda: against_pipeline(root, models, probes),
+            "bare": lambda: against_bare(root, probes),
+            "scaling": lambda: scaling(root, models, probes),
+            "idle": idle,
+            "gpu": lambda: on_gpu(root, device, copies, probes),
+        }
+        for name in chosen:
+            for row in measures[name]():
+                click.echo(f"| {' | '.join(row)} |")
+
+
+if __name__ == "__main__":
+    main()
