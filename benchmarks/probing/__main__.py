@@ -59,7 +59,7 @@ def _workspace(root: Path, repos: dict[str, Path], images: Path, n: int) -> Any:
 
 
 def against_pipeline(root: Path, models: int, probes: int) -> list[Row]:
-    """Models an hour against `transformers.pipeline`, batches of 32, on the same files; there one model of each kind."""
+    """Models an hour against `transformers.pipeline` on the same files, batches of 32; there one model of each kind."""
     import probing
 
     repos = setting.demo_models(models)
@@ -163,22 +163,26 @@ def idle(ranks: int = 64, models: int = 5000, mean_seconds: float = 0.2) -> list
     sizes = np.random.default_rng(0).lognormal(0.0, 1.0, models)
     sizes = np.sort(sizes / sizes.mean() * mean_seconds)[::-1]
     server = TCPStore("127.0.0.1", 0, is_master=True)
-    busy = [0.0] * ranks
+    busy, began, ended = ([0.0] * ranks for _ in range(3))
+    together = threading.Barrier(ranks)
 
     def work(rank: int) -> None:
         store = TCPStore("127.0.0.1", server.port, is_master=False)
         group = Group(rank, ranks, rank, ranks, PrefixStore("idle", store))
+        together.wait()
+        began[rank] = perf_counter()
         while (place := group.pull()) < models:
+            at = perf_counter()
             time.sleep(sizes[place])
-            busy[rank] += sizes[place]
+            busy[rank] += perf_counter() - at
+        ended[rank] = perf_counter()
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(ranks)]
-    started = perf_counter()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    wall = perf_counter() - started
+    wall = max(ended) - min(began)
     share = 1 - sum(busy) / (wall * ranks)
     what = f"{ranks} ranks, {models} models of {mean_seconds} s (log-normal), pulled largest first"
     return [(what, f"{wall:.1f} s, idle {100 * share:.1f} %", "goal under 3 %")]

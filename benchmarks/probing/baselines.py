@@ -29,7 +29,8 @@ def pipeline(folders: list[str], images: str, n: int) -> dict[str, Any]:
 def bare(folder: str, pixels: str, shape: list[int], batch: int, device: str, workers: int) -> dict[str, Any]:
     """Forward passes alone, on batches that lie ready in memory.
 
-    ``workers`` batches at once, one thread each; 0 is the plain way, torch's own threads. On a GPU the passes run in bfloat16 autocast, as the prober's do.
+    ``workers`` batches at once, one thread each; 0 is the plain way, torch's own threads. On a GPU the passes run in
+    bfloat16 autocast, as the prober's do.
     """
     from concurrent.futures import ThreadPoolExecutor
 
