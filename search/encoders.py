@@ -68,7 +68,9 @@ class ClipEncoder:
     def __init__(self, folder: Path, name: str, commit: str) -> None:
         import torch
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()  # one bar a weight file says nothing here, and quiet means quiet
         self.name, self.commit = name, commit
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:

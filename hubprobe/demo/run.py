@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hubprobe.demo import lite0
 from hubprobe.output import render
 from hubprobe.status import StatusReport, status
 from workspace import Config, SearchConfig, Workspace
+
+if TYPE_CHECKING:
+    from search import Evaluation
 
 HOME = Path(__file__).parent
 PROBES = HOME / "probes.parquet"
@@ -104,8 +108,23 @@ def demo(path: str | Path | None = None, *, workers: int = 1, progress: bool = T
     report.status = status(Workspace.open(root))
     with _timed(report, "evaluate"):
         truth = json.loads(TRUTH.read_text(encoding="utf-8"))
-        report.evaluation = search.evaluate(Workspace.open(root), truth, progress=progress).rows()
+        measured = search.evaluate(Workspace.open(root), truth, max_logit_queries=10_000, progress=progress)
+        report.evaluation = [*measured.rows(), *_by_origin(measured)]
     return report
+
+
+def _by_origin(measured: Evaluation) -> list[dict[str, Any]]:
+    """Split the logit queries by whose logit asks: the drawings' own classifiers, or the ImageNet model."""
+    rows = []
+    asked = [r for r in measured.ranks.to_pylist() if r["task"] == "logit" and r["scoring"] == "probelog"]
+    for name in ("trained on drawings", "ImageNet"):
+        ranks = [r["rank"] for r in asked if (f" of {lite0.REPO_ID}" in r["query"]) == (name == "ImageNet")]
+        if ranks:
+            tops = {f"top{n}": sum(rank <= n for rank in ranks) / len(ranks) for n in (1, 5, 10)}
+            mrr = sum(1 / rank for rank in ranks) / len(ranks)
+            about = {"task": f"logit, asked by: {name}", "scoring": "probelog", "queries": len(ranks)}
+            rows.append({**about, **tops, "mrr": mrr})
+    return rows
 
 
 @contextmanager
@@ -130,7 +149,7 @@ def as_text(report: DemoReport) -> str:
             f"{counts.failed} failed; {counts.logits} searchable logits\n\n{table}"
         )
     if report.evaluation:
-        table = render(report.evaluation, list(report.evaluation[0]))
+        table = render(report.evaluation, ["task", "scoring", "k", "queries", "top1", "top5", "top10", "mrr", "chance"])
         parts.append(f"How often the search is right, over every concept of the demo hub\n\n{table}")
     steps = "  ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
     parts.append(f"Time: {steps}; {sum(report.seconds.values()):.0f} s in all\n")
