@@ -24,6 +24,7 @@ INDEX = "model.safetensors.index.json"
 _PICKLES = re.compile(r"(?i)\.(?:bin|pt|pth|ckpt|pkl|pickle|joblib)$")
 _FOREIGN = re.compile(r"(?i)\.(?:h5|keras|msgpack|tflite|pb|mlmodel|mlpackage|gguf|engine|npz|ot|caffemodel|pdparams)$")
 _NOT_WEIGHTS = re.compile(r"(?:^|/)(?:training_args|optimizer|scheduler|rng_state\w*|scaler|trainer_state)\.\w+$")
+MAX_NAME = 255  # bytes of one part of a path, on the usual file systems
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -269,7 +270,11 @@ def is_safe_path(path: str) -> bool:
     """Return whether a file of this name stays inside its repository's folder, on every operating system."""
     if not path or path.startswith(("/", "~")) or "\\" in path or re.match(r"[A-Za-z]:", path) or _CONTROL.search(path):
         return False
-    return all(part not in ("", ".", "..") and len(part.encode("utf-8", "replace")) <= 255 for part in path.split("/"))
+    try:
+        parts = path.encode("utf-8").split(b"/")
+    except UnicodeEncodeError:  # a lone surrogate: no file can be named so
+        return False
+    return all(part not in (b"", b".", b"..") and len(part) <= MAX_NAME for part in parts)
 
 
 def _too_many(parameters: int, facts: Facts, verb: str) -> Verdict | None:

@@ -1,7 +1,8 @@
 """Every way a repository can end, once: the value that lands in the tables, its outcome, and what it means.
 
-``catalog.eligibility`` holds ``eligible`` or one of the *skipped* values; ``attempts.status`` holds any value but
-``eligible``. Every attempted model has exactly one row, so ``attempted = ok + skipped + failed``.
+``catalog.eligibility`` holds ``eligible``, one of the *skipped* values, or the *failed* value of a request that the
+next crawl makes again; ``attempts.status`` holds any value but ``eligible``. Every attempted model has exactly one row,
+so ``attempted = ok + skipped + failed``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 ::
 
-    python benchmarks/crawler/crawls.py full --repos 200000 --kills 5    # exactly once, requests, memory, repos a second
+    python benchmarks/crawler/crawls.py full --repos 200000 --kills 5    # exactly once, requests, memory, speed
     python benchmarks/crawler/crawls.py memory --repos 1000000           # listing alone: peak memory
     python benchmarks/crawler/crawls.py pace --window 60 --windows 3     # share of the server's limit, and 429s
 
@@ -157,7 +157,9 @@ def check(bench: Bench, repos: int, seconds: float, peaks: list[float]) -> None:
         least.update(COST.get(status, {}))
     made = bench.counts()
     for bucket in ("api", "resolvers", "cdn"):
-        report(f"{bucket}: {made[bucket]:,} requests, minimum {least[bucket]:,}: {made[bucket] / least[bucket] - 1:+.3%}")
+        report(
+            f"{bucket}: {made[bucket]:,} requests, minimum {least[bucket]:,}: {made[bucket] / least[bucket] - 1:+.3%}"
+        )
     total, floor = sum(made[b] for b in least), sum(least.values())
     report(f"all: {total:,} requests, minimum {floor:,}: {total / floor - 1:+.3%}; 429s: {made['429 api']}")
     report(f"{seconds:,.0f} s, {repos / seconds:,.0f} repos/s, {total / seconds:,.0f} requests/s")
@@ -199,7 +201,9 @@ def pace(window: int, windows: int) -> None:
             for bucket in ("api", "resolvers"):
                 allowed = getattr(limits, bucket) * windows
                 share = (made[bucket] - made[f"429 {bucket}"]) / allowed
-                report(f"{bucket}: {made[bucket]:,} of {allowed:,} allowed in {windows} windows of {window} s: {share:.1%}")
+                report(
+                    f"{bucket}: {made[bucket]:,} of {allowed:,} allowed in {windows} windows of {window} s: {share:.1%}"
+                )
             report(f"429s: api {made['429 api']}, resolvers {made['429 resolvers']}")
         finally:
             bench.stop()

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import timm
 import torch
+import transformers
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-import transformers
 
 from crawler.head import Head, find_head
 from crawler.header import Header, Tensor
@@ -35,7 +35,7 @@ def transformers_models() -> Iterator[tuple[str, torch.nn.Module]]:
                 config = CONFIG_MAPPING[model_type](num_labels=OUTPUTS)
                 with torch.device("meta"):
                     yield f"transformers {name}", getattr(transformers, name)(config)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - some need packages that are not here; each is reported
                 logger.warning("cannot build %s: %s", name, str(error)[:100])
 
 
@@ -50,7 +50,7 @@ def timm_models() -> Iterator[tuple[str, torch.nn.Module]]:
         try:
             with torch.device("meta"):
                 yield f"timm {name}", timm.create_model(name, num_classes=OUTPUTS)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - as above
             logger.warning("cannot build %s: %s", name, str(error)[:100])
 
 
