@@ -43,19 +43,32 @@ def status(path: str | Path | Workspace) -> StatusReport:
     return _status(path if isinstance(path, Workspace) else Workspace.open(path))
 
 
-def probe(workspace: Workspace, *, token: str | None = None, **options: Any) -> ProbeSummary:
+def probe(
+    workspace: Workspace,
+    *,
+    token: str | None = None,
+    keep: bool = False,
+    max_disk_bytes: int | None = None,
+    **options: Any,
+) -> ProbeSummary:
     """Run every eligible model that was not run yet on the probe set: `probing.probe` with the crawler's fetcher.
 
     Args:
         workspace: has a catalog and a probe set.
         token: Hugging Face token for the downloads; the environment's when None.
+        keep: keep model files after probing.
+        max_disk_bytes: what fetched files may take; no bound when None.
         **options: those of `probing.probe`.
 
     """
     import crawler
     import probing
 
-    return probing.probe(workspace, crawler.Fetcher(workspace, token=token), **options)
+    fetcher = crawler.Fetcher(workspace, token=token, keep=keep, max_disk_bytes=max_disk_bytes)
+    try:
+        return probing.probe(workspace, fetcher, **options)
+    finally:
+        fetcher.close()
 
 
 def run(

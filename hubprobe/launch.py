@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from workspace.errors import HubprobeError
 
@@ -17,6 +18,18 @@ OUR_RANK = "RANK"
 def is_first_process() -> bool:
     """Return whether this process speaks for all: the only one, or rank 0 of several."""
     return os.environ.get(OUR_RANK, "0") == "0"
+
+
+def as_arguments(options: Mapping[str, Any]) -> list[str]:
+    """Return options as a command line: None and False are left out, True is a flag."""
+    arguments: list[str] = []
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            arguments.append(flag)
+        elif value is not None and value is not False:
+            arguments += [flag, str(value)]
+    return arguments
 
 
 def probe_with_workers(workspace: Path, workers: int, arguments: Sequence[str] = (), **environment: str) -> None:

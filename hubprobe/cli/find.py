@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -17,33 +17,77 @@ from hubprobe.cli.options import (
     token_option,
     workspace_option,
 )
-from hubprobe.output import render
+from hubprobe.output import FORMATS, render
 
 if TYPE_CHECKING:
     from search import Index, Query
 
+UNITS = ("logit", "model", "family")
 HIT_COLUMNS = ("rank", "repo_id", "logit", "label", "score")
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @workspace_option
-@click.option("--encoder", help="Image-text model for text queries: clip:OWNER/NAME; else the configuration's.")
+@click.option(
+    "--encoder", help="Image-text model for text queries: clip:OWNER/NAME, or none; else the configuration's."
+)
+@click.option("--rebuild", is_flag=True, help="Read every descriptor again, not only new ones.")
+@click.option("--verify", is_flag=True, help="Compare every byte of the index with its checksums; build nothing.")
 @token_option
 @endpoint_option
 @quiet_option
 @format_option
-def index(folder: Path, encoder: str | None, token: str | None, endpoint: str | None, quiet: bool, kind: str) -> None:
+@click.pass_context
+def index(
+    context: click.Context,
+    folder: Path,
+    encoder: str | None,
+    rebuild: bool,
+    verify: bool,
+    token: str | None,
+    endpoint: str | None,
+    quiet: bool,
+    kind: str,
+) -> None:
     """Build the search index from the descriptors; readers keep the old one until the new one is whole.
 
     \b
-    Example:
+    Examples:
       hubprobe index --workspace my-index
+      hubprobe index --workspace my-index --verify
+      hubprobe index info --workspace my-index
     """
+    if context.invoked_subcommand is not None:
+        return
     import search
     from workspace import Workspace
 
     workspace = Workspace(Workspace.open(folder).root, config_with_endpoint(folder, endpoint))
-    show_summary(search.index(workspace, encoder=encoder, token=token, progress=not quiet), kind)
+    if verify:
+        found = search.verify(workspace)
+        click.echo(render([found], list(found), kind), nl=False)
+        return
+    show_summary(search.index(workspace, encoder=encoder, token=token, rebuild=rebuild, progress=not quiet), kind)
+
+
+@index.command("info")
+@workspace_option
+@format_option
+def info(folder: Path, kind: str) -> None:
+    """Say what the index holds: sizes, versions, encoder, memory, recall of what is approximate.
+
+    \b
+    Example:
+      hubprobe index info --workspace my-index
+    """
+    from hubprobe import front
+
+    values = front.open(folder).info()
+    if kind == "json":
+        click.echo(render([values], list(values), kind), nl=False)
+        return
+    rows = [{"what": name, "value": json.dumps(v) if isinstance(v, dict) else v} for name, v in values.items()]
+    click.echo(render(rows, ["what", "value"], kind, width=140), nl=False)
 
 
 @click.command()
@@ -52,7 +96,13 @@ def index(folder: Path, encoder: str | None, token: str | None, endpoint: str | 
 @click.option("--image", type=click.Path(path_type=Path, dir_okay=False), help="Search by an example image instead.")
 @click.option("--where", help="SQL condition on the metadata, e.g. \"downloads > 1000 and license = 'mit'\"")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=10, show_default=True, help="How many hits.")
-@click.option("--by", type=click.Choice(["logit", "model"]), default="logit", show_default=True, help="What a hit is.")
+@click.option("--by", type=click.Choice(UNITS), help="What a hit is: a logit, a model, or a family of near-copies.")
+@click.option("--all-of", multiple=True, help="Models that recognise each of these; may be repeated.")
+@click.option("--any-of", multiple=True, help="Models that recognise one of these; may be repeated.")
+@click.option("--none-of", multiple=True, help="... but none of these; may be repeated.")
+@click.option("--hybrid", is_flag=True, help="Join behaviour with the words of labels and names.")
+@click.option("--exact", is_flag=True, help="Bypass everything approximate.")
+@click.option("--explain", is_flag=True, help="Say on stderr what the search did, with times and bytes.")
 @click.option("--k", type=click.IntRange(min=1), help="Probes compared: the query's strongest.")
 @click.option("--scoring", help="probelog, or full (all probes); else the configuration's.")
 @click.option("--evidence", type=click.Path(path_type=Path, dir_okay=False), help="Write a contact sheet (PNG).")
@@ -61,13 +111,13 @@ def search(
     folder: Path,
     text: str | None,
     image: Path | None,
-    where: str | None,
-    limit: int,
-    by: str,
+    all_of: tuple[str, ...],
+    any_of: tuple[str, ...],
+    none_of: tuple[str, ...],
+    hybrid: bool,
     k: int | None,
     scoring: str | None,
-    evidence: Path | None,
-    kind: str,
+    **shown: Any,
 ) -> None:
     """Find logits by a concept's name, or by an example image.
 
@@ -76,15 +126,17 @@ def search(
       hubprobe search --workspace my-index "dog"
       hubprobe search --workspace my-index "dog" --where "downloads > 1000" --evidence dog.png
       hubprobe search --workspace my-index --image cat.jpg --by model
+      hubprobe search --workspace my-index --all-of dog --all-of cat --none-of car
     """
     from hubprobe import front
 
-    asked = text if text is not None else image
-    if asked is None or (text is not None and image is not None):
-        raise click.UsageError("give a text or --image, one of the two")
+    several = bool(all_of or any_of or none_of)
+    if (text is not None) + (image is not None) + several != 1:
+        raise click.UsageError("give a text, --image, or --all-of, --any-of and --none-of: one of the three")
     found = front.open(folder)
-    query = found.search(asked, k=k, scoring=scoring)
-    _show_hits(found, query, where=where, limit=limit, by=by, evidence=evidence, kind=kind)
+    asked = text if text is not None else image
+    query = found.search(asked, all_of=all_of, any_of=any_of, none_of=none_of, k=k, scoring=scoring, hybrid=hybrid)
+    _show_hits(found, query, **shown)
 
 
 @click.command()
@@ -93,11 +145,10 @@ def search(
 @click.argument("logit", type=click.IntRange(min=0))
 @click.option("--where", help="SQL condition on the metadata.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=10, show_default=True, help="How many hits.")
+@click.option("--whole", is_flag=True, help="Compare whole descriptors, not the strongest probes.")
 @click.option("--evidence", type=click.Path(path_type=Path, dir_okay=False), help="Write a contact sheet (PNG).")
 @format_option
-def similar(
-    folder: Path, repo_id: str, logit: int, where: str | None, limit: int, evidence: Path | None, kind: str
-) -> None:
+def similar(folder: Path, repo_id: str, logit: int, whole: bool, **shown: Any) -> None:
     """Find logits of other models that respond like logit LOGIT of REPO_ID.
 
     \b
@@ -107,17 +158,32 @@ def similar(
     from hubprobe import front
 
     found = front.open(folder)
-    query = found.similar(repo_id, logit)
-    _show_hits(found, query, where=where, limit=limit, by="logit", evidence=evidence, kind=kind)
+    _show_hits(found, found.similar(repo_id, logit, whole=whole), **shown)
 
 
 def _show_hits(
-    found: Index, query: Query, *, where: str | None, limit: int, by: str, evidence: Path | None, kind: str
+    found: Index,
+    query: Query,
+    *,
+    where: str | None,
+    limit: int,
+    evidence: Path | None,
+    kind: str,
+    by: Literal["logit", "model", "family"] | None = None,
+    exact: bool = False,
+    explain: bool = False,
 ) -> None:
     if where:
         query = query.where(where)
-    hits = query.by("model" if by == "model" else "logit").limit(limit).to_dicts()
-    columns = list(HIT_COLUMNS) if kind == "table" else list(hits[0]) if hits else list(HIT_COLUMNS)
+    if by is not None:
+        query = query.by(by)
+    query = query.exact() if exact else query
+    hits = query.limit(limit).to_dicts()
+    if explain:
+        click.echo(str(query.limit(limit).explain()), err=True)
+    columns = [*HIT_COLUMNS, *(["found_by"] if hits and "found_by" in hits[0] else [])]
+    if kind != "table" and hits:
+        columns = list(hits[0])
     click.echo(render(hits, columns, kind), nl=False)
     if not hits:
         click.echo("no logit passes the filter", err=True)
@@ -129,18 +195,37 @@ def _show_hits(
 @click.command()
 @workspace_option
 @click.argument("statement")
-@format_option
-def sql(folder: Path, statement: str, kind: str) -> None:
+@click.option("--allow", multiple=True, help="Folder or hf://, s3:// prefix the statement may read Parquet from.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File for the result.")
+@click.option("--format", "kind", type=click.Choice([*FORMATS, "parquet"]), default="table", show_default=True)
+def sql(folder: Path, statement: str, allow: tuple[str, ...], out: Path | None, kind: str) -> None:
     """Ask SQL of the workspace's tables: models, logits, attempts, catalog, probes, runs.
+
+    Searches are table functions: FROM search('dog', n := 500) JOIN models USING (repo_id, sha)
 
     \b
     Examples:
       hubprobe sql --workspace my-index "SELECT status, count(*) FROM attempts GROUP BY 1 ORDER BY 2 DESC"
+      hubprobe sql --workspace my-index "FROM search('dog', n := 50)" --format parquet --out dogs.parquet
     """
-    from hubprobe import front
+    import search as room
+    from workspace import Workspace
 
-    table = front.open(folder).sql(statement)
-    click.echo(render(table.to_pylist(), table.column_names, kind), nl=False)
+    # not through an open index: attempts and catalog can be asked before there is one
+    table = room.sql(Workspace.open(folder), statement, allow=allow)
+    if kind == "parquet":
+        import pyarrow.parquet as pq
+
+        sink: Any = out if out is not None else click.get_binary_stream("stdout")
+        pq.write_table(table, sink)
+    else:
+        text = render(table.to_pylist(), table.column_names, kind)
+        if out is not None:
+            out.write_text(text, encoding="utf-8")
+        else:
+            click.echo(text, nl=False)
+    if out is not None:
+        click.echo(f"{table.num_rows} rows: {out}", err=True)
 
 
 @click.command()

@@ -18,6 +18,7 @@ from hubprobe.cli.options import (
     workspace_option,
 )
 from hubprobe.output import render
+from workspace.text import printable
 
 if TYPE_CHECKING:
     from workspace import Config
@@ -100,36 +101,55 @@ def build(
 @click.command()
 @workspace_option
 @click.option("--limit", type=click.IntRange(min=1), help="List at most this many repositories.")
+@click.option("--task", "pipeline_tag", help="Task to list; image-classification by default, '' for any.")
 @click.option("--author", help="Only this owner's repositories.")
 @click.option("--library", help="Only this library: transformers, timm ...")
 @click.option("--search", "text", help="Only repositories whose name contains this.")
-@click.option("--dry-run", is_flag=True, help="List and decide, print what would be done, write nothing.")
+@click.option("--tag", "tags", multiple=True, help="Only repositories with this tag; may be repeated.")
+@click.option("--from", "source", help="Parquet snapshot of the Hub, local or hf://, in place of its listing.")
+@click.option("--restart", is_flag=True, help="Begin anew although an interrupted crawl could go on.")
+@click.option("--explain", "explained", metavar="OWNER/NAME", help="Say how one repository is decided, step by step.")
+@click.option("--dry-run", is_flag=True, help="Print repositories, requests, bytes and hours; write nothing.")
 @token_option
 @endpoint_option
 @quiet_option
 @format_option
 def crawl(
     folder: Path,
-    limit: int | None,
-    author: str | None,
-    library: str | None,
     text: str | None,
-    dry_run: bool,
-    token: str | None,
+    explained: str | None,
     endpoint: str | None,
     quiet: bool,
     kind: str,
+    **options: Any,
 ) -> None:
     """List a Hub's image classifiers and decide, before any weights are fetched, which can be probed.
+
+    Run again, it books what is new, changed or gone; interrupted, it goes on where it was.
 
     \b
     Examples:
       hubprobe crawl --workspace my-index --limit 1000
-      hubprobe crawl --workspace my-index --library timm
+      hubprobe crawl --workspace my-index --library timm --dry-run
+      hubprobe crawl --workspace my-index --from hf://datasets/cfahlgren1/hub-stats/models.parquet
+      hubprobe crawl --explain google/vit-base-patch16-224
     """
     config = config_with_endpoint(folder, endpoint)
-    options = {"limit": limit, "author": author, "library": library, "search": text, "dry_run": dry_run, "token": token}
-    show_crawl(folder, config, {**options, "progress": not quiet}, kind)
+    if explained is not None:
+        _explain(folder, config, explained, options["token"], kind)
+        return
+    show_crawl(folder, config, {**options, "search": text, "progress": not quiet}, kind)
+
+
+def _explain(folder: Path, config: Config, repo_id: str, token: str | None, kind: str) -> None:
+    import crawler
+    from workspace import Workspace
+
+    found = crawler.explain(Workspace(folder, config), repo_id, token=token)
+    steps = [{**step, "passed": "yes" if step["passed"] else "no"} for step in found.to_arrow().to_pylist()]
+    click.echo(render(steps, ["stage", "rule", "passed", "looks_for", "reason"], kind), nl=False)
+    sentence = f": {printable(found.reason, 300)}" if found.reason else ""
+    click.echo(f"\n{repo_id} is {found.status.value}{sentence}", err=kind != "table")
 
 
 @click.command()
@@ -138,6 +158,14 @@ def crawl(
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images in a forward pass.")
 @click.option("--device", help="cpu, cuda, mps ...; the best there is when not given.")
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes; one per GPU.")
+@click.option(
+    "--fraction", type=click.FloatRange(0, 1, min_open=True), help="Share of the probes each model is run on."
+)
+@click.option("--probes-per-model", type=click.IntRange(min=1), help="The same, as a number of probes.")
+@click.option("--core", type=click.IntRange(min=0), help="How many of those are the same for all models.")
+@click.option("--precision", type=click.Choice(["auto", "float32"]), help="'auto' uses half precision where it agrees.")
+@click.option("--keep", is_flag=True, help="Keep model files after probing.")
+@click.option("--max-disk", type=click.FloatRange(0, min_open=True), help="GB that fetched files may take.")
 @click.option("--retry", help="Statuses to try again, with commas: rate_limited,network_error")
 @token_option
 @endpoint_option
@@ -145,15 +173,14 @@ def crawl(
 @format_option
 def probe(
     folder: Path,
-    limit: int | None,
-    batch_size: int | None,
-    device: str | None,
     workers: int,
     retry: str | None,
+    max_disk: float | None,
     token: str | None,
     endpoint: str | None,
     quiet: bool,
     kind: str,
+    **options: Any,
 ) -> None:
     """Run every eligible model that was not run yet; what is committed is never run again.
 
@@ -169,22 +196,15 @@ def probe(
 
     workspace = Workspace(Workspace.open(folder).root, config_with_endpoint(folder, endpoint))
     if workers > 1:
-        given = {"--limit": limit, "--batch-size": batch_size, "--device": device, "--retry": retry, "--format": kind}
-        arguments = [part for name, value in given.items() if value is not None for part in (name, str(value))]
+        given = {**options, "retry": retry, "max_disk": max_disk, "format": kind, "quiet": quiet}
         secret = {"HF_TOKEN": token} if token else {}  # by the environment: a command line is seen by everyone
-        address = {"HF_ENDPOINT": workspace.config.endpoint}
-        launch.probe_with_workers(folder, workers, [*arguments, *(["--quiet"] if quiet else [])], **secret, **address)
+        arguments = launch.as_arguments(given)
+        launch.probe_with_workers(folder, workers, arguments, HF_ENDPOINT=workspace.config.endpoint, **secret)
         return
-    statuses = tuple(s.strip() for s in retry.split(",") if s.strip()) if retry else ()
-    summary = front.probe(
-        workspace,
-        token=token,
-        limit=limit,
-        batch_size=batch_size,
-        device=device,
-        retry=statuses,
-        progress=not quiet,
-    )
+    settings = {name: value for name, value in options.items() if value is not None}
+    settings["retry"] = tuple(s.strip() for s in retry.split(",") if s.strip()) if retry else ()
+    settings["max_disk_bytes"] = None if max_disk is None else int(max_disk * 1e9)
+    summary = front.probe(workspace, token=token, progress=not quiet, **settings)
     if launch.is_first_process():
         show_summary(summary, kind)
 

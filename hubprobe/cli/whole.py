@@ -20,18 +20,25 @@ from hubprobe.output import render
 
 @click.command()
 @workspace_option
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also draw it: PNG, SVG or PDF.")
 @format_option
-def status(folder: Path, kind: str) -> None:
+def status(folder: Path, plot: Path | None, kind: str) -> None:
     """Count repositories by how they ended: attempted = ok + skipped + failed.
 
     \b
     Examples:
       hubprobe status --workspace my-index
       hubprobe status --workspace my-index --format json
+      hubprobe status --workspace my-index --plot funnel.png
     """
     from hubprobe.front import status as count
 
     report = count(folder)
+    if plot is not None:
+        from hubprobe.plots import funnel
+
+        funnel(report, plot)
+        click.echo(f"plot: {plot}", err=True)
     click.echo(render(report.by_status, ["outcome", "status", "repositories", "meaning"], kind, width=80), nl=False)
     if kind == "table":
         click.echo(
