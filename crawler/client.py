@@ -15,15 +15,15 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from crawler.answers import Answer, bounded, decoded
 from crawler.failures import RETRIED, RetryError, UnansweredError, refusal
+from crawler.identity import user_agent
 from crawler.ratelimit import Bucket, RateLimits, Standing, bucket_name
 from crawler.retries import Retries, stated_wait
 from crawler.transport import Deadline, exchange, new_pool, pause
-from workspace import Status, __version__
+from workspace import Status
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-USER_AGENT = f"hubprobe/{__version__} (research crawler of image classifiers; +https://github.com/hubprobe/hubprobe)"
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0  # silence allowed between two pieces of an answer
 EXCHANGE_SECONDS = 60.0  # one small answer, first byte to last
@@ -50,6 +50,7 @@ class HubClient:
         self.endpoint = endpoint.rstrip("/")
         self._origin = _origin(self.endpoint)
         self._token = token
+        self._agent = user_agent()
         self.limits = RateLimits()
         self.requests: dict[str, int] = {"api": 0, "resolvers": 0, "elsewhere": 0}
         self.retries = Retries(PATIENCE_SECONDS)
@@ -162,7 +163,7 @@ class HubClient:
         ours = self.same_origin(url)
         bucket: Bucket | None = self.limits.bucket(path) if ours else None
         encoding = "gzip" if path.startswith("/api/models") else "identity"
-        sent: dict[bytes | str, bytes | str] = {"user-agent": USER_AGENT, "accept-encoding": encoding}
+        sent: dict[bytes | str, bytes | str] = {"user-agent": self._agent, "accept-encoding": encoding}
         sent.update(headers.items())
         if ours and self._token:
             sent["authorization"] = f"Bearer {self._token}"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
@@ -15,6 +19,7 @@ from crawler.rows import MalformedRowError, is_repo_id, parse
 from crawler.rules import STAGES, Rule, Verdict
 from crawler.transport import Deadline
 from workspace import QueryError, Status, Workspace
+from workspace.layout import MARKER
 
 SECONDS = 300.0
 
@@ -77,6 +82,16 @@ def _explain(workspace: Workspace, client: HubClient, repo_id: str) -> Explanati
         reason = "" if verdict is None else f"{verdict.status.value}: {verdict.reason}"
         steps.append(Step(stages[rule], rule.__name__, looks_for, verdict is None, reason))
 
-    inspector = Inspector(client, workspace.config.crawl, lazy(workspace.cache_dir))
-    decision = inspector.decide(listed, observe)
+    with _cache(workspace) as cache:
+        decision = Inspector(client, workspace.config.crawl, lazy(cache)).decide(listed, observe)
     return Explanation(listed.id, listed.sha, decision.status, decision.reason, tuple(steps), dict(client.requests))
+
+
+@contextmanager
+def _cache(workspace: Workspace) -> Iterator[Path]:
+    """Yield the workspace's cache, or a passing one: a question makes no folder where there is no workspace yet."""
+    if (workspace.root / MARKER).exists():
+        yield workspace.cache_dir
+        return
+    with TemporaryDirectory() as folder:
+        yield Path(folder)
