@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,8 +88,10 @@ def recover(workspace: Workspace) -> tuple[dict[tuple[str, str], int], set[tuple
 def _sweep(workspace: Workspace) -> None:
     """Delete temporary files of dead processes."""
     for folder in (workspace.attempts_dir, workspace.root / "responses", workspace.cache_dir / "inputs"):
-        for path in folder.rglob(f"{TEMPORARY_PREFIX}*") if folder.is_dir() else ():
-            if path.is_file():
+        for path in list(folder.rglob(f"{TEMPORARY_PREFIX}*")) if folder.is_dir() else []:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
                 path.unlink(missing_ok=True)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,15 +63,17 @@ class Inputs:
 
         chosen = np.asarray(ids)
         resident = None if device == "cpu" else self._resident(device)
-        if resident is not None:
-            taken = resident[torch.from_numpy(chosen.astype(np.int64)).to(device)]
-        else:
+        if resident is None:
             taken = torch.from_numpy(np.ascontiguousarray(self.pixels[chosen])).to(device)
-        x = taken.to(torch.float32)
+        elif len(chosen) and int(chosen[-1]) - int(chosen[0]) + 1 == len(chosen):  # a slice copies no indices
+            taken = resident[int(chosen[0]) : int(chosen[-1]) + 1]
+        else:
+            taken = resident[torch.from_numpy(chosen.astype(np.int64)).to(device)]
+        x = taken.to(torch.float32, copy=resident is not None)  # a model may write to its input
         if self.affine is None:
             return x
-        shift, scale = (torch.tensor(v, dtype=torch.float32, device=x.device) for v in _columns(self.affine))
-        return x.sub_(shift[:, None, None]).div_(scale[:, None, None])
+        shift, scale = _on_device(self.affine, str(x.device))
+        return x.sub_(shift).div_(scale)
 
     def _resident(self, device: str) -> torch.Tensor | None:
         """Return all pixels on ``device``, kept there for the next models of this geometry; None when too large.
@@ -88,6 +91,15 @@ class Inputs:
                 del held
                 held = _resident[device] = (self.key, torch.from_numpy(np.array(self.pixels)).to(device))
             return held[1]
+
+
+@lru_cache(maxsize=64)
+def _on_device(affine: Affine, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return shift and scale [channels, 1, 1]: kept, because a copy to a GPU for each batch would wait for it."""
+    import torch
+
+    shift, scale = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in _columns(affine))
+    return shift.to(device), scale.to(device)
 
 
 _resident: dict[str, tuple[str, torch.Tensor]] = {}

@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 
 from probing import attempts, inflight, plan, subset
 from probing.attempts import Attempt
+from probing.compaction import compact_attempts
 from probing.fetching import Fetching, Taken
 from probing.group import Group, choose_device, cpu_threads
 from probing.plan import Task
-from probing.report import Bar, ProbeSummary, summarise, write_manifest
+from probing.report import Bar, Log, ProbeSummary, summarise, write_manifest
 from probing.runners import Child, InProcess, Runner
 from probing.single import Settings
 from probing.stages import Job
@@ -104,6 +105,7 @@ def probe(
         device=settings.device,
     )
     if group.is_first:
+        compact_attempts(workspace)
         write_manifest(workspace, summary, started_at, asdict(settings) | {"isolate": isolate, "limit": limit})
     group.leave()
     return summary
@@ -174,6 +176,7 @@ def _run_all(
     runner: Runner = (Child if isolate else InProcess)(workspace, settings, events)
     rows = {(r["id"], r["sha"]): r for r in workspace.catalog().to_pylist()}
     bar = Bar(len(tasks), progress and group.is_first)
+    log = Log(workspace, str(common["run_id"]), group.rank)
 
     def take() -> Taken | None:
         place = group.pull()
@@ -191,6 +194,7 @@ def _run_all(
         _commit(workspace, taken)
         inside.pop(taken.attempt.stem, None)
         fetching.booked(taken)
+        log.add(taken.attempt.fields)
         bar.add(taken.attempt.fields, group.booked())
 
     coming = True

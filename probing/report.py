@@ -8,7 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from workspace import Outcome, Workspace, runs
+from probing.attempts import PHASES as _PHASES
+from probing.fetching import THREADS
+from workspace import Outcome, Status, Workspace, runs
+from workspace.files import canonical_json, replacing
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,10 @@ class ProbeSummary:
         seconds: wall time of the run.
         seconds_by_phase: sums over models and processes; phases overlap, so they can exceed ``seconds``.
         bytes_fetched: size of the files of the models run.
-        processes: how many took part; device: of the first.
-        manifest: the file that records all this.
+        processes: how many took part.
+        device: of the first process.
+        peak_memory_bytes: largest of any process (or device) that ran a model.
+        manifest: the file that records all this; a page to read lies beside it, ending in ``.md``.
     """
 
     run_id: str
@@ -44,6 +49,7 @@ class ProbeSummary:
     bytes_fetched: int
     processes: int
     device: str
+    peak_memory_bytes: int
     manifest: Path
     failures: Mapping[str, int] = field(default_factory=dict)
 
@@ -51,6 +57,16 @@ class ProbeSummary:
     def models_per_hour(self) -> float:
         """Models run, in models per hour of wall time."""
         return 3600 * self.run / self.seconds if self.seconds else 0.0
+
+    @property
+    def roofline_seconds(self) -> float:
+        """Time the run would take if all but its slowest resource cost nothing: fetching, preparing, forward, writing.
+
+        A process fetches several models at once and does one of each of the others at a time.
+        """
+        phases = self.seconds_by_phase
+        lanes = (phases["fetch"] / THREADS, phases["load"] + phases["preprocess"], phases["forward"], phases["write"])
+        return max(lanes) / self.processes
 
     @property
     def images_per_second(self) -> float:
@@ -62,7 +78,6 @@ _COLUMNS = [
     "repo_id", "sha", "attempt", "outcome", "status", "run_id", "probes_run", "num_logits", "bytes_fetched", "rank",
     "seconds_fetch", "seconds_load", "seconds_preprocess", "seconds_forward", "seconds_write", "peak_memory_bytes",
 ]  # fmt: skip
-_PHASES = ("fetch", "load", "preprocess", "forward", "write")
 
 
 def summarise(
@@ -91,6 +106,7 @@ def summarise(
         bytes_fetched=sum(r["bytes_fetched"] or 0 for r in mine),
         processes=processes,
         device=device,
+        peak_memory_bytes=max((r["peak_memory_bytes"] or 0 for r in mine), default=0),
         manifest=workspace.runs_dir / f"{run_id}.json",
         failures=dict(sorted(Counter(r["status"] for r in mine if r["outcome"] != Outcome.OK.value).items())),
     )
@@ -108,10 +124,65 @@ def write_manifest(workspace: Workspace, summary: ProbeSummary, started_at: str,
             **content,
             "models_per_hour": round(summary.models_per_hour, 1),
             "images_per_second": round(summary.images_per_second, 1),
+            "roofline_seconds": round(summary.roofline_seconds, 3),
             "settings": dict(settings),
             "versions": runs.versions(),
         },
     )
+    with replacing(summary.manifest.with_suffix(".md")) as temporary:
+        temporary.write_text(as_markdown(summary), encoding="utf-8")
+
+
+def as_markdown(summary: ProbeSummary) -> str:
+    """Return the page of a run: how models ended, time by phase, and the distance to the roofline."""
+    wall = summary.seconds or 1e-9
+    lines = [
+        f"# {summary.run_id}",
+        "",
+        f"{summary.run} models run on probe set `{summary.probe_set}` by {summary.processes} process(es) on "
+        f"{summary.device}, in {wall:.1f} s: {summary.models_per_hour:.0f} models/h, "
+        f"{summary.images_per_second:.0f} images/s, {summary.logits} logits, {summary.bytes_fetched / 1e6:.1f} MB "
+        f"fetched, peak memory {summary.peak_memory_bytes / 1e9:.2f} GB.",
+        "",
+        "| phase | seconds, all processes | share of wall time |",
+        "|---|---|---|",
+        *(
+            f"| {name} | {seconds:.1f} | {100 * seconds / wall / summary.processes:.0f} % |"
+            for name, seconds in summary.seconds_by_phase.items()
+        ),
+        "",
+        f"Phases overlap. The slowest alone would take {summary.roofline_seconds:.1f} s: the run is at "
+        f"{100 * summary.roofline_seconds / wall:.0f} % of its roofline, start of processes included.",
+        "",
+        f"The catalog now: {summary.attempted} attempted = {summary.ok} ok + {summary.skipped} skipped + "
+        f"{summary.failed} failed.",
+        "",
+        "| status | models | what it means |",
+        "|---|---|---|",
+        *(f"| {name} | {count} | {Status(name).meaning} |" for name, count in summary.by_status.items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+class Log:
+    """One JSON line per model that ended here, in ``runs/<run_id>-<rank>.jsonl``: what a dashboard can follow."""
+
+    def __init__(self, workspace: Workspace, run_id: str, rank: int) -> None:
+        self._path = workspace.runs_dir / f"{run_id}-{rank}.jsonl"
+
+    def add(self, fields: Mapping[str, Any]) -> None:
+        """Write the line of one attempt."""
+        line = {name: fields.get(name) for name in _LOGGED} | {"ended_at": runs.now().isoformat()}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(canonical_json(line) + "\n")
+
+
+_LOGGED = (
+    "repo_id", "sha", "attempt", "status", "reason", "rank", "architecture", "parameters", "num_logits", "probes_run",
+    "bytes_fetched", *(f"seconds_{p}" for p in _PHASES),
+)  # fmt: skip
 
 
 class Bar:
