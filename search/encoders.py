@@ -70,7 +70,7 @@ class ClipEncoder:
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()  # one bar a weight file says nothing here, and quiet means quiet
+        disable_progress_bar()  # type: ignore[no-untyped-call]  # one bar a weight file says nothing here, and quiet means quiet
         self.name, self.commit = name, commit
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
@@ -137,14 +137,17 @@ def load_encoder(workspace: Workspace, name: str, *, commit: str | None = None, 
     return ClipEncoder(folder, name, commit)
 
 
-def text_embedding(encoder: Encoder, text: str, templates: Sequence[str] = TEMPLATES) -> NDArray[np.float32]:
-    """Return the prompt ensemble's embedding of ``text``, float32 ``[dim]`` of unit length.
+def text_embeddings(
+    encoder: Encoder, texts: Sequence[str], templates: Sequence[str] = TEMPLATES
+) -> NDArray[np.float32]:
+    """Return the prompt ensemble's embedding of each text, float32 ``[len(texts), dim]`` of unit length.
 
     Raises `QueryError` for a text that is empty or longer than `MAX_TEXT` characters.
     """
-    prompts = [template.replace("{}", checked_text(text)) for template in templates]
-    mean: NDArray[np.float32] = encoder.encode_texts(prompts).mean(axis=0, keepdims=True)
-    return np.asarray(_unit(mean)[0])
+    prompts = [template.replace("{}", checked_text(text)) for text in texts for template in templates]
+    rows = encoder.encode_texts(prompts)
+    mean: NDArray[np.float32] = rows.reshape(len(texts), len(templates), -1).mean(axis=1)
+    return _unit(mean)
 
 
 def checked_text(text: str) -> str:

@@ -208,11 +208,11 @@ def sql(folder: Path, statement: str, allow: tuple[str, ...], out: Path | None, 
       hubprobe sql --workspace my-index "SELECT status, count(*) FROM attempts GROUP BY 1 ORDER BY 2 DESC"
       hubprobe sql --workspace my-index "FROM search('dog', n := 50)" --format parquet --out dogs.parquet
     """
-    import search as room
+    from search.statements import sql as ask
     from workspace import Workspace
 
     # not through an open index: attempts and catalog can be asked before there is one
-    table = room.sql(Workspace.open(folder), statement, allow=allow)
+    table = ask(Workspace.open(folder), statement, allow=allow)
     if kind == "parquet":
         import pyarrow.parquet as pq
 
