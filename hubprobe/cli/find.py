@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -208,7 +209,7 @@ def sql(folder: Path, statement: str, allow: tuple[str, ...], out: Path | None, 
       hubprobe sql --workspace my-index "SELECT status, count(*) FROM attempts GROUP BY 1 ORDER BY 2 DESC"
       hubprobe sql --workspace my-index "FROM search('dog', n := 50)" --format parquet --out dogs.parquet
     """
-    from search.statements import sql as ask
+    from search import sql as ask
     from workspace import Workspace
 
     # not through an open index: attempts and catalog can be asked before there is one
@@ -216,7 +217,7 @@ def sql(folder: Path, statement: str, allow: tuple[str, ...], out: Path | None, 
     if kind == "parquet":
         import pyarrow.parquet as pq
 
-        sink: Any = out if out is not None else click.get_binary_stream("stdout")
+        sink: Any = out if out is not None else sys.stdout.buffer
         pq.write_table(table, sink)
     else:
         text = render(table.to_pylist(), table.column_names, kind)
