@@ -164,6 +164,8 @@ def _explain(folder: Path, config: Config, repo_id: str, token: str | None, kind
 @click.option("--probes-per-model", type=click.IntRange(min=1), help="The same, as a number of probes.")
 @click.option("--core", type=click.IntRange(min=0), help="How many of those are the same for all models.")
 @click.option("--precision", type=click.Choice(["auto", "float32"]), help="'auto' uses half precision where it agrees.")
+@click.option("--models", help="Only these repositories, with commas.")
+@click.option("--no-isolate", is_flag=True, help="Run models in this very process: a model's crash is then ours.")
 @click.option("--keep", is_flag=True, help="Keep model files after probing.")
 @click.option("--max-disk", type=click.FloatRange(0, min_open=True), help="GB that fetched files may take.")
 @click.option("--retry", help="Statuses to try again, with commas: rate_limited,network_error")
@@ -175,6 +177,8 @@ def probe(
     folder: Path,
     workers: int,
     retry: str | None,
+    models: str | None,
+    no_isolate: bool,
     max_disk: float | None,
     token: str | None,
     endpoint: str | None,
@@ -196,17 +200,22 @@ def probe(
 
     workspace = Workspace(Workspace.open(folder).root, config_with_endpoint(folder, endpoint))
     if workers > 1:
-        given = {**options, "retry": retry, "max_disk": max_disk, "format": kind, "quiet": quiet}
+        given = {**options, "retry": retry, "models": models, "no_isolate": no_isolate, "max_disk": max_disk}
+        given |= {"format": kind, "quiet": quiet}
         secret = {"HF_TOKEN": token} if token else {}  # by the environment: a command line is seen by everyone
         arguments = launch.as_arguments(given)
         launch.probe_with_workers(folder, workers, arguments, HF_ENDPOINT=workspace.config.endpoint, **secret)
         return
     settings = {name: value for name, value in options.items() if value is not None}
-    settings["retry"] = tuple(s.strip() for s in retry.split(",") if s.strip()) if retry else ()
+    settings |= {"retry": _listed(retry) or (), "models": _listed(models), "isolate": not no_isolate}
     settings["max_disk_bytes"] = None if max_disk is None else int(max_disk * 1e9)
     summary = front.probe(workspace, token=token, progress=not quiet, **settings)
     if launch.is_first_process():
         show_summary(summary, kind)
+
+
+def _listed(text: str | None) -> tuple[str, ...] | None:
+    return tuple(part.strip() for part in text.split(",") if part.strip()) if text else None
 
 
 @click.command()
