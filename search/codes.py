@@ -25,6 +25,9 @@ LOW = -4.0
 STEP = 1.0 / 16.0
 """Distance of neighbouring codes, in standard deviations: exact in binary, so that codes are the same everywhere."""
 
+ZERO = -LOW / STEP
+"""Code of the value 0."""
+
 HIGH = LOW + 255 * STEP
 """Value of code 255, in standard deviations."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from search.codes import ERROR, HIGH, LOW, STEP
+from search.codes import ERROR, HIGH, LOW, STEP, ZERO
 from search.kernels import HALF
 from search.scan import Candidates, relative_error
 from search.scoring import Comparison
@@ -78,12 +78,17 @@ class TorchScanner:
             part = codes[:, start : start + _ROWS]
             for first in range(0, columns.numel(), 64):
                 some = slice(first, first + 64)
-                difference = steps[some, None] - part[columns[some]].to(torch.float32)
+                values = part[columns[some]].to(torch.float32)
+                difference = (values - ZERO).clamp_min(0) if comparison.positive else steps[some, None] - values
                 total[start : start + _ROWS] += (weights[some, None] * difference.square()).sum(0)
         slack = relative_error(comparison.columns.size)
-        total += torch.from_numpy(_owed(comparison, tile, 2 * slack)).to(self._device)
+        owed = _owed(comparison, tile, -2 * slack if comparison.positive else 2 * slack)
+        total += torch.from_numpy(owed).to(self._device)
         wide = float(np.sqrt(comparison.weights.astype(np.float64).sum()))
-        root = (total.to(torch.float64) * (1 - slack)).clamp_min(0).sqrt() - ERROR * wide
+        if comparison.positive:
+            root = (total.to(torch.float64) / (1 - slack)).clamp_min(0).sqrt() + ERROR * wide
+        else:
+            root = (total.to(torch.float64) * (1 - slack)).clamp_min(0).sqrt() - ERROR * wide
         bound = root.clamp_min(0).square()
         if comparison.scale.size:
             here = slice(int(self._starts[number]), int(self._starts[number + 1]))
@@ -100,6 +105,10 @@ def _owed(comparison: Comparison, tile: Tile, slack: float) -> NDArray[np.float3
     for column, target, weight in zip(comparison.columns, comparison.targets, comparison.weights, strict=True):
         here = slice(int(offsets[column]), int(offsets[column + 1]))
         value = HALF[values[here]].astype(np.float64)
-        true, false = (target - value) ** 2, (target - np.where(value < LOW, LOW, HIGH)) ** 2
+        clipped = np.where(value < LOW, LOW, HIGH)
+        if comparison.positive:
+            true, false = np.maximum(value, 0) ** 2, np.maximum(clipped, 0) ** 2
+        else:
+            true, false = (target - value) ** 2, (target - clipped) ** 2
         np.add.at(out, rows[here], weight * (true - false - slack * (true + false)))
     return out.astype(np.float32)

@@ -14,7 +14,6 @@ from search.descriptor import Descriptor
 from search.encoders import Encoder
 from search.reader import Index
 from search.reader import open as open_index
-from search.scoring import compile_query
 from workspace import QueryError, Workspace
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def evaluate(
     workspace: Workspace,
     truth: Mapping[str, Any],
     *,
-    scorings: Sequence[str] = ("probelog", "full", "unnormalised"),
+    scorings: Sequence[str] = ("probelog", "strong", "full", "unnormalised"),
     k: int | None = None,
     max_logit_queries: int = 500,
     seed: int = 0,
@@ -97,7 +96,7 @@ def evaluate(
         for scoring in scorings if batch else ():
             found, chance = [], []
             for descriptor, concept, own in tqdm(batch, desc=f"{task} {scoring}", disable=not progress, leave=False):
-                comparison = compile_query(descriptor, scoring, k)
+                comparison = index.gallery.compile(descriptor, scoring, k)
                 rank, share = _first(index, index.gallery.distances(comparison), concepts == concept, own)
                 found.append(rank)
                 chance.append(share)
@@ -133,6 +132,7 @@ def _concepts(index: Index, truth: Mapping[str, Any]) -> tuple[NDArray[np.int64]
 
 
 def _texts(index: Index, concepts: Sequence[int], names: Sequence[str]) -> Iterator[tuple[Descriptor, int, int | None]]:
+    index.prepare([names[concept] for concept in concepts])
     for concept in concepts:
         yield index.descriptor(names[concept]), concept, None
 

@@ -23,7 +23,7 @@ MAX_CONDITION = 10_000
 """Characters of a condition."""
 
 MODEL_COLUMNS = frozenset(name for name in MODELS.names if name != "model")
-LOGIT_COLUMNS = frozenset(name for name in LOGITS.names if name != "model")
+LOGIT_COLUMNS = frozenset(name for name in LOGITS.names if name not in ("model", "peak"))
 
 _CLASSES = {
     "BETWEEN", "CASE", "CAST", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "FUNCTION", "OPERATOR", "TYPE",

@@ -71,7 +71,7 @@ class Finder(ABC):
             part = np.empty(here.size, np.float64)
             exact_distances(
                 self.tiles[number].exact, chosen - self.starts[number], comparison.columns, comparison.targets,
-                comparison.weights, scale, shift, HALF, part,
+                comparison.weights, scale, shift, comparison.positive, HALF, part,
             )  # fmt: skip
             out[here] = part
         if comparison.scale.size:

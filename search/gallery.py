@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -12,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from search import database, filters
+from search.descriptor import Descriptor
 from search.finder import Finder, Found, Mask, Rows
 from search.kernels import HALF
 from search.scan import CpuScanner, Scanner
-from search.scoring import score_of
+from search.scoring import Comparison, compile_query, score_of
 from search.tiles import Tile, TileInfo
 from workspace import QueryError, WorkspaceError
 
@@ -75,6 +77,19 @@ class Gallery(Finder):
         for repo, family in zip(repos, families, strict=True):
             members.setdefault(family, []).append(repo)
         return members
+
+    @cached_property
+    def _strong(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        peak = np.maximum(self.logits.column("peak").to_numpy(), np.float32(1e-6))
+        return -1.0 / peak, np.ones(len(self), np.float32)
+
+    def compile(self, query: Descriptor, scoring: str, k: int) -> Comparison:
+        """Return the comparison of ``query`` under a scoring; raises `QueryError` for an unknown one or k < 1."""
+        comparison = compile_query(query, scoring, k)
+        if not comparison.positive:
+            return comparison
+        scale, shift = self._strong
+        return replace(comparison, scale=scale, shift=shift)
 
     def mask(self, conditions: Sequence[filters.Condition]) -> Mask | None:
         """Return which logits meet every condition, bool ``[logits]``, or None when there is no condition."""

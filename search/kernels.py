@@ -27,10 +27,13 @@ def exact_distances(
     weights: NDArray[np.float32],
     scale: NDArray[np.float32],
     shift: NDArray[np.float32],
+    positive: bool,
     half: NDArray[np.float32],
     out: NDArray[np.float64],
 ) -> None:
     """Write the weighted mean of squares of ``rows`` of an fp16 tile to ``out``, summed in float64 in column order.
+
+    Squares of the difference to ``targets``, or with ``positive`` of the value's positive part.
 
     A logit's value is ``tile * scale + shift``, with float32 ``scale`` and ``shift`` ``[rows]``; both are empty when
     the z-scored values are compared as they are.
@@ -42,7 +45,7 @@ def exact_distances(
             value = np.float64(half[tile[row, columns[j]]])
             if scale.size:
                 value = value * scale[i] + shift[i]
-            difference = np.float64(targets[j]) - value
+            difference = max(value, 0.0) if positive else np.float64(targets[j]) - value
             total += np.float64(weights[j]) * difference * difference
         out[i] = total
 
@@ -59,17 +62,22 @@ def overflow_corrections(
     low: float,
     high: float,
     slack: float,
+    positive: bool,
     out: NDArray[np.float32],
 ) -> None:
     """Add to ``out``, float32 ``[rows of the tile]``, what clipped entries owe: true square minus the clipped one.
 
-    The two nearly cancel when the target is large, so ``slack`` times both is taken off: the sum stays a lower bound.
+    The two nearly cancel when the target is large, so ``slack`` times both is taken off: the sum stays a lower bound,
+    or with a negative ``slack`` an upper one.
     """
     for j in range(columns.size):
         for i in range(offsets[columns[j]], offsets[columns[j] + 1]):
             value = half[values[i]]
             clipped = low if value < low else high
-            true, false = targets[j] - value, targets[j] - clipped
+            if positive:
+                true, false = max(value, np.float32(0.0)), np.float32(max(clipped, 0.0))
+            else:
+                true, false = targets[j] - value, np.float32(targets[j] - clipped)
             owed = true * true - false * false - slack * (true * true + false * false)
             out[rows[i]] += weights[j] * owed
 
@@ -114,6 +122,42 @@ def scan_block(
         j += 1
 
 
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def scan_positive_block(
+    codes: NDArray[np.uint8],
+    start: int,
+    stop: int,
+    columns: NDArray[np.int32],
+    zero: float,
+    weights: NDArray[np.float32],
+    total: NDArray[np.float32],
+) -> None:
+    """Add the weighted squares of positive parts to ``total[:stop - start]``; ``zero`` is the code of the value 0."""
+    size = stop - start
+    origin, nothing = np.float32(zero), np.float32(0.0)
+    j = 0
+    while j + 4 <= columns.size:
+        a = codes[columns[j], start:stop]
+        b = codes[columns[j + 1], start:stop]
+        c = codes[columns[j + 2], start:stop]
+        d = codes[columns[j + 3], start:stop]
+        wa, wb, wc, wd = weights[j], weights[j + 1], weights[j + 2], weights[j + 3]
+        for i in range(size):
+            ea = max(np.float32(a[i]) - origin, nothing)
+            eb = max(np.float32(b[i]) - origin, nothing)
+            ec = max(np.float32(c[i]) - origin, nothing)
+            ed = max(np.float32(d[i]) - origin, nothing)
+            total[i] += wa * ea * ea + wb * eb * eb + wc * ec * ec + wd * ed * ed
+        j += 4
+    while j < columns.size:
+        a = codes[columns[j], start:stop]
+        wa = weights[j]
+        for i in range(size):
+            ea = max(np.float32(a[i]) - origin, nothing)
+            total[i] += wa * ea * ea
+        j += 1
+
+
 @numba.njit(nogil=True, cache=True)
 def select_rows(
     total: NDArray[np.float32],
@@ -123,6 +167,7 @@ def select_rows(
     shift: NDArray[np.float32],
     shrink: float,
     error: float,
+    upper: bool,
     ceiling: float,
     keep: int,
     bounds: NDArray[np.float64],
@@ -133,8 +178,10 @@ def select_rows(
 
     ``total`` holds approximate mean squares of rows ``first`` onwards. The true mean square is at least
     ``max(0, sqrt(total * shrink) - error)^2`` (triangle inequality); a calibrated distance is that times ``scale``
-    plus ``shift`` of the row (both empty without calibration). ``mask`` is empty when all rows are allowed. With
-    ``keep`` > 0 only the ``keep`` lowest bounds are kept whenever the buffers fill, and the ceiling falls; with 0 all
+    plus ``shift`` of the row (both empty without calibration). With ``upper`` the scale is negative, so what is needed
+    is the most that the mean square can be: ``(sqrt(total / shrink) + error)^2``.
+
+    ``mask`` is empty when all rows are allowed. With ``keep`` > 0 only the ``keep`` lowest bounds are kept whenever the buffers fill, and the ceiling falls; with 0 all
     rows up to and including the ceiling are kept and the caller's buffers are large enough.
     """
     # compared before the square root is taken, in units of total; a hair wider than exact, never narrower
@@ -147,7 +194,10 @@ def select_rows(
         row = first + i
         if mask.size and not mask[row]:
             continue
-        root = max(0.0, np.sqrt(max(0.0, np.float64(total[i]) * shrink)) - error)
+        if upper:
+            root = np.sqrt(max(0.0, np.float64(total[i])) / shrink) + error
+        else:
+            root = max(0.0, np.sqrt(max(0.0, np.float64(total[i]) * shrink)) - error)
         bound = root * root
         if scale.size:
             bound = bound * scale[row] + shift[row]
@@ -191,6 +241,8 @@ def scan_rows(
     shift: NDArray[np.float32],
     shrink: NDArray[np.float64],
     error: NDArray[np.float64],
+    positive: bool,
+    zero: float,
     keep: int,
     ceilings: NDArray[np.float64],
     bounds: NDArray[np.float64],
@@ -215,10 +267,13 @@ def scan_rows(
             else:
                 part[:] = 0.0
             a, b = first_column[q], first_column[q + 1]
-            scan_block(codes, low, high, columns[a:b], steps[a:b], weights[a:b], part)
+            if positive:
+                scan_positive_block(codes, low, high, columns[a:b], zero, weights[a:b], part)
+            else:
+                scan_block(codes, low, high, columns[a:b], steps[a:b], weights[a:b], part)
             counts[q], ceilings[q] = select_rows(
-                part, offset + low, mask, scale, shift, shrink[q], error[q], ceilings[q], keep, bounds[q], rows[q],
-                counts[q],
+                part, offset + low, mask, scale, shift, shrink[q], error[q], positive, ceilings[q], keep, bounds[q],
+                rows[q], counts[q],
             )  # fmt: skip
 
 

@@ -41,6 +41,7 @@ LOGITS = pa.schema(
         pa.field("mean", pa.float32()),  # of the raw responses
         pa.field("std", pa.float32()),  # of the raw responses, ddof = 0
         pa.field("observed", pa.float32(), nullable=False),  # share of the probes that were run, 0 to 1
+        pa.field("peak", pa.float32(), nullable=False),  # norm of its squared positive responses, over all probes
         pa.field("variance", pa.float32(), nullable=False),  # mean posterior variance of the others
     ]
 )

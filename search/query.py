@@ -13,7 +13,7 @@ import pyarrow as pa
 from search import filters, hybrid
 from search.concepts import Concepts, nearest_models
 from search.descriptor import Descriptor
-from search.scoring import Comparison, compile_query, score_of
+from search.scoring import Comparison, score_of
 from search.trace import SILENT, Trace
 from workspace import QueryError
 
@@ -109,7 +109,7 @@ class Query:
             step.detail = "none" if mask is None else f"{np.count_nonzero(mask)} of {mask.size} logits allowed"
         if self.concepts is not None:
             return self._of_concepts(self.concepts, mask, trace)
-        comparison = compile_query(self.descriptor, self.scoring, self.k)
+        comparison = self.gallery.compile(self.descriptor, self.scoring, self.k)
         if self.words is not None:
             return self._hybrid(self.words, comparison, mask, trace)
         if self.neighbours is not None and self.approximate and self.unit == "logit":
@@ -156,8 +156,8 @@ class Query:
         return table.append_column("copies", pa.array(copies, pa.list_(pa.string())))
 
     def _of_concepts(self, concepts: Concepts, mask: Mask | None, trace: Trace) -> pa.Table:
-        wanted = [compile_query(d, self.scoring, self.k) for d in concepts.wanted]
-        rejected = [compile_query(d, self.scoring, self.k) for d in concepts.none_of]
+        wanted = [self.gallery.compile(d, self.scoring, self.k) for d in concepts.wanted]
+        rejected = [self.gallery.compile(d, self.scoring, self.k) for d in concepts.none_of]
         with trace.step("concepts") as step:
             hits = nearest_models(self.gallery, concepts, wanted, rejected, self.top, mask)
             step.detail = f"{len(wanted)} wanted, {len(rejected)} rejected"

@@ -15,13 +15,12 @@ from search import filters, layout
 from search.concepts import Concepts
 from search.descriptor import Descriptor
 from search.embeddings import read_embeddings
-from search.encoders import Encoder, checked_text, load_encoder, text_embedding
+from search.encoders import Encoder, checked_text, load_encoder, text_embeddings
 from search.gallery import Gallery
 from search.images import read_image
 from search.info import describe
 from search.neighbours import Neighbours
 from search.query import Query, Unit
-from search.scoring import compile_query
 from search.statements import sql as run_sql
 from workspace import QueryError, Workspace
 
@@ -166,7 +165,7 @@ class Index:
         """Search for many queries at once, each as ``search(query).where(where).limit(limit)``; they share reads."""
         asked = [self.search(query, k=k, scoring=scoring).limit(limit) for query in queries]
         mask = self.gallery.mask([filters.parse(where)] if where else [])
-        comparisons = [compile_query(q.descriptor, q.scoring, q.k) for q in asked]
+        comparisons = [self.gallery.compile(q.descriptor, q.scoring, q.k) for q in asked]
         found = self.gallery.nearest_many(comparisons, limit, [mask] * len(asked))
         return self.gallery.hits_many(found)
 
@@ -241,17 +240,30 @@ class Index:
                 self._probes = read_embeddings(self.workspace.index_dir / "encoders" / self._about["file"])
             return self._probes
 
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Embed many texts at once, so that asking them one by one afterwards is quick (the last 1,024 are kept)."""
+        new = [t for t in dict.fromkeys(checked_text(text) for text in texts) if t not in self._texts]
+        if new and self._about:
+            with self._lock:
+                for text, embedding in zip(
+                    new, text_embeddings(self.encoder, new, self._about["templates"]), strict=True
+                ):
+                    self._remember(text, embedding)
+
+    def _remember(self, text: str, embedding: NDArray[np.float32]) -> Descriptor:
+        found = Descriptor.from_raw(self.probe_embeddings @ embedding, about=text, kind="text")
+        if len(self._texts) >= _REMEMBERED_TEXTS:
+            self._texts.pop(next(iter(self._texts)))
+        self._texts[text] = found
+        return found
+
     def _text(self, text: str) -> Descriptor:
         clean = checked_text(text)
         with self._lock:
             found = self._texts.get(clean)
             if found is None:
                 templates = self._about["templates"] if self._about else ()
-                embedding = text_embedding(self.encoder, clean, templates)
-                found = Descriptor.from_raw(self.probe_embeddings @ embedding, about=clean, kind="text")
-                if len(self._texts) >= _REMEMBERED_TEXTS:
-                    self._texts.pop(next(iter(self._texts)))
-                self._texts[clean] = found
+                found = self._remember(clean, text_embeddings(self.encoder, [clean], templates)[0])
         return found
 
     def _fitting(self, descriptor: Descriptor) -> Descriptor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from search.codes import ERROR, HIGH, LOW, STEP
+from search.codes import ERROR, HIGH, LOW, STEP, ZERO
 from search.kernels import HALF, overflow_corrections, scan_rows
 from search.scoring import Comparison
 from search.tiles import Tile
@@ -82,9 +82,10 @@ class CpuScanner:
     ) -> list[Candidates]:
         """See `Scanner.scan`. Comparisons of one mask and one calibration share what is read."""
         found: dict[int, Candidates] = {}
-        together: dict[tuple[int, int, int], list[int]] = {}
+        together: dict[tuple[int, int, int, bool], list[int]] = {}
         for i, (comparison, mask) in enumerate(zip(comparisons, masks, strict=True)):
-            together.setdefault((id(mask), id(comparison.scale), id(comparison.shift)), []).append(i)
+            same = (id(mask), id(comparison.scale), id(comparison.shift), comparison.positive)
+            together.setdefault(same, []).append(i)
         for group in together.values():
             for first in range(0, len(group), _TOGETHER):
                 some = group[first : first + _TOGETHER]
@@ -117,7 +118,7 @@ class CpuScanner:
             scan_rows(
                 tile.codes, start, stop, int(self._starts[number]), BLOCK, queries.first, queries.columns,
                 queries.steps, queries.weights, queries.owed(tile), queries.mask, queries.scale, queries.shift,
-                queries.shrink, queries.error, keep, ceilings, bounds, rows, counts,
+                queries.shrink, queries.error, queries.positive, ZERO, keep, ceilings, bounds, rows, counts,
             )  # fmt: skip
         return [_Part(rows[q, : counts[q]], bounds[q, : counts[q]], float(ceilings[q])) for q in range(ceilings.size)]
 
@@ -145,6 +146,7 @@ class _Compiled:
         self.weights = (weights * np.float32(STEP * STEP)).astype(np.float32)
         self.mask = _ALL_ROWS if mask is None else mask
         self.scale, self.shift = comparisons[0].scale, comparisons[0].shift
+        self.positive = comparisons[0].positive
         self.error = np.array([ERROR * math.sqrt(c.weights.astype(np.float64).sum()) for c in comparisons])
         self.shrink = np.array([1.0 - relative_error(c.columns.size) for c in comparisons])
 
@@ -157,7 +159,7 @@ class _Compiled:
         for comparison, shrink, owed in zip(self._comparisons, self.shrink, out, strict=True):
             overflow_corrections(
                 comparison.columns, comparison.targets, comparison.weights, offsets, rows, values, HALF, LOW, HIGH,
-                2 * (1 - shrink), owed,
+                2 * (shrink - 1 if self.positive else 1 - shrink), self.positive, owed,
             )  # fmt: skip
         return out
 

@@ -31,14 +31,16 @@ class Comparison:
         targets: float32 ``[k]``, the query's values there.
         weights: float32 ``[k]``, summing to 1.
         raw: compare raw responses (descriptor times std plus mean) in place of z-scored ones; read exactly, unscanned.
+        positive: sum ``w * max(g, 0)^2`` in place of squared differences; ``scale`` is then negative.
         scale, shift: calibration: the distance is the mean of squares times ``scale`` plus ``shift`` of the logit,
-            float32 ``[logits]`` in the index's order, ``scale`` positive; both empty without calibration.
+            float32 ``[logits]`` in the index's order, ``scale`` positive unless said; both empty without calibration.
     """
 
     columns: NDArray[np.int32]
     targets: NDArray[np.float32]
     weights: NDArray[np.float32]
     raw: bool = False
+    positive: bool = False
     scale: NDArray[np.float32] = field(default_factory=lambda: _NONE)
     shift: NDArray[np.float32] = field(default_factory=lambda: _NONE)
 
@@ -64,8 +66,24 @@ def unnormalised(query: Descriptor, k: int) -> Comparison:
     return Comparison(comparison.columns, comparison.targets, comparison.weights, raw=True)
 
 
+def strong(query: Descriptor, k: int) -> Comparison:
+    """Cosine of squared positive responses over the query's ``k`` strongest probes; distance is 1 minus it.
+
+    ``1 - sum over S of q+^2 g+^2 / (|q+^2 on S| |g+^2|)`` with x+ = max(x, 0): a logit scores by the share of its
+    strong responses that fall on the query's strong probes, so one strong match counts for more than many weak ones.
+    Ours; the figures are in docs/search.md.
+    The logit's norm, over all probes, is put in by `search.gallery.Gallery.compile`.
+    """
+    columns = _strongest(query.vector, k)
+    weights = np.maximum(query.vector[columns].astype(np.float64), 0.0) ** 2
+    norm = float(np.linalg.norm(weights))
+    if norm == 0.0:
+        raise QueryError("the query answers no probe strongly, so there is nothing to rank by")
+    return Comparison(columns, query.vector[columns], (weights / norm).astype(np.float32), positive=True)
+
+
 Scoring = Callable[[Descriptor, int], Comparison]
-SCORINGS: dict[str, Scoring] = {"full": full, "probelog": probelog, "unnormalised": unnormalised}
+SCORINGS: dict[str, Scoring] = {"full": full, "probelog": probelog, "strong": strong, "unnormalised": unnormalised}
 """Every scoring by the name that ``scoring=`` and the configuration take."""
 
 

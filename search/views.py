@@ -68,7 +68,9 @@ class Views:
             name: pa.DictionaryArray.from_arrays(models, gallery.models.column(name).combine_chunks())
             for name in ("repo_id", "sha")
         }
-        return pa.table({**keys, **{n: gallery.logits.column(n) for n in gallery.logits.column_names if n != "model"}})
+        return pa.table(
+            {**keys, **{n: gallery.logits.column(n) for n in gallery.logits.column_names if n not in ("model", "peak")}}
+        )
 
     def _runs(self) -> pa.Table:
         rows: list[dict[str, Any]] = []

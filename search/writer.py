@@ -147,7 +147,8 @@ class Writer:
                 room = max(0, families.LOGITS - len(first))
                 first += list(batch.vectors[start : min(stop, start + room)].astype(np.float32))
         columns = {name: batch.table.column(name) for name in ("logit", "label", "mean", "std", "variance")}
-        return pa.table({"model": ordinals, "observed": batch.observed, **columns}).select(LOGITS.names).cast(LOGITS)
+        columns |= {"model": ordinals, "observed": batch.observed, "peak": _peaks(batch.vectors)}
+        return pa.table(columns).select(LOGITS.names).cast(LOGITS)
 
     def _write_tile(self) -> None:
         rows = np.concatenate(self._pending)
@@ -164,3 +165,9 @@ class Writer:
             database.write_vectors(self._database, reduced, self._written + first_new)
         self._written += len(tile)
         self._pending = [rest] if len(rest) else []
+
+
+def _peaks(vectors: NDArray[np.float16]) -> NDArray[np.float32]:
+    """Return the norm of each row's squared positive values, float32 ``[rows]``; see `search.scoring.strong`."""
+    squares = np.maximum(vectors.astype(np.float32), 0.0) ** 2
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", squares, squares, dtype=np.float64)), np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from search.encoders import load_encoder, text_embedding
+from search.encoders import load_encoder, text_embeddings
 from search.images import read_image
 from workspace import HubError, QueryError
 
@@ -55,7 +55,7 @@ def test_a_clip_folder_is_loaded(made, folder):
     assert images.shape == (2, 16)
     np.testing.assert_allclose(np.linalg.norm(np.concatenate([texts, images]), axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(encoder.encode_texts(["dog"])[0], texts[0], rtol=1e-4, atol=1e-5)
-    assert text_embedding(encoder, "dog").shape == (16,)
+    assert text_embeddings(encoder, ["dog", "cat"]).shape == (2, 16)
     assert load_encoder(made.workspace, f"clip:{folder}").commit == encoder.commit
 
 

@@ -14,7 +14,7 @@ def evaluation(made):
 
 def test_both_tasks_and_all_scorings_are_measured(evaluation):
     rows = {(r["task"], r["scoring"]): r for r in evaluation.rows()}
-    assert set(rows) == {(t, s) for t in ("text", "logit") for s in ("probelog", "full", "unnormalised")}
+    assert set(rows) == {(t, s) for t in ("text", "logit") for s in ("probelog", "strong", "full", "unnormalised")}
     assert rows["text", "probelog"]["queries"] == evaluation.concepts == 20
     assert rows["text", "probelog"]["top1"] > 0.9
     assert rows["logit", "probelog"]["top5"] > 0.9

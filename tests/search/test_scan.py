@@ -33,7 +33,7 @@ class Bare(Finder):
 
 def expected(vectors, comparison, limit, mask=None):
     g = vectors[:, comparison.columns].astype(np.float64)
-    squares = (comparison.targets.astype(np.float64) - g) ** 2
+    squares = (comparison.targets.astype(np.float64) - g) ** 2 if not comparison.positive else np.maximum(g, 0) ** 2
     distance = (squares * comparison.weights.astype(np.float64)).sum(1)
     if comparison.scale.size:
         distance = distance * comparison.scale.astype(np.float64) + comparison.shift.astype(np.float64)
@@ -59,17 +59,19 @@ def data(rows, n, seed, tail=0.0):
 @settings(max_examples=25, deadline=None)
 @given(
     rows=st.integers(1, 6000), k=st.integers(1, 40), limit=st.integers(1, 50), seed=st.integers(0, 10**6),
-    tail=st.sampled_from([0.0, 0.02, 0.5]), masked=st.booleans(), calibrated=st.booleans(), weighted=st.booleans(),
+    tail=st.sampled_from([0.0, 0.02, 0.5]), masked=st.booleans(), weighted=st.booleans(),
+    kind=st.sampled_from(["plain", "calibrated", "positive"]),
 )  # fmt: skip
-def test_the_scan_finds_what_the_definition_finds(
-    tmp_path_factory, rows, k, limit, seed, tail, masked, calibrated, weighted
-):
+def test_the_scan_is_exact(tmp_path_factory, rows, k, limit, seed, tail, masked, weighted, kind):
     vectors = data(rows, 40, seed, tail)
     rng = np.random.default_rng(seed)
     mask = rng.random(rows) < 0.7 if masked else None
     weights = rng.dirichlet(np.ones(k)).astype(np.float32) if weighted else None
     extra = {}
-    if calibrated:
+    if kind == "positive":
+        extra = {"positive": True, "scale": -rng.uniform(0.01, 2, rows).astype(np.float32)}
+        extra["shift"] = np.ones(rows, np.float32)
+    elif kind == "calibrated":
         extra["scale"] = rng.uniform(0.5, 2, rows).astype(np.float32)
         extra["shift"] = rng.normal(0, 0.3, rows).astype(np.float32)
     comparison = compare(
@@ -140,8 +142,9 @@ def test_torch_finds_what_numba_finds(tmp_path, device):
     plain = compare(vectors[5].astype(np.float32), range(0, 200, 2))
     rng = np.random.default_rng(0)
     moved = {"scale": rng.uniform(0.5, 2, 9000).astype(np.float32), "shift": rng.normal(0, 1, 9000).astype(np.float32)}
-    queries = [plain, compare(vectors[77].astype(np.float32), range(150), **moved)]
-    masks = [None, np.arange(9000) % 3 > 0]
+    strong = {"positive": True, "scale": -moved["scale"], "shift": moved["shift"]}
+    queries = [plain, *(compare(vectors[77].astype(np.float32), range(150), **extra) for extra in (moved, strong))]
+    masks = [None, np.arange(9000) % 3 > 0, None]
     numba_found = gallery.nearest_many(queries, 20, masks)
     gallery.scanner = TorchScanner(gallery.tiles, gallery.starts, device)
     for (rows, distances), (same, equal) in zip(numba_found, gallery.nearest_many(queries, 20, masks), strict=True):

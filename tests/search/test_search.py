@@ -62,6 +62,19 @@ def test_full_ranks_as_correlation_does(made, opened):
     assert keys(table) == sorted(correlation, key=lambda k: -correlation[k])[:20]
 
 
+@pytest.mark.parametrize("k", [8, 64, 300])
+def test_strong_is_the_cosine_of_squared_positive_responses(made, opened, k):
+    q = opened.descriptor("dog").vector.astype(np.float64)
+    left_out = np.argsort(-q, kind="stable")[k:]
+    a = np.maximum(q, 0) ** 2
+    a[left_out] = 0
+    squares = {key: np.maximum(g.astype(np.float64), 0) ** 2 for key, g in made.vectors.items()}
+    exact = {key: 1 - a @ g / np.linalg.norm(a) / np.linalg.norm(g) for key, g in squares.items()}
+    table = opened.search("dog", scoring="strong", k=k).limit(20).to_arrow()
+    assert keys(table) == sorted(exact, key=lambda key: (exact[key], key))[:20]
+    np.testing.assert_allclose(table.column("distance").to_numpy(), sorted(exact.values())[:20], rtol=1e-5, atol=1e-6)
+
+
 def test_an_example_image_finds_its_concept(made, opened):
     from PIL import Image
 
