@@ -181,8 +181,9 @@ def select_rows(
     plus ``shift`` of the row (both empty without calibration). With ``upper`` the scale is negative, so what is needed
     is the most that the mean square can be: ``(sqrt(total / shrink) + error)^2``.
 
-    ``mask`` is empty when all rows are allowed. With ``keep`` > 0 only the ``keep`` lowest bounds are kept whenever the buffers fill, and the ceiling falls; with 0 all
-    rows up to and including the ceiling are kept and the caller's buffers are large enough.
+    ``mask`` is empty when all rows are allowed. With ``keep`` > 0 only the ``keep`` lowest bounds are kept whenever the
+    buffers fill, and the ceiling falls; with 0 all rows up to and including the ceiling are kept and the caller's
+    buffers are large enough.
     """
     # compared before the square root is taken, in units of total; a hair wider than exact, never narrower
     wide = np.float32(np.inf)
