@@ -44,8 +44,8 @@ class Retries:
     def call(self, once: Callable[[], T], deadline: Deadline | None, what: str) -> T:
         """Call ``once`` until it answers, is refused for good, or it is no use. Raises `UnansweredError`."""
         deadline = deadline or Deadline(LONGEST)
-        patience, began = Deadline(self.patience), time.monotonic()
-        attempt = limited = 0
+        patience, before = Deadline(self.patience), time.monotonic()
+        attempt = limited = alone = 0
         while True:
             try:
                 found = once()
@@ -65,9 +65,11 @@ class Retries:
             else:
                 attempt += 1
                 wait = _backoff(attempt, BACKOFF) if wait is None else wait
-                others = self._succeeded > began
+                # In an outage nothing succeeds between two failures; only failures that others do not share count.
+                alone += self._succeeded > before
+                before = time.monotonic()
                 corrupt = problem.status is Status.CORRUPT_FILE
-                hopeless = (corrupt and attempt >= CORRUPT_TRIES) or (others and attempt >= TRIES)
+                hopeless = (corrupt and attempt >= CORRUPT_TRIES) or alone >= TRIES
             if hopeless or min(deadline.left, patience.left) <= wait:
                 raise problem
             with self._lock:

@@ -5,6 +5,7 @@
     python benchmarks/crawler/crawls.py full --repos 200000 --kills 5    # exactly once, requests, memory, speed
     python benchmarks/crawler/crawls.py memory --repos 1000000           # listing alone: peak memory
     python benchmarks/crawler/crawls.py pace --window 60 --windows 3     # share of the server's limit, and 429s
+    python benchmarks/crawler/crawls.py outage --seconds 60              # the network away for a minute
 
 The hub runs in a process of its own (`hubprobe.demo.synthetic`), the crawl in another, so that it can be killed.
 Results as measured are in RESULTS.md.
@@ -20,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -207,6 +209,25 @@ def pace(window: int, windows: int) -> None:
             report(f"429s: api {made['429 api']}, resolvers {made['429 resolvers']}")
         finally:
             bench.stop()
+
+
+@main.command("outage")
+@click.option("--repos", default=3_000)
+@click.option("--seconds", default=60)
+def outage(repos: int, seconds: int) -> None:
+    """Take the hub away for a while in the middle of a crawl: connections are refused, then it is back."""
+    catalog = SyntheticCatalog(repos)
+    with tempfile.TemporaryDirectory() as folder, HubServer(catalog) as server:
+        workspace = Workspace.create(Path(folder) / "workspace", Config(endpoint=server.url))
+        workspace.cache_dir.mkdir()
+        Architectures.load(workspace.cache_dir)
+        threading.Timer(4.0, lambda: server.down(seconds)).start()
+        summary = crawler.crawl(workspace, token=False, progress=False)
+        rows = workspace.catalog(["id", "eligibility"], history=True).to_pylist()
+        found = {row["id"]: row["eligibility"] for row in rows}
+        right = sum(found.get(catalog.repo_id(i)) == catalog.expected(i).value for i in range(repos))
+        report(f"away for {seconds} s: {len(rows):,} rows, {right:,} of {repos:,} as they must be")
+        report(f"{summary.seconds:.0f} s in all, {summary.retries} requests tried again")
 
 
 def report(line: str) -> None:

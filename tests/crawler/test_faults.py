@@ -98,8 +98,9 @@ LASTING: dict[str, tuple[Action, str, Status]] = {
 
 @pytest.mark.parametrize("name", LASTING)
 def test_what_lasts_is_booked_as_what_it_is_and_asked_again_next_time(
-    name: str, server: HubServer, harm: Faults, open_workspace: Open
+    name: str, server: HubServer, harm: Faults, open_workspace: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(client, "PATIENCE_SECONDS", 1.0)
     action, where, status = LASTING[name]
     harm.add(Fault(action, match=where, times=None))
     workspace = open_workspace(server.url)

@@ -45,10 +45,10 @@ def ends(workspace: Workspace) -> dict[str, str]:
 
 
 def test_killed_twice_every_repository_is_there_once(open_workspace: Open) -> None:
-    catalog = SyntheticCatalog(600)
+    catalog = SyntheticCatalog(400)
     with HubServer(catalog, page_size=100) as server:
         workspace = open_workspace(server.url)
-        for point in (100, 400):
+        for point in (100, 200):
             running = subprocess.Popen([sys.executable, "-c", CHILD, str(workspace.root)])
             end = time.monotonic() + 60
             while listed(workspace) < point and running.poll() is None and time.monotonic() < end:
@@ -58,10 +58,10 @@ def test_killed_twice_every_repository_is_there_once(open_workspace: Open) -> No
             running.wait()
         summary = crawl(workspace)
         assert summary.resumed
-        assert ends(workspace) == {catalog.repo_id(i): catalog.expected(i).value for i in range(600)}
+        assert ends(workspace) == {catalog.repo_id(i): catalog.expected(i).value for i in range(400)}
         lists = [asked.target for asked in server.requests.matching("/api/models?")]
-    assert len(set(lists)) == 6  # each page, the first once more at the end
-    assert len(lists) <= 6 + 1 + 2 * 2  # and at most the two under way when it was killed
+    assert len(set(lists)) == 4  # each page, the first once more at the end
+    assert len(lists) <= 4 + 1 + 2 * 2  # and at most the two under way when it was killed
     left = [path.name for path in workspace.catalog_dir.iterdir() if path.name != "journal.json"]
     assert left == [f"{summary.crawl}.parquet"]
 
@@ -84,22 +84,22 @@ def test_a_hub_that_changes_while_it_is_listed(open_workspace: Open, monkeypatch
         if pages == 2:
             catalog.add(5)
             catalog.delete(10)  # listed already
-            catalog.delete(390)  # not yet listed
+            catalog.delete(190)  # not yet listed
             catalog.rename(20, "owner/renamed-late")
-            catalog.rename(395, "owner/renamed-early")
+            catalog.rename(195, "owner/renamed-early")
 
-    catalog = SyntheticCatalog(400, after_page=change)
-    with HubServer(catalog, page_size=100) as server:
-        before = {i: catalog.repo_id(i) for i in range(400)}
+    catalog = SyntheticCatalog(200, after_page=change)
+    with HubServer(catalog, page_size=50) as server:
+        before = {i: catalog.repo_id(i) for i in range(200)}
         workspace = open_workspace(server.url)
         crawl(workspace)
         found = ends(workspace)
         for index in catalog.indices():
-            if index not in (20, 395):
+            if index not in (20, 195):
                 assert found[catalog.repo_id(index)] == catalog.expected(index).value
-        assert found["owner/renamed-early"] == catalog.expected(395).value
-        assert before[390] not in found
-        assert before[395] not in found
+        assert found["owner/renamed-early"] == catalog.expected(195).value
+        assert before[190] not in found
+        assert before[195] not in found
         crawl(workspace)
         now = {row["id"]: row["eligibility"] for row in workspace.catalog(["id", "eligibility"]).to_pylist()}
     assert now[before[10]] == "gone"

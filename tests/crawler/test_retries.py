@@ -1,0 +1,102 @@
+"""When trying again helps: an outage is waited out, a request that fails alone is given up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from crawler import retries
+from crawler.failures import RetryError, UnansweredError
+from crawler.retries import CORRUPT_TRIES, MAX_LIMITED, TRIES, Retries, stated_wait
+from crawler.transport import Deadline
+from workspace import Status
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "BACKOFF", (0.001, 0.002))
+    monkeypatch.setattr(retries, "LIMITED_BACKOFF", (0.001, 0.002))
+
+
+def failing(status: Status, http: int = 503, *, times: int = 10**9, also: Callable[[], None] = lambda: None) -> tuple:
+    calls: list[int] = []
+
+    def once() -> str:
+        calls.append(1)
+        also()
+        if len(calls) > times:
+            return "fine"
+        raise RetryError(UnansweredError(status, "no", http))
+
+    return once, calls
+
+
+def test_a_request_that_fails_while_others_succeed_is_given_up() -> None:
+    shared = Retries(patience=60)
+    once, calls = failing(Status.SERVER_ERROR, also=lambda: shared.call(lambda: None, None, "another"))
+    with pytest.raises(UnansweredError):
+        shared.call(once, None, "x")
+    assert len(calls) == TRIES
+
+
+def test_an_outage_is_waited_out_although_others_succeeded_just_before_it() -> None:
+    shared = Retries(patience=60)
+    first: list[int] = []
+
+    def another_at_first() -> None:
+        if not first:
+            first.append(1)
+            shared.call(lambda: None, None, "another")
+
+    once, calls = failing(Status.NETWORK_ERROR, 0, times=3 * TRIES, also=another_at_first)
+    assert shared.call(once, None, "x") == "fine"
+    assert len(calls) == 3 * TRIES + 1
+    assert shared.count == 3 * TRIES
+
+
+def test_patience_and_deadline_end() -> None:
+    once, _ = failing(Status.NETWORK_ERROR, 0)
+    with pytest.raises(UnansweredError):
+        Retries(patience=0.05).call(once, None, "x")
+    with pytest.raises(UnansweredError):
+        Retries(patience=60).call(once, Deadline(0.05), "x")
+
+
+def test_corruption_does_not_repeat_itself_by_chance() -> None:
+    once, calls = failing(Status.CORRUPT_FILE, 200)
+    with pytest.raises(UnansweredError):
+        Retries(patience=60).call(once, None, "x")
+    assert len(calls) == CORRUPT_TRIES
+
+
+def test_waiting_for_our_turn_is_not_charged_to_the_deadline() -> None:
+    once, calls = failing(Status.RATE_LIMITED, 429, times=MAX_LIMITED - 1)
+    deadline = Deadline(5.0)
+    assert Retries(patience=60).call(once, deadline, "x") == "fine"
+    assert len(calls) == MAX_LIMITED
+    once, calls = failing(Status.RATE_LIMITED, 429)
+    with pytest.raises(UnansweredError) as caught:
+        Retries(patience=60).call(once, None, "x")
+    assert (caught.value.status, len(calls)) == (Status.RATE_LIMITED, MAX_LIMITED)
+
+
+@pytest.mark.parametrize(
+    ("headers", "least", "most"),
+    [
+        ({"ratelimit": '"api";r=0;t=120', "retry-after": "7"}, 121, 121.5),
+        ({"ratelimit": '"api";r=3;t=120', "retry-after": "7"}, 7, 7.5),
+        ({"retry-after": "7"}, 7, 7.5),
+        ({"retry-after": "Mon, 23 Nov 2020 00:00:00 GMT"}, 0, 0.5),
+        ({"retry-after": "99999999"}, 3600, 3600.5),
+    ],
+)
+def test_stated_waits_are_kept_exactly(headers: dict[str, str], least: float, most: float) -> None:
+    wait = stated_wait(headers)
+    assert wait is not None
+    assert least <= wait <= most
+
+
+def test_no_stated_wait_is_none() -> None:
+    assert stated_wait({}) is None
+    assert stated_wait({"retry-after": "soon"}) is None
