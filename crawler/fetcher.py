@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -81,6 +82,10 @@ class Fetcher:
         except UnansweredError as error:
             status, reason = self._cause(repo_id, error, deadline)
             raise ModelError(status, reason, repo_id=repo_id, sha=sha) from error
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            status = Status.DISK_FULL if full else Status.INTERNAL_ERROR
+            raise ModelError(status, f"cannot write its files: {error.strerror}", repo_id=repo_id, sha=sha) from error
         self._store.touch(name)
         folder = self._store.folder(name)
         size = sum(path.stat().st_size for path in folder.iterdir())

@@ -16,6 +16,7 @@ more and verify nothing that these answers do not.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -50,7 +51,9 @@ from crawler.rules import (
     first_refusal,
 )  # fmt: skip
 from crawler.transport import Deadline
-from workspace import CrawlConfig, ModelError, Status
+from workspace import CrawlConfig, HubError, ModelError, Status
+
+logger = logging.getLogger(__name__)
 
 REPO_SECONDS = 180.0  # one repository, waiting for our turn not counted
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
@@ -107,6 +110,12 @@ class Inspector:
             decision.status, decision.reason = error.status, error.reason
             if error.status is Status.GONE:
                 self._look_for(decision, deadline)
+        except HubError:
+            raise  # nothing of this repository: no model can be judged
+        except Exception as error:
+            logger.exception("deciding %s failed", listed.id)
+            decision.status = Status.INTERNAL_ERROR
+            decision.reason = f"{Status.INTERNAL_ERROR.meaning} ({type(error).__name__})"
         return decision
 
     def _decide(self, decision: Decision, deadline: Deadline, observe: Observe | None) -> None:

@@ -21,7 +21,7 @@ try:
 except ImportError:  # pragma: no cover - huggingface_hub 1.x
     import httpcore  # type: ignore[import-not-found, no-redef]
 
-BROKEN = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError)
+BROKEN = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.RemoteProtocolError, httpcore.ProxyError)
 """What a connection that fails raises."""
 
 _local = threading.local()
