@@ -28,6 +28,7 @@ PORT = 8600
 
 QUERIES = ("dog", "pizza", "bicycle")
 ENCODER = "clip:hubprobe/demo-clip"
+SCORINGS = ("probelog", "strong", "full", "unnormalised")
 HITS = 5
 
 
@@ -108,7 +109,9 @@ def demo(path: str | Path | None = None, *, workers: int = 1, progress: bool = T
     report.status = status(Workspace.open(root))
     with _timed(report, "evaluate"):
         truth = json.loads(TRUTH.read_text(encoding="utf-8"))
-        measured = search.evaluate(Workspace.open(root), truth, max_logit_queries=10_000, progress=progress)
+        measured = search.evaluate(
+            Workspace.open(root), truth, scorings=SCORINGS, max_logit_queries=10_000, progress=progress
+        )
         report.evaluation = [*measured.rows(), *_by_origin(measured)]
     return report
 
