@@ -175,7 +175,7 @@ def _make(
                     if out is None:
                         shape = _checked_shape(made, max_edge)
                         _evict(folder.parent, total * made.size * (4 if exact else 1))
-                        out = np.memmap(temporary / "pixels", dtype=kind, mode="w+", shape=(total, *shape))
+                        out = _room_for(temporary / "pixels", kind, (total, *shape))
                     if made.shape != shape:
                         raise ModelError(
                             Status.PROCESSOR_ERROR,
@@ -197,6 +197,14 @@ def _make(
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _room_for(path: Path, kind: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Return a new file as an array, its blocks allocated: a map over a full disk would fault, not raise `OSError`."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)) * np.dtype(kind).itemsize)
+    return np.memmap(path, dtype=kind, mode="r+" if hasattr(os, "posix_fallocate") else "w+", shape=shape)
 
 
 def _array(processor: Processor, image: Any) -> npt.NDArray[np.float32]:

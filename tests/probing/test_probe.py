@@ -14,7 +14,7 @@ import torch
 
 import probing
 from tests.probing.conftest import PROCESSOR, SHA, Repos, by_repo, vit_config, write_model
-from workspace import ConfigError, MissingStepError, ModelError, Status, Workspace
+from workspace import ConfigError, MissingStepError, ModelError, Status, Workspace, WorkspaceError
 from workspace.seams import Fetched
 
 
@@ -227,3 +227,25 @@ def test_a_timm_repository(workspace: Workspace, repos: Repos) -> None:
     assert by_repo(rows, "processor_source")["t"] == "timm"
     assert workspace.responses()["label"].to_pylist() == list("uvwxyz")
     assert workspace.responses()["sha"].to_pylist() == [SHA] * 6
+
+
+def test_a_full_disk_ends_the_run_and_nothing_is_held_against_a_model(
+    workspace: Workspace, repos: Repos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    from probing import inputs, responses
+
+    def full(*_: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    repos.vit("one")
+    repos.vit("two", seed=1)
+    for module, name in ((inputs, "_room_for"), (responses, "write")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, full)
+            with pytest.raises(WorkspaceError, match="disk is full"):
+                _probe(workspace, repos)
+        assert workspace.attempts().num_rows == 0
+        assert not list(workspace.attempts_dir.glob(".*"))
+    assert _probe(workspace, repos).ok == 2

@@ -74,3 +74,18 @@ def test_settings_travel_as_plain_values(settings: Settings) -> None:
 
     assert Settings(**json.loads(json.dumps(asdict(settings)))) == settings
     assert replace(settings, device="cuda:1").caps == settings.caps
+
+
+def test_the_child_is_offline_and_knows_no_token(
+    monkeypatch: pytest.MonkeyPatch, workspace: Workspace, settings: Settings
+) -> None:
+    import queue
+
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    said = "import json, os; print(json.dumps([os.environ.get('HF_TOKEN'), os.environ['HF_HUB_OFFLINE']]))"
+    events: queue.Queue[Any] = queue.Queue()
+    child = runners.Child(workspace, settings, events, command=(sys.executable, "-c", said))
+    try:
+        assert events.get(timeout=30)[1] == [None, "1"]
+    finally:
+        child.close()
