@@ -61,7 +61,8 @@ class HubClient:
         return f"HubClient({self.endpoint!r})"
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; requests that wait for their turn, or to be tried again, give up."""
+        self.retries.stop()
         self._pool.close()
 
     def resolve_url(self, repo_id: str, sha: str, path: str) -> str:
@@ -168,7 +169,7 @@ class HubClient:
         if ours and self._token:
             sent["authorization"] = f"Bearer {self._token}"
         if bucket is not None and (wait := bucket.reserve()) > 0:
-            pause(wait, deadline)
+            pause(wait, deadline, self.retries.sleep)
         with self._lock:
             self.requests[bucket_name(path) if ours else "elsewhere"] += 1
         timeouts = {"connect": CONNECT_SECONDS, "read": READ_SECONDS, "write": READ_SECONDS, "pool": EXCHANGE_SECONDS}

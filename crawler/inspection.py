@@ -88,6 +88,10 @@ class Inspector:
     def __init__(self, client: HubClient, limits: CrawlConfig, architectures: Callable[[], Architectures]) -> None:
         self._client, self._limits, self._architectures = client, limits, architectures
 
+    def stop(self) -> None:
+        """Make decisions under way end soon, whichever way: nobody will book them."""
+        self._client.retries.stop()
+
     def from_listing(self, listed: Listed) -> Decision | None:
         """Return the decision if the listing alone makes it, at no request; None when more has to be asked."""
         verdict = first_refusal(LIST_RULES, Facts(listed, self._limits))

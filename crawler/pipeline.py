@@ -83,7 +83,9 @@ class Pipeline:
         self._workers, self._lister = ThreadPoolExecutor(WORKERS, "decide"), ThreadPoolExecutor(1, "list")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._inspector.stop()
         self._workers.shutdown(cancel_futures=True)
         self._lister.shutdown(cancel_futures=True)
         self._bar.close()

@@ -40,6 +40,16 @@ class Retries:
         self.count = 0
         self._lock = threading.Lock()
         self._succeeded = 0.0
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """End every wait, now and from now on: whoever waits for a request gives up."""
+        self._stopped.set()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, or raise `UnansweredError` as soon as `stop` is called."""
+        if self._stopped.wait(seconds):
+            raise UnansweredError(Status.NETWORK_ERROR, "stopped while waiting for the Hub")
 
     def call(self, once: Callable[[], T], deadline: Deadline | None, what: str) -> T:
         """Call ``once`` until it answers, is refused for good, or it is no use. Raises `UnansweredError`."""
@@ -75,7 +85,7 @@ class Retries:
             with self._lock:
                 self.count += 1
             logger.debug("%s: %s; trying again in %.1f s", what, problem.reason, wait)
-            time.sleep(wait)
+            self.sleep(wait)
 
 
 def stated_wait(headers: Mapping[str, str]) -> float | None:

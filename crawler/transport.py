@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,9 +59,9 @@ def exchange(seconds: float) -> Iterator[None]:
         _local.end = before
 
 
-def pause(seconds: float, deadline: Deadline | None = None) -> None:
+def pause(seconds: float, deadline: Deadline | None, sleep: Callable[[float], None]) -> None:
     """Sleep because it is not our turn yet: neither ``deadline`` nor this thread's exchange is charged for it."""
-    time.sleep(seconds)
+    sleep(seconds)
     if deadline is not None:
         deadline.extend(seconds)
     if getattr(_local, "end", None) is not None:

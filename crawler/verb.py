@@ -144,7 +144,9 @@ def _journal(
     if before is not None and before.finished:
         merge_files(workspace.catalog_dir, before.crawl)  # in case the last crawl was killed while it did
     name = f"{started:%Y%m%dT%H%M%S%f}"
-    under = before.decided_under if before is not None else rules
+    under = rules
+    if before is not None:  # a crawl under other rules that did not reach every row leaves some of each
+        under = before.decided_under if before.decided_under == before.policy else ""
     journal = Journal(name, key, rules, source.first, started.isoformat(), under)
     journal.save(journal_path(workspace))
     return journal, False

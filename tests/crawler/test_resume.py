@@ -15,6 +15,7 @@ import pytest
 
 import crawler
 from crawler import verb
+from hubprobe.demo.limits import Limits, RateLimiter
 from hubprobe.demo.repository import Repo, RepoFile
 from hubprobe.demo.server import HubServer
 from hubprobe.demo.synthetic import SyntheticCatalog
@@ -157,6 +158,25 @@ def test_other_limits_decide_everything_again(hub: HubServer, open_workspace: Op
     newest = {row["id"]: row["eligibility"] for row in again.catalog(["id", "eligibility"]).to_pylist()}
     assert newest["acme/home"] == Status.OPTED_OUT.value
     assert crawl(again).unchanged > 25
+    assert crawl(workspace, limit=2).changed == 2
+    assert crawl(again).unchanged == 0
+
+
+def test_interrupting_a_crawl_that_waits_for_its_turn_takes_no_time(
+    make_repo: Callable[..., Repo], open_workspace: Open
+) -> None:
+    limits = Limits(api=2, resolvers=6, pages=1, window=300)
+    repos = [make_repo(f"acme/m{i}") for i in range(20)]
+    with HubServer(repos, limiter=RateLimiter(limits)) as server:
+        workspace = open_workspace(server.url)
+        running = subprocess.Popen([sys.executable, "-c", CHILD, str(workspace.root)], stderr=subprocess.DEVNULL)
+        while server.requests.count("resolvers") < 1:
+            time.sleep(0.05)
+        time.sleep(0.3)
+        running.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        assert running.wait(timeout=30) != 0
+        assert time.monotonic() - began < 20
 
 
 def test_a_filtered_crawl_says_nothing_of_the_rest(
