@@ -55,7 +55,7 @@ class SearchConfig:
     """How queries are answered."""
 
     encoder: str = "clip:openai/clip-vit-base-patch16"
-    scoring: str = "probelog"
+    scoring: str = "strong"  # beats the published "probelog" for text; docs/search.md has the figures
     k: int = 64  # probes compared: the query's strongest
 
 

@@ -28,7 +28,7 @@ PORT = 8600
 
 QUERIES = ("dog", "pizza", "bicycle")
 ENCODER = "clip:hubprobe/demo-clip"
-SCORINGS = ("probelog", "strong", "full", "unnormalised")
+SCORINGS = ("strong", "probelog", "full", "unnormalised")
 HITS = 5
 
 
@@ -119,13 +119,13 @@ def demo(path: str | Path | None = None, *, workers: int = 1, progress: bool = T
 def _by_origin(measured: Evaluation) -> list[dict[str, Any]]:
     """Split the logit queries by whose logit asks: the drawings' own classifiers, or the ImageNet model."""
     rows = []
-    asked = [r for r in measured.ranks.to_pylist() if r["task"] == "logit" and r["scoring"] == "probelog"]
+    asked = [r for r in measured.ranks.to_pylist() if r["task"] == "logit" and r["scoring"] == SCORINGS[0]]
     for name in ("trained on drawings", "ImageNet"):
         ranks = [r["rank"] for r in asked if (f" of {lite0.REPO_ID}" in r["query"]) == (name == "ImageNet")]
         if ranks:
             tops = {f"top{n}": sum(rank <= n for rank in ranks) / len(ranks) for n in (1, 5, 10)}
             mrr = sum(1 / rank for rank in ranks) / len(ranks)
-            about = {"task": f"logit, asked by: {name}", "scoring": "probelog", "queries": len(ranks)}
+            about = {"task": f"logit, asked by: {name}", "scoring": SCORINGS[0], "queries": len(ranks)}
             rows.append({**about, **tops, "mrr": mrr})
     return rows
 
