@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+RECENT = 20_000
+"""Ids kept as Python integers, 100 bytes each; the others are in a sorted array, 8 bytes each."""
+
 
 class Seen:
     """A set of id hashes with a copy on disk, 8 bytes an id, that grows with every committed page.
@@ -23,23 +26,29 @@ class Seen:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         os.truncate(path, committed * 8)
-        self._keys: set[int] = set(np.fromfile(path, np.int64).tolist())
+        self._settled = np.unique(np.fromfile(path, np.int64))
+        self._recent: set[int] = set()
 
     def __contains__(self, key: int) -> bool:
-        return key in self._keys
+        if key in self._recent:
+            return True
+        at = int(np.searchsorted(self._settled, key))
+        return at < len(self._settled) and bool(self._settled[at] == key)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._settled) + len(self._recent)
 
     def add(self, key: int) -> None:
-        """Add an id; it is on disk after the next `commit`."""
-        self._keys.add(key)
+        """Add an id that is not in it; it is on disk after the next `commit`."""
+        self._recent.add(key)
         self._new.append(key)
+        if len(self._recent) >= RECENT:
+            self._settled, self._recent = self.array(), set()
 
     def restore(self, keys: Iterable[int]) -> None:
         """Add ids whose rows an interrupted page had already written."""
         for key in keys:
-            if key not in self._keys:
+            if key not in self:
                 self.add(key)
 
     def commit(self) -> int:
@@ -53,8 +62,8 @@ class Seen:
         return size // 8
 
     def array(self) -> np.ndarray:
-        """Return all ids, unsorted."""
-        return np.fromiter(self._keys, np.int64, len(self._keys))
+        """Return all ids, ascending."""
+        return np.union1d(self._settled, np.fromiter(self._recent, np.int64, len(self._recent)))
 
     def remove(self) -> None:
         """Delete the copy: the crawl is finished."""

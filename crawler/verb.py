@@ -13,6 +13,7 @@ from crawler.catalog import merge_files
 from crawler.client import HubClient
 from crawler.credentials import resolve_token
 from crawler.departures import book_departures
+from crawler.exclusive import exclusive
 from crawler.inspection import Inspector
 from crawler.journal import Journal
 from crawler.known import Known
@@ -70,7 +71,7 @@ def crawl(
 
     Raises:
         HubError: the listing cannot be had; what was decided is kept.
-        WorkspaceError: the snapshot cannot be read.
+        WorkspaceError: the snapshot cannot be read, or another process crawls this workspace.
     """
     started = time.monotonic()
     config = workspace.config
@@ -90,6 +91,24 @@ def crawl(
         estimate.dry_run(client, rows, query, inspector, known, summary, limit=limit, progress=progress)
         _close(client, summary, started)
         return summary
+    with exclusive(workspace.catalog_dir):
+        return _crawl(
+            workspace, client, rows, query, inspector, started, limit=limit, restart=restart, progress=progress
+        )
+
+
+def _crawl(
+    workspace: Workspace,
+    client: HubClient,
+    rows: Source,
+    query: Query,
+    inspector: Inspector,
+    started: float,
+    *,
+    limit: int | None,
+    restart: bool,
+    progress: bool,
+) -> CrawlSummary:
     journal, resumed = _journal(workspace, rows, query, limit, restart)
     summary = CrawlSummary(journal.crawl, resumed=resumed)
     spool = Spool(rows, workspace.catalog_dir)
@@ -141,8 +160,8 @@ def _journal(
     if before is not None and not before.finished and not restart and (before.query, before.policy) == (key, rules):
         return before, True
     started = now()
-    if before is not None and before.finished:
-        merge_files(workspace.catalog_dir, before.crawl)  # in case the last crawl was killed while it did
+    if before is not None:
+        merge_files(workspace.catalog_dir, before.crawl)  # it was given up, or killed while it did this itself
     name = f"{started:%Y%m%dT%H%M%S%f}"
     under = rules
     if before is not None:  # a crawl under other rules that did not reach every row leaves some of each

@@ -8,18 +8,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 import pytest
 
 import crawler
-from crawler import verb
+from crawler import seen, verb
+from crawler.exclusive import exclusive
 from hubprobe.demo.limits import Limits, RateLimiter
 from hubprobe.demo.repository import Repo, RepoFile
 from hubprobe.demo.server import HubServer
 from hubprobe.demo.synthetic import SyntheticCatalog
-from workspace import Config, CrawlConfig, Status, Workspace
+from workspace import Config, CrawlConfig, Status, Workspace, WorkspaceError
 
 Open = Callable[..., Workspace]
 CHILD = (
@@ -63,8 +65,8 @@ def test_killed_twice_every_repository_is_there_once(open_workspace: Open) -> No
         lists = [asked.target for asked in server.requests.matching("/api/models?")]
     assert len(set(lists)) == 4  # each page, the first once more at the end
     assert len(lists) <= 4 + 1 + 2 * 2  # and at most the two under way when it was killed
-    left = [path.name for path in workspace.catalog_dir.iterdir() if path.name != "journal.json"]
-    assert left == [f"{summary.crawl}.parquet"]
+    left = {path.name for path in workspace.catalog_dir.iterdir()}
+    assert left == {f"{summary.crawl}.parquet", "journal.json", ".lock"}
 
 
 def test_an_interrupted_crawl_goes_on_only_with_the_same_question(hub: HubServer, open_workspace: Open) -> None:
@@ -190,3 +192,25 @@ def test_a_filtered_crawl_says_nothing_of_the_rest(
     assert crawl(workspace, search="second").listed == 1
     assert crawl(workspace, library="timm").listed == 0
     assert crawl(workspace, tags=["safetensors"], author="acme").listed == 2
+
+
+def test_seen_ids_survive_and_uncommitted_ones_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seen, "RECENT", 7)
+    first = seen.Seen(tmp_path / "seen", 0)
+    for key in range(0, 100, 3):
+        first.add(key)
+    committed = first.commit()
+    first.add(1000)
+    first.commit()
+    again = seen.Seen(tmp_path / "seen", committed)
+    again.restore([3, 5])
+    assert [key for key in range(2000) if key in again] == sorted([*range(0, 100, 3), 5])
+    assert again.array().tolist() == sorted([*range(0, 100, 3), 5])
+    assert len(again) == 35
+
+
+def test_two_crawls_of_one_workspace_do_not_mix(hub: HubServer, open_workspace: Open) -> None:
+    workspace = open_workspace(hub.url)
+    with exclusive(workspace.catalog_dir), pytest.raises(WorkspaceError, match="another crawl"):
+        crawl(workspace)
+    assert crawl(workspace, dry_run=True).listed == crawl(workspace).listed
