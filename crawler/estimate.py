@@ -52,7 +52,7 @@ def dry_run(
                 _judge(raw, query, inspector, known, seen, tally, summary)
             bar.update(summary.listed - bar.n)
             where = None if limit is not None and summary.listed >= limit else page.next
-    summary.undecided = tally.candidates
+    summary.undecided, summary.finished = tally.candidates, True
     summary.would_request = {name: per * tally.candidates for name, per in REQUESTS.items()}
     mean = tally.weights / tally.sized if tally.sized else 0.0
     read = tally.candidates * (FIRST_READ + _CONFIG_BYTES)

@@ -203,6 +203,7 @@ class Pipeline:
         return True
 
     def _conclude(self, decision: Decision, read_at: datetime) -> None:
+        self._bar.update()
         row = row_of(decision, read_at)
         if self._news(row, decision.status):
             self.book(row)
@@ -233,7 +234,7 @@ class Pipeline:
         self._journal.next = following
         self._journal.save(self._folder / "journal.json")
         self._source.done(where)
-        self._bar.update(self._journal.listed - self._bar.n)
+        self._bar.update(self._journal.listed - self._bar.n)  # with those that needed no decision
 
 
 def _ids(path: Path) -> list[str]:
