@@ -17,7 +17,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-from search.kernels import HALF, count_flagged, find_flagged, transpose_codes
+from search.kernels import HALF
+from search.packing import count_flagged, find_flagged, transpose_codes
 
 LOW = -4.0
 """Value of code 0, in standard deviations."""
