@@ -114,7 +114,7 @@ def _describe(draw: ImageDraw.ImageDraw, row: Mapping[str, Any], x: int, y: int)
     room = _TEXT - 30
     label = printable(row.get("label") or "", 80) or "(no label)"
     draw.text((x, y), f"{row.get('rank', '')}", fill=_BAR, font=_font(30))
-    draw.text((x + 52, y + 2), _fit(draw, label, 22, room - 52), fill=_INK, font=_font(22))
+    draw.text((x + 52, y + 2), _fit(draw, _drawable(label), 22, room - 52), fill=_INK, font=_font(22))
     owner, _, name = printable(row["repo_id"], 100).rpartition("/")
     draw.text((x + 52, y + 38), _fit(draw, name, 15, room - 52), fill=_INK, font=_font(15))
     draw.text((x + 52, y + 58), _fit(draw, owner, 13, room - 52), fill=_SOFT, font=_font(13))
@@ -146,6 +146,13 @@ def _thumbnail(image: Image.Image) -> Image.Image:
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
+
+
+def _drawable(text: str) -> str:
+    """Return ``text`` with characters that the font lacks, such as Japanese, as U+ numbers in place of boxes."""
+    font = _font(22)
+    box = bytes(font.getmask("\U0010ffff"))
+    return " ".join("".join(c if bytes(font.getmask(c)) != box else f" U+{ord(c):04X} " for c in text).split())
 
 
 def _fit(draw: ImageDraw.ImageDraw, text: str, size: int, room: float) -> str:

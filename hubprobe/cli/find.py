@@ -189,7 +189,7 @@ def _show_hits(
     if not hits:
         click.echo("no logit passes the filter", err=True)
     if evidence is not None and hits:
-        found.contact_sheet(hits, evidence)
+        found.contact_sheet(hits, evidence, title=query.descriptor.about)
         click.echo(f"evidence: {evidence}", err=True)
 
 

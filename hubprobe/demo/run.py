@@ -26,7 +26,7 @@ TRUTH = HOME / "truth.json"
 PORT = 8600
 """Where ``python -m hubprobe.demo.server`` listens; the demo's workspace names it, so that its verbs work later."""
 
-QUERIES = ("dog", "pizza", "bicycle")
+QUERIES = ("dog", "guitar", "strawberry")
 ENCODER = "clip:hubprobe/demo-clip"
 SCORINGS = ("strong", "probelog", "full", "unnormalised")
 HITS = 5
@@ -105,7 +105,7 @@ def demo(path: str | Path | None = None, *, workers: int = 1, progress: bool = T
             report.hits[query] = index.search(query).limit(HITS).to_dicts()
     for query, hits in report.hits.items():
         report.evidence[query] = root / f"{query}.png"
-        index.contact_sheet(hits, report.evidence[query])
+        index.contact_sheet(hits, report.evidence[query], title=query)
     report.status = status(Workspace.open(root))
     with _timed(report, "evaluate"):
         truth = json.loads(TRUTH.read_text(encoding="utf-8"))
@@ -156,7 +156,7 @@ def as_text(report: DemoReport) -> str:
         parts.append(f"How often the search is right, over every concept of the demo hub\n\n{table}")
     steps = "  ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
     parts.append(f"Time: {steps}; {sum(report.seconds.values()):.0f} s in all\n")
-    parts.append(f'Next: hubprobe search --workspace {report.workspace} "guitar" --evidence guitar.png\n')
+    parts.append(f'Next: hubprobe search --workspace {report.workspace} "owl" --evidence owl.png\n')
     return "\n".join(parts)
 
 
