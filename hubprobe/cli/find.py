@@ -146,10 +146,14 @@ def search(
 @click.argument("logit", type=click.IntRange(min=0))
 @click.option("--where", help="SQL condition on the metadata.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=10, show_default=True, help="How many hits.")
+@click.option("--sha", help="Commit of REPO_ID; the last indexed when not given.")
+@click.option("--same-model", is_flag=True, help="Let other logits of REPO_ID itself be hits too.")
 @click.option("--whole", is_flag=True, help="Compare whole descriptors, not the strongest probes.")
 @click.option("--evidence", type=click.Path(path_type=Path, dir_okay=False), help="Write a contact sheet (PNG).")
 @format_option
-def similar(folder: Path, repo_id: str, logit: int, whole: bool, **shown: Any) -> None:
+def similar(
+    folder: Path, repo_id: str, logit: int, sha: str | None, same_model: bool, whole: bool, **shown: Any
+) -> None:
     """Find logits of other models that respond like logit LOGIT of REPO_ID.
 
     \b
@@ -159,7 +163,8 @@ def similar(folder: Path, repo_id: str, logit: int, whole: bool, **shown: Any) -
     from hubprobe import front
 
     found = front.open(folder)
-    _show_hits(found, found.similar(repo_id, logit, whole=whole), **shown)
+    query = found.similar(repo_id, logit, sha=sha, other_models_only=not same_model, whole=whole)
+    _show_hits(found, query, **shown)
 
 
 def _show_hits(
@@ -197,9 +202,12 @@ def _show_hits(
 @workspace_option
 @click.argument("statement")
 @click.option("--allow", multiple=True, help="Folder or hf://, s3:// prefix the statement may read Parquet from.")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds after which it is interrupted.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File for the result.")
 @click.option("--format", "kind", type=click.Choice([*FORMATS, "parquet"]), default="table", show_default=True)
-def sql(folder: Path, statement: str, allow: tuple[str, ...], out: Path | None, kind: str) -> None:
+def sql(
+    folder: Path, statement: str, allow: tuple[str, ...], timeout: float | None, out: Path | None, kind: str
+) -> None:
     """Ask SQL of the workspace's tables: models, logits, attempts, catalog, probes, runs.
 
     Searches are table functions: FROM search('dog', n := 500) JOIN models USING (repo_id, sha)
@@ -213,7 +221,7 @@ def sql(folder: Path, statement: str, allow: tuple[str, ...], out: Path | None, 
     from workspace import Workspace
 
     # not through an open index: attempts and catalog can be asked before there is one
-    table = ask(Workspace.open(folder), statement, allow=allow)
+    table = ask(Workspace.open(folder), statement, allow=allow, timeout_s=timeout)
     if kind == "parquet":
         import pyarrow.parquet as pq
 
@@ -237,8 +245,11 @@ def sql(folder: Path, statement: str, allow: tuple[str, ...], out: Path | None, 
     required=True,
     help="JSON: concepts with names, and the concept of every logit of every known model.",
 )
+@click.option("--scoring", "scorings", multiple=True, help="Scoring to measure; may be repeated; all when not given.")
+@click.option("--k", type=click.IntRange(min=1), help="Probes compared.")
+@quiet_option
 @format_option
-def evaluate(folder: Path, truth: Path, kind: str) -> None:
+def evaluate(folder: Path, truth: Path, scorings: tuple[str, ...], k: int | None, quiet: bool, kind: str) -> None:
     """Measure text-to-logit and logit-to-logit accuracy where the truth is known.
 
     \b
@@ -252,6 +263,7 @@ def evaluate(folder: Path, truth: Path, kind: str) -> None:
         known = json.loads(truth.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{truth} is not JSON: {error}") from error
-    evaluation = room.evaluate(Workspace.open(folder), known)
+    chosen = {"scorings": scorings} if scorings else {}
+    evaluation = room.evaluate(Workspace.open(folder), known, k=k, progress=not quiet, **chosen)
     rows = evaluation.rows()
     click.echo(render(rows, list(rows[0]), kind), nl=False)
