@@ -263,7 +263,7 @@ def evaluate(folder: Path, truth: Path, scorings: tuple[str, ...], k: int | None
         known = json.loads(truth.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{truth} is not JSON: {error}") from error
-    chosen = {"scorings": scorings} if scorings else {}
-    evaluation = room.evaluate(Workspace.open(folder), known, k=k, progress=not quiet, **chosen)
+    asked = scorings or tuple(sorted(room.SCORINGS))
+    evaluation = room.evaluate(Workspace.open(folder), known, scorings=asked, k=k, progress=not quiet)
     rows = evaluation.rows()
     click.echo(render(rows, list(rows[0]), kind), nl=False)
