@@ -5,7 +5,8 @@
 >>> index.search("dog").where("downloads > 1000").limit(10).to_pandas()  # doctest: +SKIP
 
 Each verb of the command line is a function with the same name and meaning: `crawl`, `probe`, `complete`, `index`,
-`evaluate`, `status`, `run`, `demo`. Rooms are imported when first used, so that ``import hubprobe`` stays light.
+`evaluate`, `status`, `run`; the demo is `hubprobe.demo.run.demo`. Rooms are imported when first used, so that
+``import hubprobe`` stays light.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from workspace.version import __version__
 if TYPE_CHECKING:
     from completion import complete
     from crawler import crawl
-    from hubprobe.front import demo, open, probe, run, status  # noqa: A004 - as pathlib's and gzip's open
+    from hubprobe.front import open, probe, run, status  # noqa: A004 - as pathlib's and gzip's open
     from search import evaluate, index
     from workspace import HubprobeError, Workspace
 
@@ -27,7 +28,6 @@ _HOME = {
     "Workspace": "workspace",
     "complete": "completion",
     "crawl": "crawler",
-    "demo": "hubprobe.front",
     "evaluate": "search",
     "index": "search",
     "open": "hubprobe.front",
@@ -42,7 +42,6 @@ __all__ = [
     "__version__",
     "complete",
     "crawl",
-    "demo",
     "evaluate",
     "index",
     "open",

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubprobe.status import StatusReport
-from hubprobe.status import status as _status
+from hubprobe.counts import StatusReport
+from hubprobe.counts import status as _status
 from workspace import Workspace
 
 if TYPE_CHECKING:
     from completion import CompleteSummary
     from crawler import CrawlSummary
-    from hubprobe.demo.run import DemoReport
     from probing import ProbeSummary
     from search import Index, IndexSummary
 
@@ -111,10 +110,3 @@ def ensure_probes(workspace: Workspace, source: str | None, *, progress: bool) -
     settings = workspace.config.probes
     split = settings.split if source is None else "train"
     probes.build(workspace, source or settings.source, n=settings.n, seed=settings.seed, split=split, progress=progress)
-
-
-def demo(path: str | Path | None = None, **options: Any) -> DemoReport:
-    """Serve the embedded demo hub, crawl, probe, complete and index it, and search; see `hubprobe.demo.run.demo`."""
-    from hubprobe.demo import run as demo_run
-
-    return demo_run.demo(path, **options)

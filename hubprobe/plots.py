@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hubprobe.status import StatusReport
+from hubprobe.counts import StatusReport
 
 _COLOURS = {"ok": "#2a9d5c", "failed": "#c8553d", "skipped": "#8d99ae", "waiting": "#e9c46a"}
 

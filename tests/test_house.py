@@ -38,6 +38,16 @@ def test_all_is_sorted_and_true(package):
     assert all(getattr(module, name, None) is not None for name in module.__all__)
 
 
+def test_no_module_hides_a_verb():
+    """``hubprobe.status`` must stay a function after ``hubprobe/status.py``, or its like, was imported."""
+    for path in sorted((ROOT / "hubprobe").rglob("*.py")):
+        if path.stem not in {"__init__", "__main__"}:
+            importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    hubprobe = importlib.import_module("hubprobe")
+    for name in ("crawl", "probe", "complete", "index", "evaluate", "open", "run", "status"):
+        assert callable(getattr(hubprobe, name)), name
+
+
 def test_files_stay_short():
     lengths = sorted(len(p.read_text(encoding="utf-8").splitlines()) for p in FILES)
     assert lengths[-1] <= 700

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hubprobe.counts import StatusReport, status
 from hubprobe.demo import lite0
 from hubprobe.output import render
-from hubprobe.status import StatusReport, status
 from workspace import Config, SearchConfig, Workspace
 
 if TYPE_CHECKING:

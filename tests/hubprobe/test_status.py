@@ -4,8 +4,8 @@ import pyarrow as pa
 import pytest
 
 from hubprobe import plots
+from hubprobe.counts import status
 from hubprobe.launch import as_arguments
-from hubprobe.status import status
 from workspace import MissingStepError, Status, Workspace, records
 from workspace.files import write_table
 
