@@ -171,7 +171,12 @@ def test_interrupting_a_crawl_that_waits_for_its_turn_takes_no_time(
     repos = [make_repo(f"acme/m{i}") for i in range(20)]
     with HubServer(repos, limiter=RateLimiter(limits)) as server:
         workspace = open_workspace(server.url)
-        running = subprocess.Popen([sys.executable, "-c", CHILD, str(workspace.root)], stderr=subprocess.DEVNULL)
+        running = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(workspace.root)],
+            stderr=subprocess.DEVNULL,
+            # a shell ignores SIGINT in what it starts in the background, and children inherit that
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         while server.requests.count("resolvers") < 1:
             time.sleep(0.05)
         time.sleep(0.3)
