@@ -23,11 +23,10 @@ class Installed:
         cwd.mkdir(exist_ok=True)
 
     def python(self, *args: str, timeout: float = 600, **env: str) -> subprocess.CompletedProcess[str]:
+        # What other tests, or the machine, set for Hugging Face's libraries is not for a new user
+        theirs = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(theirs)}
         # PYTHONPATH goes before the checkout that `make test` installed in editable mode
-        # and what other tests, or the machine, set for Hugging Face's libraries is not for a new user
-        environment = {
-            k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE_", "TRANSFORMERS_"))
-        }
         environment |= {"PYTHONPATH": str(self.site), "COLUMNS": "120"} | env
         return subprocess.run(
             [sys.executable, *args],
