@@ -2,8 +2,8 @@
 
 Usage::
 
-    python3 -m venv /tmp/olah && /tmp/olah/bin/pip install olah
-    python benchmarks/second_client/olah_proxy.py --olah /tmp/olah/bin/olah-cli
+    python3 -m venv olah-env && olah-env/bin/pip install olah
+    python benchmarks/second_client/olah_proxy.py --olah olah-env/bin/olah-cli
 
 olah has no ``/api/models`` list and drops ``blobs``; everything a download needs goes through it.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,8 @@ def show_crawl(folder: Path, config: Config, options: dict[str, Any], kind: str)
     import crawler
     from workspace import Workspace
 
+    if not os.environ.get("HUBPROBE_CONTACT") and "//127.0.0.1" not in config.endpoint:
+        click.echo("please set HUBPROBE_CONTACT, so that the Hub can tell you when your crawl is a burden", err=True)
     workspace = Workspace(folder, config) if options.get("dry_run") else Workspace.create(folder, config)
     show_summary(crawler.crawl(workspace, **options), kind)
 
