@@ -124,7 +124,6 @@ def test_an_error_in_one_of_several_threads_is_raised() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_agrees_with_the_processor() -> None:
     model = _model()
     wanted = _run(model).raw

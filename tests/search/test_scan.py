@@ -28,7 +28,7 @@ class Bare(Finder):
         return [("model", "sha", int(row)) for row in rows]
 
     def raw_moments(self, rows):
-        raise NotImplementedError
+        pytest.fail("no query of these tests compares raw responses")
 
 
 def expected(vectors, comparison, limit, mask=None):
@@ -134,9 +134,6 @@ def test_a_truncated_tile_is_refused(tmp_path, suffix):
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_torch_finds_what_numba_finds(tmp_path, device):
-    torch = pytest.importorskip("torch")
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU here")
     vectors = data(9_000, 200, 3, 0.01)
     gallery = Bare(tmp_path, vectors, 4000)
     plain = compare(vectors[5].astype(np.float32), range(0, 200, 2))
