@@ -56,7 +56,7 @@ BASES: dict[str, Base] = {
     "resnet_bottleneck": Base(1300),
     "swin": Base(1200, 2e-3, resizable=False),
     "regnet": Base(1200),
-    "vit": Base(1500, 1.5e-3, resizable=False),
+    "convnextv2": Base(1300),
     "focalnet": Base(900, 2e-3, resizable=False),
     "mobilenet_v2": Base(800),
 }
