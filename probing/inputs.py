@@ -2,45 +2,41 @@
 
 ``cache/inputs/<key>/`` holds ``pixels`` and ``meta.json``; ``key`` hashes the processor's geometry, the probe set and
 the versions of the libraries that resize. Pixels are uint8 where ``(u - shift) / scale`` gives back what the processor
-gave, checked for every image; else they are the processor's own float32.
+gives; else they are the processor's own float32.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
-from probing.images import decode
-from probing.processors import Affine, Processor
-from workspace import ModelError, Status, Workspace, runs
-from workspace.files import TEMPORARY_PREFIX, canonical_json, short_hash, write_json
+from probing import cache
+from probing.pictures import Picture, Pictures
+from probing.processors import Affine, Arrays, Processor
+from workspace import ModelError, Status, Workspace
 
 if TYPE_CHECKING:
     import torch
 
 _log = logging.getLogger(__name__)
 
-MAX_CACHE_BYTES = 64 * 1024**3
-"""Preprocessed probes kept on disk, in bytes: about 100 geometries of 4,000 probes at 224 pixels. Oldest use goes."""
+GROUP = 64
+"""Pictures given to a processor at once."""
+
+CHECKED = 16
+"""Pictures of the first group whose result in a list is compared with the result of each alone."""
 
 TOLERANCE = 1e-5
 """Largest error of a pixel rebuilt from uint8, relative to the largest magnitude: rounding of float32 alone."""
-
-_LIBRARIES = ("pillow", "timm", "torchvision", "transformers")
 
 
 @dataclass(frozen=True)
@@ -116,40 +112,26 @@ def prepare(workspace: Workspace, probe_set: str, processor: Processor, *, threa
     processor fails, or gives images of different shapes.
     """
     root = workspace.cache_dir / "inputs"
+    pictures = Pictures(workspace, probe_set, threads)
     for exact in (False, True):
-        folder = root / _key(probe_set, processor, exact)
+        folder = root / cache.key(probe_set, processor.hash if exact else processor.geometry, exact)
         if not (folder / "meta.json").exists():
-            with _lock(root, folder.name):
-                if not (folder / "meta.json").exists():
-                    _make(workspace, probe_set, processor, folder, exact, threads, max_edge)
-        found = _open(folder)
+            with cache.making(folder) as temporary:
+                if temporary is not None:
+                    made = _make(pictures, processor, temporary, exact, threads, max_edge)
+                    cache.finish(temporary, made, processor.name)
+        found = cache.open_entry(folder)
         if found is None:  # 8-bit pixels cannot give back what the processor gave
             continue
-        if found.dtype == np.uint8:
-            if processor.affine is None or not _same(workspace, probe_set, processor, found):
-                continue
-            return Inputs(found, processor.affine, folder.name)
-        return Inputs(found, None, folder.name)
+        if not exact and (processor.affine is None or not _same(pictures, processor, found)):
+            continue
+        return Inputs(found, None if exact else processor.affine, folder.name)
     raise AssertionError("the exact path always ends in an array")
 
 
-def _key(probe_set: str, processor: Processor, exact: bool) -> str:
-    versions = {k: v for k, v in runs.versions().items() if k in _LIBRARIES}
-    return short_hash(canonical_json([probe_set, processor.hash if exact else processor.geometry, exact, versions]))
-
-
-def _open(folder: Path) -> npt.NDArray[Any] | None:
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    if meta["dtype"] == "none":
-        return None
-    os.utime(folder)  # the time of last use: what is evicted first
-    return np.memmap(folder / "pixels", dtype=meta["dtype"], mode="r", shape=tuple(meta["shape"]))
-
-
-def _same(workspace: Workspace, probe_set: str, processor: Processor, pixels: npt.NDArray[np.uint8]) -> bool:
+def _same(pictures: Pictures, processor: Processor, pixels: npt.NDArray[np.uint8]) -> bool:
     """Return whether cached pixels give what ``processor`` gives for the first probes: its last step is its own."""
-    images = next(_images(workspace, probe_set, processor.mode, 2))
-    made = [_array(processor, image) for image in images[:2]]
+    made = _one_by_one(processor, pictures[:2])
     assert processor.affine is not None
     return all(
         m.shape == p.shape and _error(m, p, processor.affine) <= TOLERANCE
@@ -158,68 +140,118 @@ def _same(workspace: Workspace, probe_set: str, processor: Processor, pixels: np
 
 
 def _make(
-    workspace: Workspace, probe_set: str, processor: Processor, folder: Path, exact: bool, threads: int, max_edge: int
-) -> None:
-    shape: tuple[int, ...] | None = None
-    total = pq.read_metadata(workspace.probes_dir(probe_set) / "probes.parquet").num_rows
-    temporary = folder.with_name(f"{TEMPORARY_PREFIX}{folder.name}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    kind = "float32" if exact else "uint8"
-    out: npt.NDArray[Any] | None = None
-    done = 0
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            for images in _images(workspace, probe_set, processor.mode):
-                for made in pool.map(lambda image: _array(processor, image), images):
-                    if out is None:
-                        shape = _checked_shape(made, max_edge)
-                        _evict(folder.parent, total * made.size * (4 if exact else 1))
-                        out = _room_for(temporary / "pixels", kind, (total, *shape))
-                    if made.shape != shape:
-                        raise ModelError(
-                            Status.PROCESSOR_ERROR,
-                            f"its processor gives images of different shapes, {shape} and {made.shape}",
-                        )
-                    value = made if exact else _pixels(made, processor.affine)
-                    if value is None:
-                        kind, out = "none", None
-                        break
-                    out[done] = value
-                    done += 1
-                if kind == "none":
-                    break
-        if out is not None and hasattr(out, "flush"):
-            out.flush()
-        if kind == "none":
-            (temporary / "pixels").unlink(missing_ok=True)
-        write_json(temporary / "meta.json", {"dtype": kind, "shape": [total, *(shape or ())], "name": processor.name})
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _room_for(path: Path, kind: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Return a new file as an array, its blocks allocated: a map over a full disk would fault, not raise `OSError`."""
-    with path.open("wb") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)) * np.dtype(kind).itemsize)
-    return np.memmap(path, dtype=kind, mode="r+" if hasattr(os, "posix_fallocate") else "w+", shape=shape)
-
-
-def _array(processor: Processor, image: Any) -> npt.NDArray[np.float32]:
-    made = processor.apply(image)
-    if made.ndim != 3:
-        raise ModelError(Status.PROCESSOR_ERROR, f"its processor gives arrays of shape {made.shape}, not one image")
-    return made
-
-
-def _checked_shape(made: npt.NDArray[np.float32], max_edge: int) -> tuple[int, ...]:
-    if max(made.shape) > max_edge:
+    pictures: Pictures, processor: Processor, folder: Path, exact: bool, threads: int, max_edge: int
+) -> npt.NDArray[Any] | None:
+    """Return all probes in a new array in ``folder``; None where 8-bit pixels were wanted and there are none."""
+    first = _one_by_one(processor, pictures[:CHECKED])
+    shape = first[0].shape
+    if max(shape) > max_edge:
         raise ModelError(
-            Status.IMAGE_TOO_LARGE, f"its processor makes images of {made.shape[1:]} pixels; at most {max_edge}"
+            Status.IMAGE_TOO_LARGE, f"its processor makes images of {shape[1:]} pixels; at most {max_edge}"
         )
-    return made.shape
+    for way in _exact_ways(processor) if exact else _pixel_ways(processor):
+        if not _agrees(way, pictures[:GROUP], first, processor):
+            continue
+        out = cache.room_for(folder, "float32" if exact else "uint8", (len(pictures), *shape))
+        if _fill(out, way, pictures, threads):
+            return out
+    return None
+
+
+Way = Callable[[Sequence[Picture]], "Arrays | None"]
+"""From pictures to what is kept of them; None where it is not to be had."""
+
+
+def _exact_ways(processor: Processor) -> Iterator[Way]:
+    """Yield how to get the processor's float32, the quickest way first."""
+    if not processor.alone:
+        yield processor.apply
+    yield lambda pictures: _one_by_one(processor, pictures)
+
+
+def _pixel_ways(processor: Processor) -> Iterator[Way]:
+    """Yield how to get the 8-bit pixels: asked of the processor, or worked out from what it gives."""
+    affine = processor.affine
+    if affine is None:
+        return
+    if processor.pixels is not None and not processor.alone:
+        yield lambda pictures: _checked_pixels(processor, pictures)
+    for way in _exact_ways(processor):
+        yield partial(_recovered, way, affine)
+
+
+def _checked_pixels(processor: Processor, pictures: Sequence[Picture]) -> Arrays | None:
+    """Return the pixels that the processor gives when asked for them, if they are those of its whole output, too.
+
+    That is seen on the first picture of each list, and on more of the first list.
+    """
+    assert processor.pixels is not None
+    assert processor.affine is not None
+    try:
+        made = processor.pixels(pictures)
+    except Exception as error:  # noqa: BLE001 - a processor that does not know the request is asked in another way
+        _log.debug("%s does not give its pixels: %r", processor.name, error)
+        return None
+    if len(made) != len(pictures) or any(m.dtype != np.uint8 for m in made):
+        return None
+    first = _one_by_one(processor, pictures[:1])[0]
+    return made if first.shape == made[0].shape and _error(first, made[0], processor.affine) <= TOLERANCE else None
+
+
+def _recovered(way: Way, affine: Affine, pictures: Sequence[Picture]) -> Arrays | None:
+    found = [_pixels(array, affine) for array in way(pictures) or []]
+    return None if any(f is None for f in found) else [f for f in found if f is not None]
+
+
+def _agrees(way: Way, pictures: Sequence[Picture], first: Arrays, processor: Processor) -> bool:
+    """Return whether ``way``, given a whole list, makes of its first pictures what the processor makes of each alone.
+
+    float32 must be the same bits; 8-bit pixels must give it back to within rounding.
+    """
+    found = way(pictures)
+    if found is None or len(found) != len(pictures):
+        return False
+    for one, other in zip(first, found, strict=False):
+        if one.shape != other.shape:
+            return False
+        if other.dtype == np.uint8:
+            assert processor.affine is not None
+            if _error(one, other, processor.affine) > TOLERANCE:
+                return False
+        elif not np.array_equal(one, other, equal_nan=True):
+            return False
+    return True
+
+
+def _fill(out: npt.NDArray[Any], way: Way, pictures: Pictures, threads: int) -> bool:
+    """Write what ``way`` makes of all ``pictures`` to ``out``; False where it makes nothing of one of them."""
+
+    def fill(start: int) -> bool:
+        made = way(pictures[start : start + GROUP])
+        if made is None:
+            return False
+        for i, array in enumerate(made, start):
+            if array.shape != out.shape[1:]:
+                text = f"its processor gives images of different shapes, {out.shape[1:]} and {array.shape}"
+                raise ModelError(Status.PROCESSOR_ERROR, text)
+            out[i] = array
+        return True
+
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            return all(pool.map(fill, range(0, len(pictures), GROUP)))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _one_by_one(processor: Processor, pictures: Sequence[Picture]) -> Arrays:
+    made = [array for picture in pictures for array in processor.apply([picture])]
+    for array in made:
+        if array.ndim != 3:
+            raise ModelError(
+                Status.PROCESSOR_ERROR, f"its processor gives arrays of shape {array.shape}, not one image"
+            )
+    return made
 
 
 def _columns(affine: Affine) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -244,36 +276,3 @@ def _error(made: npt.NDArray[np.float32], pixels: npt.NDArray[np.uint8], affine:
         return float("inf")
     rebuilt = (pixels.astype(np.float32) - shift) / scale
     return float(np.abs(rebuilt - made).max() / max(float(np.abs(made).max()), 1e-6))
-
-
-def _images(workspace: Workspace, probe_set: str, mode: str, rows: int = 256) -> Iterator[list[Any]]:
-    """Yield the probes in order, decoded, in lists: the whole set is never in memory."""
-    path = workspace.probes_dir(probe_set) / "probes.parquet"
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=rows, columns=["image"]):
-            yield [decode(value["bytes"]).convert(mode) for value in batch.column("image").to_pylist()]
-
-
-def _evict(root: Path, wanted: int) -> None:
-    """Delete the entries used longest ago until ``wanted`` bytes fit under the cap. Open maps stay readable."""
-    entries = [p for p in root.iterdir() if p.is_dir() and (p / "pixels").exists()] if root.is_dir() else []
-    sizes = {p: (p / "pixels").stat().st_size for p in entries}
-    for path in sorted(entries, key=lambda p: p.stat().st_mtime):
-        if sum(sizes.values()) + wanted <= MAX_CACHE_BYTES:
-            return
-        _log.info("evicting preprocessed probes %s (%d bytes)", path.name, sizes.pop(path))
-        shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def _lock(root: Path, name: str) -> Iterator[None]:
-    """Hold a lock that its owner's death releases: two ranks must not make the same pixels."""
-    root.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # pragma: no cover - Windows: both make them, one rename wins
-        yield
-        return
-    with (root / f".lock-{name}").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

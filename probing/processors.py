@@ -1,12 +1,15 @@
-"""A model's own image processor, or the default of its family, as one function from an image to an array.
+"""A model's own image processor, or the default of its family, as one function from images to arrays.
 
 Most processors end by scaling and shifting 8-bit pixels: ``x = (u - shift) / scale`` per channel. Where that is so, the
-pixels ``u`` are what is worth keeping (`probing.inputs`), because every model with the same geometry shares them.
+pixels ``u`` are what is worth keeping (`probing.inputs`), because every model with the same geometry shares them; and
+asking the processor to leave that step out is quicker than undoing it.
+
+Images go in as lists: a call of a transformers processor costs about as much as shrinking a small photograph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from probing.checks import ConfigFile, read_object
+from probing.pictures import Picture
 from workspace import ModelError, Status
 from workspace.files import canonical_json, short_hash
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+Arrays = list[npt.NDArray[Any]]
 
 _AFFINE_KEYS = {"do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "mean", "std"}
 _FILES = ("preprocessor_config.json", "processor_config.json")
@@ -38,20 +44,25 @@ class Processor:
     """An image processor.
 
     Attributes:
-        apply: from an RGB image to float32 [channels, height, width], as the model wants it.
+        apply: from pictures to float32 [channels, height, width] each, as the model wants them.
         name: its class.
         source: ``repo``, ``timm`` (from a timm config), or ``default`` (the repository has none).
         settings: its whole configuration; `hash` is that of this.
         affine: its last step, when that is a scale and a shift of 8-bit pixels.
         mode: what Pillow converts the image to first: ``RGB``, or ``L`` for models of one channel.
+        pixels: from pictures to the 8-bit pixels before the last step, where the processor can be asked for them. It
+            is taken at its word only where it agrees with `apply` (`probing.inputs`).
+        alone: give it one picture at a time: what it makes of one depends on the others in the list.
     """
 
-    apply: Callable[[Image], npt.NDArray[np.float32]]
+    apply: Callable[[Sequence[Picture]], Arrays]
     name: str
     source: str
     settings: dict[str, Any]
     affine: Affine | None
     mode: str = "RGB"
+    pixels: Callable[[Sequence[Picture]], Arrays] | None = None
+    alone: bool = False
 
     @property
     def hash(self) -> str:
@@ -87,12 +98,27 @@ def for_transformers(folder: Path, config: Any) -> Processor:
     channels = getattr(config, "num_channels", 3)
     mode = "L" if channels == 1 else "RGB"
 
-    def apply(image: Image) -> npt.NDArray[np.float32]:
-        values = processor(images=image, return_tensors="np")["pixel_values"]
-        array: npt.NDArray[np.float32] = np.asarray(values, dtype=np.float32)[0]
-        return array
+    on_tensors = getattr(processor, "backend", "") == "torchvision"
 
-    return Processor(apply, type(processor).__name__, source, _plain(settings), _hf_affine(settings, channels), mode)
+    def run(pictures: Sequence[Picture], **changes: bool) -> Arrays:
+        import torch
+
+        if mode == "L" or not on_tensors:
+            images: list[Any] = [_image(picture, mode) for picture in pictures]
+        else:
+            images = [torch.from_numpy(picture) for picture in pictures]
+        return [np.asarray(value) for value in processor(images=images, **changes)["pixel_values"]]
+
+    return Processor(
+        lambda pictures: [array.astype(np.float32, copy=False) for array in run(pictures)],
+        type(processor).__name__,
+        source,
+        _plain(settings),
+        _hf_affine(settings, channels),
+        mode,
+        lambda pictures: run(pictures, do_rescale=False, do_normalize=False),
+        alone=bool(settings.get("do_pad")) and not settings.get("pad_size"),
+    )
 
 
 def for_timm(config: ConfigFile, model: Any) -> Processor:
@@ -114,10 +140,32 @@ def _timm(data: dict[str, Any], source: str) -> Processor:
     mean, std = (_per_channel(data[k], channels) for k in ("mean", "std"))
     affine = Affine(tuple(255.0 * m for m in mean), tuple(255.0 * s for s in std))
 
-    def apply(image: Image) -> npt.NDArray[np.float32]:
-        return np.asarray(transform(image), dtype=np.float32)
+    mode = "L" if channels == 1 else "RGB"
+    steps = list(getattr(transform, "transforms", []))
+    last = [type(step).__name__ for step in steps[-2:]]
 
-    return Processor(apply, "timm", source, _plain(data), affine, "L" if channels == 1 else "RGB")
+    def apply(pictures: Sequence[Picture]) -> Arrays:
+        return [np.asarray(transform(_image(picture, mode)), dtype=np.float32) for picture in pictures]
+
+    def pixels(pictures: Sequence[Picture]) -> Arrays:
+        return [_resized(_image(picture, mode), steps[:-2]) for picture in pictures]
+
+    splits = last == ["MaybeToTensor", "Normalize"]
+    return Processor(apply, "timm", source, _plain(data), affine, mode, pixels if splits else None)
+
+
+def _resized(image: Any, steps: Sequence[Callable[[Any], Any]]) -> npt.NDArray[Any]:
+    for step in steps:
+        image = step(image)
+    array = np.asarray(image)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def _image(picture: Picture, mode: str) -> Image:
+    from PIL import Image
+
+    image = Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0)))
+    return image if mode == "RGB" else image.convert(mode)
 
 
 def _default(config: Any) -> Any:

@@ -18,9 +18,9 @@ from time import perf_counter, process_time
 from typing import Any
 
 import click
-from typing_extensions import Self
 
-from benchmarks.probing import setting
+from benchmarks.probing import preprocessing, setting
+from benchmarks.probing.utilisation import Utilisation
 
 ROOT = Path(__file__).parents[2]
 Row = tuple[str, str, str]
@@ -82,6 +82,13 @@ def against_pipeline(root: Path, models: int, probes: int) -> list[Row]:
         (kind, f"{mean:.2f} s a model, {3600 / mean:.0f} models/h", f"{mean_cpu:.2f} s of processor time"),
         ("ratio", f"{mean / wall:.1f}x (goal 5x)", f"{mean_cpu / cpu:.1f}x in processor time"),
     ]
+
+
+def preprocess(root: Path, models: int, probes: int) -> list[Row]:
+    """Cold preprocessing of every geometry, in lists and one image at a time."""
+    repos = setting.demo_models(models)
+    workspace = _workspace(root / "cold", repos, setting.images(root / "images", probes), probes)
+    return preprocessing.measure(workspace, repos)
 
 
 def _children_cpu() -> float:
@@ -225,7 +232,7 @@ def on_gpu(root: Path, device: str, copies: int, probes: int) -> list[Row]:
     workspace = _workspace(root / "gpu", repos, images, probes)
     first = [name for name in repos if name.endswith("-0")]
     probing.probe(workspace, setting.Folders(repos), device=device, models=first, progress=False)
-    with _Utilisation(device) as gpu:
+    with Utilisation(device) as gpu:
         summary = probing.probe(workspace, setting.Folders(repos), device=device, progress=False)
     if summary.failed:
         raise SystemExit(f"some models failed: {summary.by_status}")
@@ -247,30 +254,10 @@ def on_gpu(root: Path, device: str, copies: int, probes: int) -> list[Row]:
     ]  # fmt: skip
 
 
-class _Utilisation:
-    """Samples nvidia-smi's utilisation twice a second."""
-
-    def __init__(self, device: str) -> None:
-        self.text, self._device = "not sampled", device
-        self._process: subprocess.Popen[str] | None = None
-
-    def __enter__(self) -> Self:
-        if self._device.startswith("cuda"):
-            query = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
-            self._process = subprocess.Popen([*query, "-lms", "500"], stdout=subprocess.PIPE, text=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            lines = [line.split(",") for line in self._process.communicate()[0].splitlines() if "," in line]
-            if lines:
-                used = max(int(memory) for _, memory in lines)
-                self.text = f"{sum(int(u) for u, _ in lines) / len(lines):.0f} % on average, {used} MiB at most"
-
-
 @click.command()
-@click.option("--only", type=click.Choice(["pipeline", "bare", "scaling", "idle", "kills", "gpu"]), multiple=True)
+@click.option(
+    "--only", type=click.Choice(["preprocess", "pipeline", "bare", "scaling", "idle", "kills", "gpu"]), multiple=True
+)
 @click.option("--device", default="cpu", show_default=True, help="'cuda' runs the comparison for GPUs.")
 @click.option("--models", default=40, show_default=True)
 @click.option("--probes", default=2000, show_default=True)
@@ -282,6 +269,7 @@ def main(only: tuple[str, ...], device: str, models: int, probes: int, copies: i
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         measures: dict[str, Callable[[], list[Row]]] = {
+            "preprocess": lambda: preprocess(root, models, probes),
             "pipeline": lambda: against_pipeline(root, models, probes),
             "bare": lambda: against_bare(root, probes),
             "scaling": lambda: scaling(root, models, probes),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probing import inputs, processors
+from probing import cache, inputs, processors
+from probing import pictures as pictures_module
 from probing.checks import ConfigFile
 from probing.images import decode
 from probing.processors import Processor
@@ -36,6 +38,19 @@ def _images(workspace: Workspace) -> list[Any]:
     return [decode(value["bytes"]) for value in workspace.probes(["image"])["image"].to_pylist()]
 
 
+def _pictures(workspace: Workspace) -> list[Any]:
+    return [np.asarray(image).transpose(2, 0, 1).copy() for image in _images(workspace)]
+
+
+def _alone(processor: Processor, workspace: Workspace) -> Any:
+    return np.stack([processor.apply([picture])[0] for picture in _pictures(workspace)])
+
+
+def _kept(workspace: Workspace) -> set[str]:
+    names = {p.parent.name for p in (workspace.cache_dir / "inputs").glob("*/pixels")}
+    return {name for name in names if not name.startswith("decoded-")}
+
+
 def _prepare(workspace: Workspace, processor: Processor, **options: Any) -> inputs.Inputs:
     return inputs.prepare(workspace, workspace.probe_set, processor, **({"threads": 2, "max_edge": 512} | options))
 
@@ -54,6 +69,18 @@ def test_every_processor_class(name: str, tmp_path: Path, workspace: Workspace) 
     got = prepared.batch(np.arange(6, dtype=np.int32)).numpy()
     np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max())
     assert prepared.pixels.dtype == (np.float32 if name in EXACT else np.uint8)
+    _assert_the_bits_of_one_by_one(processor, prepared, workspace)
+
+
+def _assert_the_bits_of_one_by_one(processor: Processor, prepared: inputs.Inputs, workspace: Workspace) -> None:
+    """Lists, and pixels asked for, give what one image at a time through the whole processor gives."""
+    alone = _alone(processor, workspace)
+    if prepared.affine is not None:
+        shift, scale = (
+            np.asarray(v, np.float32)[:, None, None] for v in (prepared.affine.shift, prepared.affine.scale)
+        )
+        alone = np.rint(alone * scale + shift).astype(np.uint8)
+    np.testing.assert_array_equal(prepared.pixels, alone)
 
 
 def test_timm_transforms(workspace: Workspace) -> None:
@@ -69,6 +96,8 @@ def test_timm_transforms(workspace: Workspace) -> None:
     np.testing.assert_allclose(prepared.batch(range(6)).numpy(), wanted, atol=1e-5)
     assert prepared.pixels.dtype == np.uint8
     assert processor.source == "timm"
+    assert processor.pixels is not None, "the transforms end in scaling, so the rest can be asked for"
+    _assert_the_bits_of_one_by_one(processor, prepared, workspace)
 
 
 def test_models_that_differ_in_mean_and_deviation_share_pixels(tmp_path: Path, workspace: Workspace) -> None:
@@ -77,51 +106,102 @@ def test_models_that_differ_in_mean_and_deviation_share_pixels(tmp_path: Path, w
     other = _prepare(workspace, _own(tmp_path, PROCESSOR | {"resample": 3}))
     assert one.key == two.key != other.key
     assert not np.array_equal(one.batch([0]).numpy(), two.batch([0]).numpy())
-    assert len(list((workspace.cache_dir / "inputs").glob("*/pixels"))) == 2
+    assert len(_kept(workspace)) == 2
 
 
 def test_pixels_are_made_once(tmp_path: Path, workspace: Workspace) -> None:
     processor = _own(tmp_path, PROCESSOR)
     calls: list[int] = []
 
-    def counted(image: Any) -> Any:
-        calls.append(1)
-        return processor.apply(image)
+    def counted(pictures: Any) -> Any:
+        calls.extend(pictures)
+        return processor.apply(pictures)
 
     for _ in range(3):
-        _prepare(workspace, replace(processor, apply=counted))
-    assert len(calls) <= 70 + 3 * 2, "the first two are compared each time: the last step is the processor's own"
+        _prepare(workspace, replace(processor, apply=counted, pixels=None))
+    first = inputs.CHECKED + inputs.GROUP  # compared: alone, and in a list
+    assert len(calls) <= 70 + first + 3 * 2, "two are compared each time: the last step is the processor's own"
+    calls.clear()
+    _prepare(workspace, replace(processor, apply=counted, settings=processor.settings | {"resample": 3}))
+    assert len(calls) <= inputs.CHECKED + 3 + 2, "the processor is asked for its pixels; one of each list is compared"
 
 
 def test_a_last_step_that_is_not_what_it_says_is_seen(tmp_path: Path, workspace: Workspace) -> None:
     processor = _own(tmp_path, PROCESSOR)
     _prepare(workspace, processor)  # the pixels are there
-    odd = replace(processor, apply=lambda image: processor.apply(image) ** 3, settings=processor.settings)
+    odd = replace(processor, apply=lambda pictures: [a**3 for a in processor.apply(pictures)])
     prepared = _prepare(workspace, odd)
     assert prepared.pixels.dtype == np.float32
-    np.testing.assert_array_equal(prepared.batch([0]).numpy()[0], odd.apply(_images(workspace)[0]))
+    np.testing.assert_array_equal(prepared.batch([0]).numpy()[0], odd.apply(_pictures(workspace)[:1])[0])
+
+
+def test_pixels_that_are_not_those_of_the_output_are_worked_out_from_it(tmp_path: Path, workspace: Workspace) -> None:
+    processor = _own(tmp_path, PROCESSOR)
+
+    def wrong(pictures: Any) -> Any:
+        return [255 - array for array in processor.pixels(pictures)]  # type: ignore[misc]
+
+    def broken(pictures: Any) -> Any:
+        raise TypeError("no such argument")
+
+    wanted = _prepare(workspace, processor)
+    for i, pixels in enumerate((wrong, broken)):
+        asked = replace(processor, pixels=pixels, settings=processor.settings | {"again": i})
+        got = _prepare(workspace, asked)
+        assert got.key != wanted.key
+        np.testing.assert_array_equal(got.pixels, wanted.pixels)
+
+
+def test_a_list_that_changes_its_members_is_given_one_by_one(tmp_path: Path, workspace: Workspace) -> None:
+    processor = _own(tmp_path, PROCESSOR | {"do_pad": True})
+    assert processor.alone, "padded to the largest of the list"
+    plain = _own(tmp_path, PROCESSOR)
+
+    def mixed(pictures: Any) -> Any:
+        made = plain.apply(pictures)
+        return [array + sum(a.mean() for a in made) * (len(made) > 1) for array in made]
+
+    odd = replace(plain, apply=mixed, pixels=None, affine=None)
+    prepared = _prepare(workspace, odd)
+    np.testing.assert_array_equal(prepared.batch(range(70)).numpy(), _alone(plain, workspace))
+
+
+def test_probes_are_decoded_once(tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(pictures_module, "decode", lambda encoded: calls.append(1) or decode(encoded))  # type: ignore[func-returns-value]
+    kept = [_prepare(workspace, _own(tmp_path, PROCESSOR | {"resample": r})).pixels for r in (0, 2)]
+    assert len(calls) == 70
+    shutil.rmtree(workspace.cache_dir)
+    monkeypatch.setattr(pictures_module, "MAX_DECODED_BYTES", 0)
+    again = [_prepare(workspace, _own(tmp_path, PROCESSOR | {"resample": r})).pixels for r in (0, 2)]
+    assert len(calls) > 3 * 70
+    assert not list((workspace.cache_dir / "inputs").glob("decoded-*"))
+    for one, other in zip(kept, again, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(
     ("apply", "status"),
     [
-        (lambda image: np.zeros((3, *image.size), np.float32), Status.PROCESSOR_ERROR),  # a shape of its own each
-        (lambda image: np.zeros((5, 3, 8, 8), np.float32), Status.PROCESSOR_ERROR),  # patches
-        (lambda image: np.zeros((3, 600, 8), np.float32), Status.IMAGE_TOO_LARGE),
+        (lambda picture: picture.astype(np.float32), Status.PROCESSOR_ERROR),  # a shape of its own each
+        (lambda picture: np.zeros((5, 3, 8, 8), np.float32), Status.PROCESSOR_ERROR),  # patches
+        (lambda picture: np.zeros((3, 600, 8), np.float32), Status.IMAGE_TOO_LARGE),
     ],
 )
 def test_inputs_that_are_no_batch(tmp_path: Path, workspace: Workspace, apply: Any, status: Status) -> None:
-    processor = replace(_own(tmp_path, PROCESSOR), apply=apply, affine=None)
+    each = lambda pictures: [apply(picture) for picture in pictures]  # noqa: E731
+    processor = replace(_own(tmp_path, PROCESSOR), apply=each, affine=None)
     with pytest.raises(ModelError) as error:
         _prepare(workspace, processor)
     assert error.value.status is status
-    assert not list((workspace.cache_dir / "inputs").glob("*/pixels")), "nothing half made is left"
+    assert len(list((workspace.cache_dir / "inputs").glob("*/pixels"))) == 1, "decoded; nothing half made is left"
 
 
 def test_the_cache_is_bounded(tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inputs, "MAX_CACHE_BYTES", 2 * 70 * 3 * 32 * 32 + 1)
+    decoded = sum(array.size for array in _pictures(workspace))
+    monkeypatch.setattr(cache, "MAX_CACHE_BYTES", decoded + 2 * 70 * 3 * 32 * 32 + 1)
     made = [_prepare(workspace, _own(tmp_path, PROCESSOR | {"resample": r})) for r in (0, 2, 3)]
-    kept = {p.parent.name for p in (workspace.cache_dir / "inputs").glob("*/pixels")}
+    kept = _kept(workspace)
     assert len(kept) == 2
     assert made[2].key in kept
     assert made[0].batch([0]).shape == (1, 3, 32, 32), "what is in use stays readable"

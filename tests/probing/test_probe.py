@@ -234,14 +234,14 @@ def test_a_full_disk_ends_the_run_and_nothing_is_held_against_a_model(
 ) -> None:
     import errno
 
-    from probing import inputs, responses
+    from probing import cache, responses
 
     def full(*_: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     repos.vit("one")
     repos.vit("two", seed=1)
-    for module, name in ((inputs, "_room_for"), (responses, "write")):
+    for module, name in ((cache, "room_for"), (responses, "write")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, full)
             with pytest.raises(WorkspaceError, match="disk is full"):

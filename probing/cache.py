@@ -1,0 +1,117 @@
+"""Arrays kept as files in ``cache/inputs/``: made once under a lock, memory-mapped, the longest unused deleted first.
+
+An entry is a folder with ``pixels`` and ``meta.json``, renamed into place when complete. All of it is safe to delete.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from workspace import runs
+from workspace.files import TEMPORARY_PREFIX, canonical_json, short_hash, write_json
+
+_log = logging.getLogger(__name__)
+
+MAX_CACHE_BYTES = 64 * 1024**3
+"""Arrays kept on disk, in bytes: about 100 geometries of 4,000 probes at 224 pixels. Oldest use goes."""
+
+_LIBRARIES = ("pillow", "timm", "torchvision", "transformers")
+
+
+def key(*parts: Any) -> str:
+    """Return the name of the entry that ``parts`` and the versions of the libraries that decode and resize decide."""
+    versions = {k: v for k, v in runs.versions().items() if k in _LIBRARIES}
+    return short_hash(canonical_json([*parts, versions]))
+
+
+def open_entry(folder: Path) -> npt.NDArray[Any] | None:
+    """Return the array in ``folder``, or None where it says that there is none to have.
+
+    It is mapped copy-on-write: torch takes only memory that may be written to, and nothing written reaches the file.
+    """
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    if meta["dtype"] == "none":
+        return None
+    os.utime(folder)  # the time of last use: what is evicted first
+    return np.memmap(folder / "pixels", dtype=meta["dtype"], mode="c", shape=tuple(meta["shape"]))
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[Path | None]:
+    """Yield a temporary folder to make the entry in, under a lock; None when another process has made it meanwhile.
+
+    It is renamed to ``folder`` at the end if a ``meta.json`` was written to it, else deleted.
+    """
+    with _lock(folder.parent, folder.name):
+        if (folder / "meta.json").exists():
+            yield None
+            return
+        temporary = folder.with_name(f"{TEMPORARY_PREFIX}{folder.name}-{os.getpid()}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            if (temporary / "meta.json").exists():
+                temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def room_for(folder: Path, kind: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Return a new array in ``folder``, its blocks allocated: a map over a full disk would fault, not raise `OSError`.
+
+    Others are evicted for it first.
+    """
+    size = int(np.prod(shape)) * np.dtype(kind).itemsize
+    _evict(folder.parent, size)
+    with (folder / "pixels").open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+    mode: Any = "r+" if hasattr(os, "posix_fallocate") else "w+"
+    return np.memmap(folder / "pixels", dtype=kind, mode=mode, shape=shape)
+
+
+def finish(folder: Path, made: npt.NDArray[Any] | None, name: str) -> None:
+    """Write the ``meta.json`` of the array ``made`` in ``folder``; None: there is none to have."""
+    if made is None:
+        (folder / "pixels").unlink(missing_ok=True)
+    elif isinstance(made, np.memmap):
+        made.flush()
+    kind, shape = ("none", ()) if made is None else (str(made.dtype), made.shape)
+    write_json(folder / "meta.json", {"dtype": kind, "shape": list(shape), "name": name})
+
+
+def _evict(root: Path, wanted: int) -> None:
+    """Delete the entries used longest ago until ``wanted`` bytes fit under the cap. Open maps stay readable."""
+    names = [p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    entries = [p for p in names if (p / "pixels").exists()]
+    sizes = {p: (p / "pixels").stat().st_size for p in entries}
+    for path in sorted(entries, key=lambda p: p.stat().st_mtime):
+        if sum(sizes.values()) + wanted <= MAX_CACHE_BYTES:
+            return
+        _log.info("evicting preprocessed probes %s (%d bytes)", path.name, sizes.pop(path))
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _lock(root: Path, name: str) -> Iterator[None]:
+    """Hold a lock that its owner's death releases: two ranks must not make the same pixels."""
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # pragma: no cover - Windows: both make them, one rename wins
+        yield
+        return
+    with (root / f".lock-{name}").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

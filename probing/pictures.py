@@ -1,0 +1,78 @@
+"""The probes decoded: once per workspace, kept as 8-bit pixels, shared by all image processors and processes.
+
+Decoding a photograph takes as long as resizing it, and a workspace has as many resizings as its models have geometries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from probing import cache
+from probing.images import decode
+from workspace import Workspace, WorkspaceError
+
+Picture = npt.NDArray[np.uint8]
+"""One decoded probe: RGB, uint8 [3, height, width]."""
+
+MAX_DECODED_BYTES = 16 * 1024**3
+"""Decoded probes kept on disk, in bytes: 4,000 of the largest size are 13 GB, COCO's 4 GB. More are decoded anew."""
+
+_ROWS = 256  # images read at once: the encoded set is never in memory whole
+
+
+class Pictures(Sequence[Picture]):
+    """The probes in order, each as a `Picture`; what is taken may be written to."""
+
+    def __init__(self, workspace: Workspace, probe_set: str, threads: int) -> None:
+        self._path = workspace.probes_dir(probe_set) / "probes.parquet"
+        sizes = pq.read_table(self._path, columns=["width", "height"])
+        width, height = (sizes.column(name).to_numpy().astype(np.int64) for name in ("width", "height"))
+        self._shapes = np.stack([np.full_like(width, 3), height, width], axis=1)
+        self._ends = np.cumsum(3 * width * height)
+        self._flat: npt.NDArray[Any] | None = None
+        self._encoded: list[bytes] = []
+        if int(self._ends[-1]) > MAX_DECODED_BYTES:
+            self._encoded = [v["bytes"] for v in pq.read_table(self._path, columns=["image"])["image"].to_pylist()]
+            return
+        folder = workspace.cache_dir / "inputs" / f"decoded-{cache.key(probe_set)}"
+        if not (folder / "meta.json").exists():
+            with cache.making(folder) as temporary:
+                if temporary is not None:
+                    flat = cache.room_for(temporary, "uint8", (int(self._ends[-1]),))
+                    self._decode(flat, threads)
+                    cache.finish(temporary, flat, "decoded")
+        self._flat = cache.open_entry(folder)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(len(self)))]
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        if self._flat is None:
+            return _planar(self._encoded[i])
+        shape = self._shapes[i]
+        return self._flat[self._ends[i] - int(np.prod(shape)) : self._ends[i]].reshape(shape)
+
+    def _decode(self, flat: npt.NDArray[Any], threads: int) -> None:
+        done = 0
+        with pq.ParquetFile(self._path) as file, ThreadPoolExecutor(threads) as pool:
+            for batch in file.iter_batches(batch_size=_ROWS, columns=["image"]):
+                encoded = [value["bytes"] for value in batch.column("image").to_pylist()]
+                for picture in pool.map(_planar, encoded):
+                    if picture.shape != tuple(self._shapes[done]):
+                        raise WorkspaceError(f"probe {done} of {self._path} has another size than its row says")
+                    flat[self._ends[done] - picture.size : self._ends[done]] = picture.ravel()
+                    done += 1
+
+
+def _planar(encoded: bytes) -> Picture:
+    return np.array(np.asarray(decode(encoded)).transpose(2, 0, 1), order="C")
