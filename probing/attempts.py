@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from time import perf_counter
@@ -33,9 +33,13 @@ _STAGE_STATUS = {
 
 
 class Attempt:
-    """One attempt at one model. ``fields`` holds the columns of `records.ATTEMPTS`, those known so far."""
+    """One attempt at one model. ``fields`` holds the columns of `records.ATTEMPTS`, those known so far.
+
+    ``watch`` is called with each phase that begins, and with None when it is over.
+    """
 
     def __init__(self, repo_id: str, sha: str, number: int = 1, **fields: Any) -> None:
+        self.watch: Callable[[str | None], None] = _ignore
         self.fields: dict[str, Any] = {
             "repo_id": repo_id,
             "sha": sha,
@@ -53,6 +57,8 @@ class Attempt:
     def phase(self, name: str) -> Iterator[None]:
         """Time a phase; whatever it raises leaves as the `ModelError` whose status fits the phase."""
         started = perf_counter()
+        self.fields["ended_in"] = name
+        self.watch(name)
         try:
             yield
         except ModelError:
@@ -62,10 +68,17 @@ class Attempt:
         finally:
             column = f"seconds_{name}"
             self.fields[column] = self.fields.get(column, 0.0) + perf_counter() - started
+            self.watch(None)
+
+    def copy(self) -> Attempt:
+        """Return the same attempt so far, to be booked in place of one whose phase never ends."""
+        made = Attempt(self.fields["repo_id"], self.fields["sha"])
+        made.fields = dict(self.fields)
+        return made
 
     def ok(self) -> Attempt:
         """Mark the end as ``ok``."""
-        self.fields |= {"status": Status.OK.value, "outcome": Status.OK.outcome.value, "reason": ""}
+        self.fields |= {"status": Status.OK.value, "outcome": Status.OK.outcome.value, "reason": "", "ended_in": None}
         return self
 
     def end(self, error: ModelError) -> Attempt:
@@ -83,6 +96,10 @@ class Attempt:
         """Write the row to ``attempts/<model>-<attempt>.parquet``: from here on the model is done."""
         path = workspace.attempts_dir / f"{self.stem}-{self.fields['attempt']:03d}.parquet"
         write_table(path, table([self.fields]))
+
+
+def _ignore(_: str | None) -> None:
+    """Note nothing: nobody watches."""
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:

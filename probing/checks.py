@@ -22,11 +22,13 @@ _LAYER_KEYS = ("num_hidden_layers", "depth", "depths", "layers", "num_layers", "
 
 @dataclass(frozen=True)
 class Caps:
-    """The workspace's limits, as `CrawlConfig` states them."""
+    """The workspace's limits, as `CrawlConfig` states them; what memory there is, in bytes, and the probes to run."""
 
     max_parameters: int
     max_labels: int
     max_image_size: int
+    memory_bytes: int = 2**63
+    probes: int = 0
 
 
 @dataclass(frozen=True)

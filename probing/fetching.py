@@ -7,11 +7,12 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 from probing.attempts import Attempt
 from probing.plan import Task
-from workspace import ModelError
+from workspace import ModelError, Status
 from workspace.seams import Fetch, Fetched
 
 _log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Taken:
     attempt: Attempt
     fetched: Fetched | None = None
     error: ModelError | None = None
+    given_up: bool = False  # it was booked although its fetch went on: what still comes is not used
 
 
 class Fetching:
@@ -52,10 +54,11 @@ class Fetching:
         self._room = threading.Condition()
         self._models = self._bytes = 0
         self._stopped = False
-        self._running = THREADS
-        self._threads = [threading.Thread(target=self._serve, name="fetch", daemon=True) for _ in range(THREADS)]
-        for thread in self._threads:
-            thread.start()
+        self._running = 0
+        self._threads: list[threading.Thread] = []
+        self._busy: dict[threading.Thread, tuple[Taken, float]] = {}
+        for _ in range(THREADS):
+            self._start()
 
     def booked(self, taken: Taken) -> None:
         """Give back the room of a model that was booked."""
@@ -63,6 +66,33 @@ class Fetching:
             self._models -= 1
             self._bytes -= _size(taken)
             self._room.notify_all()
+
+    def late(self, seconds: float) -> list[Taken]:
+        """Return, once, the models whose fetch has taken longer than ``seconds``, each with the error to book.
+
+        A thread cannot be stopped: another takes its place, and it ends when its fetch does.
+        """
+        now, found = monotonic(), []
+        with self._room:
+            for thread, (taken, since) in list(self._busy.items()):
+                if now - since <= seconds or self._stopped:
+                    continue
+                taken.given_up = True
+                del self._busy[thread]
+                self._threads.remove(thread)
+                self._running -= 1
+                error = ModelError(Status.TIMEOUT, f"hung in fetch: not over after {seconds:.0f} s")
+                attempt = taken.attempt.copy()
+                attempt.fields["seconds_fetch"] = now - since
+                found.append(Taken(taken.task, taken.row, attempt, error=error))
+                self._start()
+        return found
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._serve, name="fetch", daemon=True)
+        self._threads.append(thread)
+        self._running += 1
+        thread.start()
 
     def stop(self) -> None:
         """Take no more; wait for the fetches under way."""
@@ -73,18 +103,29 @@ class Fetching:
             thread.join()
 
     def _serve(self) -> None:
+        me, taken = threading.current_thread(), None
         try:
             while (taken := self._reserve()) is not None:
+                with self._room:
+                    self._busy[me] = taken, monotonic()
                 try:
                     with taken.attempt.phase("fetch"):
                         taken.fetched = self._fetch(taken.row)
                     taken.attempt.fields["bytes_fetched"] = taken.fetched.bytes_fetched
                 except ModelError as error:
                     taken.error = error
+                with self._room:
+                    self._busy.pop(me, None)
+                    if taken.given_up:
+                        break
                 self._done.put(taken)
         except Exception as error:  # noqa: BLE001 - handed to the main thread, which raises it
             _log.error("taking the next model failed", exc_info=error)
             self._done.put(error)
+        if taken is not None and taken.given_up:
+            if taken.fetched is not None:
+                taken.fetched.release()
+            return
         with self._room:
             self._running -= 1
             if not self._running:

@@ -1,8 +1,9 @@
 """Run a model over the probes in fixed batches, so that the same numbers come out however the work is shared.
 
-A float sum depends on its order, and a library's kernels choose the order by batch size and number of threads. So the
-batch size is a setting, not a measurement, and on a CPU every batch runs on one thread; cores are used by running
-several batches at once. One process with two threads and two processes with one give the same bits (tests/probing).
+A float sum depends on its order, and a library's kernels choose the order by batch size and number of threads. So on a
+CPU the batch size follows from the input's size alone (`probing.batches`), and every batch runs on one thread; cores
+are used by running several batches at once. One process with two threads and two processes with one give the same bits
+(tests/probing).
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from time import monotonic
+from dataclasses import dataclass, replace
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from probing.attempts import is_out_of_memory
+from probing.batches import grown
 from probing.inputs import Inputs
 from workspace import ModelError, Status
 
@@ -37,11 +39,20 @@ DEVICE_OUTPUT_BYTES = 1024**3
 
 @dataclass(frozen=True)
 class Outputs:
-    """Raw outputs, float32 [probes run, logits]; the batch size and dtype they were computed with."""
+    """What came out, and how.
+
+    Attributes:
+        raw: float32 [probes run, logits].
+        batch_size: images in a batch.
+        dtype: of the passes.
+        half_error: root mean square error of half precision on the first batch, relative to the spread of the float32
+            outputs; None where it was not tried.
+    """
 
     raw: npt.NDArray[np.float32]
     batch_size: int
     dtype: str = "float32"
+    half_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,7 @@ def run(
     threads: int,
     deadline: float,
     precision: str = "float32",
+    grow_to: int = 0,
 ) -> Outputs:
     """Return the outputs of ``forward`` for ``probe_ids``, in their order.
 
@@ -88,7 +100,9 @@ def run(
         device: a torch device.
         threads: batches run at once on a CPU.
         deadline: value of `time.monotonic` after which no further batch is started.
-        precision: ``float32``, or ``auto``: half precision on a device that has it, if the first batch agrees.
+        precision: ``float32``; ``auto``: half precision on a device that has it, if the first batch agrees; or the
+            ``dtype`` of an earlier call, taken as agreed.
+        grow_to: on an accelerator, the batch grows from ``batch_size`` up to this while that makes it faster.
 
     Raises `ModelError`: ``out_of_memory``, ``wrong_shape``, ``nonfinite_output``, ``timeout``.
     """
@@ -96,19 +110,18 @@ def run(
         work = _Work(forward, inputs, probe_ids, num_labels, batch_size, device, deadline)
         try:
             with _kernels(device):
-                raw, dtype = _run_cpu(work, threads) if device == "cpu" else _run_device(work, precision)
-            return Outputs(raw, batch_size, dtype)
+                return _run_cpu(work, threads) if device == "cpu" else _run_device(work, precision, grow_to)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             if batch_size == 1:
                 raise ModelError(Status.OUT_OF_MEMORY) from error
             _log.warning("out of memory with batches of %d images; trying %d", batch_size, batch_size // 2)
-        batch_size //= 2
+        batch_size, grow_to = batch_size // 2, 0
         _free(device)
 
 
-def _run_cpu(work: _Work, threads: int) -> tuple[npt.NDArray[np.float32], str]:
+def _run_cpu(work: _Work, threads: int) -> Outputs:
     starts = range(0, len(work.probe_ids), work.batch_size)
     first = _numpy(work.one(0))
     _check_finite(first)
@@ -122,7 +135,7 @@ def _run_cpu(work: _Work, threads: int) -> tuple[npt.NDArray[np.float32], str]:
     if threads == 1 or len(starts) < 3:
         for start in starts[1:]:
             fill(start)
-        return raw, "float32"
+        return Outputs(raw, work.batch_size)
     with ThreadPoolExecutor(threads, thread_name_prefix="forward") as pool:
         try:
             for _ in pool.map(fill, starts[1:]):
@@ -130,39 +143,50 @@ def _run_cpu(work: _Work, threads: int) -> tuple[npt.NDArray[np.float32], str]:
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    return raw, "float32"
+    return Outputs(raw, work.batch_size)
 
 
-def _run_device(work: _Work, precision: str) -> tuple[npt.NDArray[np.float32], str]:
+def _run_device(work: _Work, precision: str, grow_to: int = 0) -> Outputs:
     """Run on an accelerator: batches are queued one after the other, and nothing waits for them until the end."""
     import torch
 
     kind = work.device.partition(":")[0]
     first = work.one(0)
     _check_finite(_numpy(first))
-    dtype = _half(work, first, kind) if precision == "auto" else torch.float32
-    total = len(work.probe_ids) * first.shape[1] * 4
+    dtype, error = _half(work, first, kind) if precision == "auto" else (getattr(torch, precision), None)
     made: list[torch.Tensor] = []
     with torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32):
+        if grow_to > work.batch_size:
+            most = min(grow_to, len(work.probe_ids))
+            work = replace(work, batch_size=grown(lambda batch: _seconds(work, batch), work.batch_size, most))
+        total = len(work.probe_ids) * first.shape[1] * 4
         for start in range(0, len(work.probe_ids), work.batch_size):
             out = work.one(start).to(torch.float32)
             made.append(out if total <= DEVICE_OUTPUT_BYTES else out.cpu())
-    return _numpy(torch.cat(made)), str(dtype).removeprefix("torch.")
+    return Outputs(_numpy(torch.cat(made)), work.batch_size, str(dtype).removeprefix("torch."), error)
 
 
-def _half(work: _Work, full: torch.Tensor, kind: str) -> torch.dtype:
-    """Return the half precision to run in, or float32 when there is none or the first batch comes out otherwise."""
+def _seconds(work: _Work, batch: int) -> float:
+    """Return the time of one batch of ``batch`` images, the second of two: the first chooses kernels and memory."""
+    larger = replace(work, batch_size=batch)
+    _numpy(larger.one(0)[:1])  # a copy to the host waits for what was queued
+    started = perf_counter()
+    _numpy(larger.one(0)[:1])
+    return perf_counter() - started
+
+
+def _half(work: _Work, full: torch.Tensor, kind: str) -> tuple[torch.dtype, float | None]:
+    """Return the half precision to run in, or float32 where there is none or the first batch differs; its error."""
     import torch
 
     if kind != "cuda":
-        return torch.float32
+        return torch.float32, None
     half = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     with torch.autocast(kind, dtype=half):
         quick = work.one(0).to(torch.float32)
     spread = (full - full.mean(0)).square().mean().sqrt()
     error = float((quick - full).square().mean().sqrt() / spread.clamp_min(1e-12))
-    _log.debug("%s against float32 on the first batch: relative error %.4f", half, error)
-    return half if error <= HALF_ERROR else torch.float32  # NaN compares false
+    return (half if error <= HALF_ERROR else torch.float32), error  # NaN compares false
 
 
 def _checked(out: Any, rows: int, num_labels: int | None) -> torch.Tensor:
@@ -188,6 +212,13 @@ def _numpy(out: torch.Tensor) -> npt.NDArray[np.float32]:
 def _check_finite(first: npt.NDArray[np.float32]) -> None:
     if not np.isfinite(first).any():
         raise ModelError(Status.NONFINITE_OUTPUT, "every output for the first probes is NaN or infinite")
+
+
+def kernels(device: str) -> str:
+    """Return in words what `_kernels` chooses: what of the arithmetic is fixed, beside batch size and dtype."""
+    if device == "cpu":
+        return "one thread a batch"
+    return "tf32 off, deterministic, no autotuning" if device.startswith("cuda") else "as the device does"
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def _load_transformers(folder: Path, config: ConfigFile, caps: Caps) -> Loaded:
     auto: Any = AutoModelForImageClassification
     with torch.device("meta"):
         shape = auto.from_config(built, trust_remote_code=False)
-    parameters = _check_parameters(shape, caps)
+    parameters = _check_parameters(shape, caps, int(built.num_labels))
     del shape
     model, info = auto.from_pretrained(
         str(folder),
@@ -164,7 +164,8 @@ def _load_timm(folder: Path, config: ConfigFile, caps: Caps) -> Loaded:
     if config.num_labels is not None:
         options["num_classes"] = config.num_labels
     with torch.device("meta"):
-        parameters = _check_parameters(timm.create_model(architecture, pretrained=False, **options), caps)
+        shape = timm.create_model(architecture, pretrained=False, **options)
+        parameters = _check_parameters(shape, caps, int(cast("int", shape.num_classes)))
     pretrained = config.raw.get("pretrained_cfg")
     known = {k: v for k, v in (pretrained if isinstance(pretrained, dict) else {}).items() if k in _TIMM_SAFE}
     known |= {"file": str(weights), "source": "file", "hf_hub_id": None, "url": "", "custom_load": False}
@@ -206,12 +207,18 @@ def _timm_mismatch(text: str) -> ModelError:
     return ModelError(Status.HEAD_MISSING if head else Status.LOAD_ERROR, line)
 
 
-def _check_parameters(model: nn.Module, caps: Caps) -> int:
+def _check_parameters(model: nn.Module, caps: Caps, num_labels: int) -> int:
     count = sum(math.prod(p.shape) for p in model.parameters())
     if count > caps.max_parameters:
         raise ModelError(
             Status.TOO_MANY_PARAMETERS, f"{count:,} parameters; at most {caps.max_parameters:,} are allowed"
         )
+    # float32 weights; outputs as float32 and twice more as the float16 that is written
+    needed = 4 * count + 8 * num_labels * caps.probes
+    if needed > caps.memory_bytes:
+        has = f"this process may use {caps.memory_bytes / 1e9:.1f} GB"
+        text = f"needs {needed / 1e9:.1f} GB for weights and outputs; {has}"
+        raise ModelError(Status.EXCEEDS_MEMORY, text)
     return count
 
 

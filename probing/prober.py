@@ -10,26 +10,21 @@ from dataclasses import asdict, replace
 from time import perf_counter
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from probing import attempts, inflight, plan, subset
 from probing.attempts import Attempt
 from probing.compaction import compact_attempts
 from probing.fetching import Fetching, Taken
-from probing.group import Group, choose_device, cpu_threads
+from probing.group import Group
 from probing.plan import Task
 from probing.report import Bar, Log, ProbeSummary, summarise, write_manifest
 from probing.runners import Child, InProcess, Runner
-from probing.single import Settings
+from probing.settings import Settings, by_factors, in_words, make
 from probing.stages import Job
 from workspace import ConfigError, ModelError, Status, Workspace, WorkspaceError, runs
 from workspace.files import write_table
 from workspace.seams import Fetch
 
 _log = logging.getLogger(__name__)
-
-DEVICE_BATCH = 4
-"""Times the configured batch size that an accelerator runs at once: 64 images leave a GPU idle between kernels."""
 
 
 def probe(
@@ -43,7 +38,9 @@ def probe(
     fraction: float | None = None,
     probes_per_model: int | None = None,
     core: int = 0,
+    adaptive: bool = False,
     precision: str = "auto",
+    deadlines: Mapping[str, float] | None = None,
     models: Collection[str] | None = None,
     run_id: str | None = None,
     progress: bool = True,
@@ -59,13 +56,18 @@ def probe(
         fetch: brings a model's files; the front door passes the crawler's.
         limit: run at most so many models, the most downloaded first.
         retry: statuses whose models are run again, such as ``("timeout", "crashed")``.
-        batch_size: images in a forward pass; the configuration's when None. Part of what decides the last bits.
+        batch_size: images in a forward pass. When None a CPU takes what `batches.for_cpu` says, at most the
+            configuration's, and an accelerator what it measures. Part of what decides the last bits.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; what there is when None.
         fraction: run each model on this share of the probes, a random subset of its own; all when None. Raised
             later, only what is missing is run; so a call without it completes what was run in part.
         probes_per_model: the same, as a number of probes.
         core: how many of them are the same for all models.
+        adaptive: choose the share: a tenth of all probes at random, then in four rounds those that the completion's
+            factors expect some output to answer most strongly. All at random when there are no factors yet.
         precision: ``auto`` uses half precision on a GPU when the first batch agrees with float32; or ``float32``.
+        deadlines: seconds that a phase (fetch, load, preprocess, forward, write) may take; `deadlines.DEFAULTS` for
+            those not named.
         models: keep to these repositories.
         run_id: name of the run's manifest; made up when None.
         progress: show a bar on stderr.
@@ -76,22 +78,25 @@ def probe(
 
     Raises:
         MissingStepError: no catalog or no probe set yet.
-        ConfigError: an unknown status in ``retry``, or a size that is not positive.
+        ConfigError: an unknown status in ``retry``, a size that is not positive, or ``adaptive`` without a share.
     """
     for name, value in (("limit", limit), ("batch_size", batch_size)):
         if value is not None and value <= 0:
             raise ConfigError(f"{name} must be positive, not {value}")
     if precision not in ("auto", "float32"):
         raise ConfigError(f"precision must be 'auto' or 'float32', not {precision!r}")
+    if adaptive and fraction is None and probes_per_model is None:
+        raise ConfigError("adaptive chooses a share of the probes: give a fraction, or a number of probes per model")
     plan.statuses(retry)
     started, started_at = perf_counter(), runs.now().isoformat()
     group = Group.join()
     probe_set = str(group.share("probe_set", workspace.probe_set if group.is_first else None))
     run = str(group.share("run_id", (run_id or runs.new_run_id("probe")) if group.is_first else None))
     common = {"probe_set": probe_set, "run_id": run, "config_hash": workspace.config.hash, "versions": runs.versions()}
-    settings = _settings(workspace, group, probe_set, batch_size, device)
+    settings = make(workspace, group, probe_set, batch_size, device, deadlines)
     count = max(subset.size(settings.n_probes, fraction, probes_per_model), min(core, settings.n_probes))
-    settings = replace(settings, probes_per_model=count, core=core, precision=precision)
+    chosen = by_factors(workspace, settings) if adaptive else False
+    settings = replace(settings, probes_per_model=count, core=core, precision=precision, adaptive=chosen)
     tasks = _tasks(workspace, group, probe_set, common, limit, retry, models, count)
     if tasks:
         _run_all(workspace, fetch, group, tasks, settings, common, progress=progress, isolate=isolate)
@@ -103,6 +108,7 @@ def probe(
         seconds=perf_counter() - started,
         processes=group.size,
         device=settings.device,
+        selection=in_words(settings, adaptive),
     )
     if group.is_first:
         compact_attempts(workspace)
@@ -137,27 +143,6 @@ def _tasks(
             write_table(workspace.attempts_dir / f"skipped-{common['run_id']}.parquet", attempts.table(todo.skip))
         made = [[t.repo_id, t.sha, t.number, t.deaths] for t in todo.tasks]
     return [Task(*task) for task in group.share("tasks", made)]
-
-
-def _settings(
-    workspace: Workspace, group: Group, probe_set: str, batch_size: int | None, device: str | None
-) -> Settings:
-    path = workspace.probes_dir(probe_set) / "probes.parquet"
-    caps, config = workspace.config.crawl, workspace.config.probe
-    n_probes = pq.read_metadata(path).num_rows
-    chosen = choose_device(device, group.local_rank)
-    return Settings(
-        probe_set=probe_set,
-        n_probes=n_probes,
-        probes_per_model=n_probes,
-        batch_size=batch_size or config.batch_size * (1 if chosen == "cpu" else DEVICE_BATCH),
-        device=chosen,
-        threads=cpu_threads(group.local_size),
-        seconds_per_model=config.seconds_per_model,
-        max_parameters=caps.max_parameters,
-        max_labels=caps.max_labels,
-        max_image_size=caps.max_image_size,
-    )
 
 
 def _run_all(
@@ -200,24 +185,28 @@ def _run_all(
     coming = True
     try:
         while coming or ready or inside:
-            while ready and runner.free() > 0:
+            while ready and runner.free() > 0 and _has_room(inside, ready[0], settings):
                 taken = ready.popleft()
                 inside[taken.attempt.stem] = taken
                 inflight.put(workspace, taken.attempt.stem, taken.task.repo_id, taken.task.sha, taken.task.deaths)
                 assert taken.fetched is not None
                 runner.submit(Job(taken.attempt, taken.row, taken.fetched.folder))
+            for hung in fetching.late(settings.deadline("fetch")):
+                assert hung.error is not None
+                hung.attempt.end(hung.error)
+                book(hung)
+            ended = runner.tick()
             try:
                 event = events.get(timeout=1.0)
             except queue.Empty:
-                ended = runner.tick()
+                pass
             else:
-                ended = []
                 if event is None:
                     coming = False
                 elif isinstance(event, Exception):
                     raise event
                 elif not isinstance(event, Taken):
-                    ended = runner.handle(event)
+                    ended += runner.handle(event)
                 elif (error := event.error or _given_up(event.task)) is not None:
                     event.attempt.end(error)
                     book(event)
@@ -231,6 +220,17 @@ def _run_all(
         runner.close()
         fetching.stop()
         bar.close()
+
+
+def _has_room(inside: Mapping[str, Taken], wanted: Taken, settings: Settings) -> bool:
+    """Return whether ``wanted`` and the models inside fit into memory together; one alone is let in, judged there."""
+    return not inside or sum(map(_weights, [*inside.values(), wanted])) <= settings.memory_bytes
+
+
+def _weights(taken: Taken) -> int:
+    """Return the bytes of a model's weights as float32: files may hold half of that."""
+    total = (taken.row["safetensors"] or {}).get("total") or 0
+    return max(4 * int(total), int(taken.row["weights_bytes"] or 0))
 
 
 def _given_up(task: Task) -> ModelError | None:

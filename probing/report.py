@@ -31,6 +31,7 @@ class ProbeSummary:
         processes: how many took part.
         device: of the first process.
         peak_memory_bytes: largest of any process (or device) that ran a model.
+        selection: which probes: ``all``, ``random`` or ``adaptive``; with the reason where that is not what was asked.
         manifest: the file that records all this; a page to read lies beside it, ending in ``.md``.
     """
 
@@ -52,6 +53,7 @@ class ProbeSummary:
     peak_memory_bytes: int
     manifest: Path
     failures: Mapping[str, int] = field(default_factory=dict)
+    selection: str = "all"
 
     @property
     def models_per_hour(self) -> float:
@@ -81,7 +83,14 @@ _COLUMNS = [
 
 
 def summarise(
-    workspace: Workspace, run_id: str, probe_set: str, *, seconds: float, processes: int, device: str
+    workspace: Workspace,
+    run_id: str,
+    probe_set: str,
+    *,
+    seconds: float,
+    processes: int,
+    device: str,
+    selection: str = "all",
 ) -> ProbeSummary:
     """Count the attempts table, and the rows of this run in it."""
     listed = {(r["id"], r["sha"]) for r in workspace.catalog(["id", "sha"]).to_pylist()}
@@ -109,6 +118,7 @@ def summarise(
         peak_memory_bytes=max((r["peak_memory_bytes"] or 0 for r in mine), default=0),
         manifest=workspace.runs_dir / f"{run_id}.json",
         failures=dict(sorted(Counter(r["status"] for r in mine if r["outcome"] != Outcome.OK.value).items())),
+        selection=selection,
     )
 
 
@@ -142,7 +152,7 @@ def as_markdown(summary: ProbeSummary) -> str:
         f"{summary.run} models run on probe set `{summary.probe_set}` by {summary.processes} process(es) on "
         f"{summary.device}, in {wall:.1f} s: {summary.models_per_hour:.0f} models/h, "
         f"{summary.images_per_second:.0f} images/s, {summary.logits} logits, {summary.bytes_fetched / 1e6:.1f} MB "
-        f"fetched, peak memory {summary.peak_memory_bytes / 1e9:.2f} GB.",
+        f"fetched, peak memory {summary.peak_memory_bytes / 1e9:.2f} GB. Probes: {summary.selection}.",
         "",
         "| phase | seconds, all processes | share of wall time |",
         "|---|---|---|",
@@ -180,7 +190,8 @@ class Log:
 
 
 _LOGGED = (
-    "repo_id", "sha", "attempt", "status", "reason", "rank", "architecture", "parameters", "num_logits", "probes_run",
+    "repo_id", "sha", "attempt", "status", "reason", "rank", "ended_in", "architecture", "parameters", "num_logits",
+    "probes_run",
     "bytes_fetched", *(f"seconds_{p}" for p in _PHASES),
 )  # fmt: skip
 

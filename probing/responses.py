@@ -41,13 +41,18 @@ def logsumexp(raw: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Earlier:
-    """What an earlier attempt left: ``raw`` float32 [probes, logits], rebuilt from the stored z-scores, and its probes.
+    """What an earlier attempt left.
 
-    The z-scores are float16, so a rebuilt response is off by at most 2^-11 of itself; NaN where it was not finite.
+    Attributes:
+        raw: float32 [probes, logits], rebuilt from the stored z-scores. These are float16, so a rebuilt response is off
+            by at most 2^-11 of itself; NaN where it was not finite.
+        probe_ids: its probes, ascending.
+        random_ids: those drawn at random; None when all were.
     """
 
     raw: npt.NDArray[np.float32]
     probe_ids: npt.NDArray[np.int32]
+    random_ids: npt.NDArray[np.int32] | None = None
 
     def merged(
         self, raw: npt.NDArray[np.float32], probe_ids: npt.NDArray[np.int32]
@@ -71,6 +76,7 @@ def read_earlier(path: Path) -> Earlier | None:
         rows = pq.read_table(path)
         first = rows.slice(0, 1).to_pylist()[0]
         ids = np.asarray(first["probe_ids"], np.int32)
+        drawn = first.get("random_ids")
         raw = np.empty((len(ids), rows.num_rows), np.float32)
         for i, row in enumerate(rows.select(["mean", "std", "response"]).to_pylist()):
             if row["response"] is not None:
@@ -81,7 +87,7 @@ def read_earlier(path: Path) -> Earlier | None:
         if not isinstance(error, FileNotFoundError):
             _log.warning("%s cannot be read (%r): all its probes are run", path.name, error)
         return None
-    return Earlier(raw, ids)
+    return Earlier(raw, ids, None if drawn is None else np.asarray(drawn, np.int32))
 
 
 def table(
@@ -90,6 +96,7 @@ def table(
     raw: npt.NDArray[np.float32],
     probe_ids: Sequence[int] | npt.NDArray[np.int32],
     labels: Sequence[str] | None,
+    random_ids: npt.NDArray[np.int32] | None = None,
 ) -> pa.Table:
     """Return the rows of one model.
 
@@ -99,6 +106,7 @@ def table(
         raw: float32 [probes run, logits], outputs before any softmax.
         probe_ids: the probes run, ascending, one per row of ``raw``.
         labels: name of each output, or None.
+        random_ids: those of ``probe_ids`` that were drawn at random, where the others were chosen.
 
     Raises `ModelError` (``nonfinite_output``, ``constant_output``) when no logit can be searched.
     """
@@ -124,8 +132,10 @@ def table(
         if broken:
             raise ModelError(Status.NONFINITE_OUTPUT, f"{broken} of {width} outputs are NaN or infinite, none varies")
         raise ModelError(Status.CONSTANT_OUTPUT, f"each of its {width} outputs is the same for all {count} probes")
-    first = pa.array([list(map(int, probe_ids))] + [None] * (width - 1), pa.list_(pa.int32()))
-    lse = pa.array([logsumexp(raw)] + [None] * (width - 1), pa.list_(pa.float32()))
+    none = [None] * (width - 1)
+    first = pa.array([list(map(int, probe_ids)), *none], pa.list_(pa.int32()))
+    drawn = pa.array([None if random_ids is None else random_ids.tolist(), *none], pa.list_(pa.int32()))
+    lse = pa.array([logsumexp(raw), *none], pa.list_(pa.float32()))
     gone = excluded == "nonfinite"
     columns = {
         "repo_id": pa.repeat(pa.scalar(repo_id), width),
@@ -138,6 +148,7 @@ def table(
         "response": _lists(z, excluded != ""),
         "probe_ids": first,
         "logsumexp": lse,
+        "random_ids": drawn,
     }
     return pa.table([columns[name] for name in records.RESPONSES.names], schema=records.RESPONSES)
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from time import monotonic
 from typing import IO, Any, Protocol
 
-from probing.single import Settings
+from probing.settings import Settings
 from probing.stages import Job, Stages
+from probing.worker import ENVIRONMENT, SECRETS
 from workspace import ModelError, Status, Workspace
 
 _log = logging.getLogger(__name__)
@@ -34,19 +35,6 @@ START_SECONDS = 300.0
 
 GRACE_SECONDS = 20.0
 """Time past its deadline that a model has to notice it by itself, between two batches, before it is killed."""
-
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",  # each batch runs on one thread: see probing.forward
-    # Keep freed memory: activations of tens of megabytes would else be mapped, zeroed and unmapped again at every
-    # layer. EfficientNet-Lite0, batch 64, one thread: 68 ms of processor time per image without, 30 ms with.
-    "MALLOC_MMAP_THRESHOLD_": str(2**32),
-    "MALLOC_TRIM_THRESHOLD_": str(2**32),
-    "HF_HUB_OFFLINE": "1",  # what a model needs was fetched: its config must not make a library ask for more
-}
-"""What the child's environment sets; glibc reads its own before the first line of Python runs."""
-
-SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-"""What the child's environment leaves out: strangers' models have no use for it."""
 
 ROW_KEYS = ("id2label",)
 """What the child needs of a catalog row."""
@@ -84,7 +72,7 @@ class InProcess:
 
     def __init__(self, workspace: Workspace, settings: Settings, events: queue.Queue[Event]) -> None:
         self._inside = 0
-        self._stages = Stages(workspace, settings, _ignore, _ignore, events.put)
+        self._stages = Stages(workspace, settings, _ignore, events.put)
 
     def free(self) -> int:
         """Return how many more jobs may be submitted now."""
@@ -109,18 +97,31 @@ class InProcess:
         self._stages.close()
 
 
-def _ignore(job: Job, stage: str) -> None:
+def _ignore(job: Job, phase: str | None) -> None:
     """Note nothing: there is no watchdog in the same process."""
 
 
 @dataclass
 class _Inside:
-    """A job in the child: since when it is in its stage, the time spent in earlier ones, deaths it was in flight at."""
+    """A job in the child: its phase and since when, the time spent in earlier ones, deaths it was in flight at."""
 
     job: Job
     deaths: int = 0
-    since: float | None = None  # None: it waits for a stage
+    phase: str | None = None  # None: it waits for its turn
+    since: float = 0.0
     spent: float = 0.0
+
+    def overdue(self, settings: Settings, grace: float) -> str | None:
+        """Return the sentence of its end when its phase, or the whole, has taken too long."""
+        if self.phase is None:
+            return None
+        here = monotonic() - self.since
+        limit = settings.deadline(self.phase)
+        if here > limit + grace:
+            return f"hung in {self.phase}: not over after {limit:.0f} s, and was stopped"
+        if self.spent + here > settings.seconds_per_model + grace:
+            return f"did not end within {settings.seconds_per_model:.0f} s and was stopped in {self.phase}"
+        return None
 
 
 class Child:
@@ -139,7 +140,7 @@ class Child:
         grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         self._workspace, self._settings, self._events = workspace, settings, events
-        self._command, self._limit = command, settings.seconds_per_model + grace_seconds
+        self._command, self._grace = command, grace_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._inside: dict[str, _Inside] = {}
         self._alone: deque[_Inside] = deque()
@@ -167,13 +168,11 @@ class Child:
             self._ready = True
             return []
         inside = self._inside[message["id"]]
-        now = monotonic()
-        if "stage" in message:
-            inside.since = now
-            return []
-        if "left" in message:
-            inside.spent += now - (inside.since or now)
-            inside.since = None
+        if "phase" in message:
+            now = monotonic()
+            if inside.phase is not None:
+                inside.spent += now - inside.since
+            inside.phase, inside.since = message["phase"], now
             return []
         del self._inside[message["id"]]
         inside.job.attempt.fields |= message["fields"]
@@ -185,20 +184,21 @@ class Child:
         now = monotonic()
         if not self._ready and self._inside and now - self._started > START_SECONDS:
             raise RuntimeError(f"the process that runs models did not start within {START_SECONDS:.0f} s")
-        late = [i for i in self._inside.values() if i.since is not None and i.spent + now - i.since > self._limit]
+        asked = [(inside, inside.overdue(self._settings, self._grace)) for inside in self._inside.values()]
+        late = [(inside, reason) for inside, reason in asked if reason is not None]
         if not late:
             return []
         self._stop()
-        for inside in late:
+        for inside, reason in late:
             del self._inside[inside.job.attempt.stem]
-            limit = self._settings.seconds_per_model
-            inside.job.attempt.end(ModelError(Status.TIMEOUT, f"did not end within {limit:.0f} s and was stopped"))
+            inside.job.attempt.fields["ended_in"] = inside.phase
+            inside.job.attempt.end(ModelError(Status.TIMEOUT, reason))
         others = list(self._inside.values())
         self._inside.clear()
         self._start()
         for other in others:  # they did nothing: they are run again as they were
             self._put(_Inside(other.job, other.deaths))
-        return [inside.job for inside in late]
+        return [inside.job for inside, _ in late]
 
     def close(self) -> None:
         """End the child, whatever it is doing."""
@@ -217,6 +217,7 @@ class Child:
             _log.warning("%s was in a process that ended (%s), time %d of %d", name, how, suspect.deaths, TRIES)
             if suspect.deaths >= TRIES:
                 reason = f"ended the process that ran it, {TRIES} times ({how})"
+                suspect.job.attempt.fields["ended_in"] = suspect.phase
                 suspect.job.attempt.end(ModelError(Status.CRASHED, reason))
                 ended.append(suspect.job)
             else:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probing import responses, subset
+from probing import adaptive, batches, responses
 from probing.attempts import Attempt
-from probing.checks import Caps
-from probing.responses import Earlier
+from probing.settings import Settings
+from probing.share import Share, of_model
 from probing.subset import Ids
 from workspace import Workspace
 
@@ -24,65 +23,32 @@ if TYPE_CHECKING:
     from probing.inputs import Inputs
     from probing.loading import Loaded
 
-_log = logging.getLogger(__name__)
+DEVICE_BATCH = 256
+"""Images in the first batch on an accelerator, before it is grown: fewer leave a GPU idle between kernels."""
 
-
-@dataclass(frozen=True)
-class Settings:
-    """How models are run: plain values, because they also travel to a child process.
-
-    Attributes:
-        probe_set: the probes to run.
-        n_probes: how many it holds.
-        batch_size: images in a forward pass.
-        device: a torch device.
-        threads: batches run at once on a CPU.
-        seconds_per_model: deadline of one model, all phases but fetching.
-        max_parameters: cap of the workspace; so are max_labels and max_image_size (pixels).
-        probes_per_model: probes each model is run on; ``n_probes`` for all.
-        core: how many of them are common to all models.
-        precision: ``float32``, or ``auto``: half precision where the device has it and the first batch agrees.
-    """
-
-    probe_set: str
-    n_probes: int
-    batch_size: int
-    device: str
-    threads: int
-    seconds_per_model: float
-    max_parameters: int
-    max_labels: int
-    max_image_size: int
-    probes_per_model: int
-    core: int = 0
-    precision: str = "auto"
-
-    @property
-    def caps(self) -> Caps:
-        """The caps alone."""
-        return Caps(self.max_parameters, self.max_labels, self.max_image_size)
+DEVICE_MOST = 4096
+"""Most images in a batch on an accelerator."""
 
 
 @dataclass
 class Prepared:
-    """A model ready to run on ``probe_ids``; ``earlier`` holds what an earlier, smaller share left."""
+    """A model ready to run on its share of the probes. ``probe_ids``: those it was run on, once it was."""
 
     loaded: Loaded
     inputs: Inputs
-    probe_ids: Ids
-    earlier: Earlier | None
+    share: Share
     seconds_left: float
+    probe_ids: Ids
 
 
 def prepare(workspace: Workspace, folder: Path, attempt: Attempt, settings: Settings) -> Prepared:
     """Load the model in ``folder`` and its inputs; fill ``attempt`` with what became known. Raises `ModelError`."""
-    import torch
-
-    from probing import inputs, loading
+    from probing import forward, inputs, loading, placement
 
     started = monotonic()
     fields = attempt.fields
     fields |= {"device": settings.device, "dtype": "float32", "probe_set": settings.probe_set}
+    fields["kernels"] = forward.kernels(settings.device)
     with attempt.phase("load"):
         loaded = loading.load(folder, settings.caps)
         fields |= {
@@ -92,8 +58,7 @@ def prepare(workspace: Workspace, folder: Path, attempt: Attempt, settings: Sett
             "label_quality": loaded.label_quality,
             "problem_type": loaded.problem_type,
         }
-        # convolutions are quicker on channels-last memory; other layers do not mind
-        loaded.module.to(settings.device).to(memory_format=torch.channels_last)
+        fields["device"] = placement.place(loaded.module, settings.device, lone=settings.lone)
     with attempt.phase("preprocess"):
         processor = loaded.processor()
         fields |= {
@@ -101,49 +66,97 @@ def prepare(workspace: Workspace, folder: Path, attempt: Attempt, settings: Sett
             "processor_hash": processor.hash,
             "processor_source": processor.source,
         }
-        prepared = inputs.prepare(
+        ready = inputs.prepare(
             workspace, settings.probe_set, processor, threads=settings.threads, max_edge=settings.max_image_size
         )
-        wanted = subset.choose(
-            settings.n_probes,
-            settings.probes_per_model,
-            fields["repo_id"],
-            fields["sha"],
-            settings.probe_set,
-            settings.core,
-        )
-        earlier = responses.read_earlier(workspace.responses_dir(settings.probe_set) / f"{attempt.stem}.parquet")
-        if earlier is not None:
-            missing = wanted[~np.isin(wanted, earlier.probe_ids)]
-            if len(missing) and len(missing) < len(wanted):
-                wanted = missing
-            else:  # asked to run again what was run: nothing of the old is kept
-                earlier = None
-    return Prepared(loaded, prepared, wanted, earlier, settings.seconds_per_model - (monotonic() - started))
+        fields["input_dtype"] = str(ready.pixels.dtype)
+        share = of_model(workspace, attempt, settings)
+    left = settings.seconds_per_model - (monotonic() - started)
+    return Prepared(loaded, ready, share, left, share.probe_ids)
 
 
-def execute(prepared: Prepared, attempt: Attempt, settings: Settings) -> Outputs:
-    """Run the model; returns its outputs for ``prepared.probe_ids``. Raises `ModelError`."""
-    from probing import forward
+def execute(workspace: Workspace, prepared: Prepared, attempt: Attempt, settings: Settings) -> Outputs:
+    """Run the model; returns its outputs for ``prepared.probe_ids``, which is set to all that were run.
 
+    Raises `ModelError`.
+    """
+    share = prepared.share
     with attempt.phase("forward"):
-        outputs = forward.run(
-            prepared.loaded.forward,
-            prepared.inputs,
-            prepared.probe_ids,
-            num_labels=prepared.loaded.num_labels,
-            batch_size=settings.batch_size,
-            device=settings.device,
-            threads=settings.threads,
-            deadline=monotonic() + prepared.seconds_left,
-            precision=settings.precision,
-        )
+        run = _Runs(workspace, prepared, attempt, settings)
+        if len(share.probe_ids):
+            run.more(share.probe_ids)
+        if share.factors is not None and share.random_ids is not None:
+            for count in adaptive.rounds(share.to_choose):
+                raw, ids = run.so_far()
+                run.more(adaptive.choose(share.factors, raw, ids, share.random_ids, count))
+        assert run.made is not None
+        prepared.probe_ids = run.ids
         attempt.fields |= {
-            "batch_size": outputs.batch_size,
-            "dtype": outputs.dtype,
-            "num_logits": outputs.raw.shape[1],
+            "batch_size": run.made.batch_size,
+            "dtype": run.made.dtype,
+            "half_error": run.made.half_error,
+            "num_logits": run.made.raw.shape[1],
         }
-    return outputs
+    return run.made
+
+
+class _Runs:
+    """The forward passes of one model, on one set of probes after the other: ``made`` holds the outputs for ``ids``."""
+
+    def __init__(self, workspace: Workspace, prepared: Prepared, attempt: Attempt, settings: Settings) -> None:
+        self.made: Outputs | None = None
+        self.ids = np.empty(0, np.int32)
+        self._prepared, self._settings = prepared, settings
+        seconds = min(prepared.seconds_left, settings.deadline("forward"))
+        self._deadline = monotonic() + seconds
+        self._memory = batches.Memory(workspace.cache_dir / "batches.json")
+        fields, shape = attempt.fields, "x".join(map(str, prepared.inputs.pixels.shape[1:]))
+        self._key = f"{fields['architecture']} {fields['parameters']} {shape} {fields['device']} {settings.precision}"
+
+    def so_far(self) -> tuple[Any, Ids]:
+        """Return all responses known, those of an earlier share included, and their probes, ascending."""
+        raw = self.made.raw if self.made is not None else np.empty((0, self._earlier_width()), np.float32)
+        return self._prepared.share.with_earlier(raw, self.ids)
+
+    def more(self, ids: Ids) -> None:
+        """Run the model on ``ids``, with the batch and the dtype of the first time."""
+        from probing import forward
+
+        if not len(ids):
+            return
+        batch, grow_to = self._batch() if self.made is None else (self.made.batch_size, 0)
+        new = forward.run(
+            self._prepared.loaded.forward,
+            self._prepared.inputs,
+            ids,
+            num_labels=self._prepared.loaded.num_labels,
+            batch_size=batch,
+            device=self._settings.device,
+            threads=self._settings.threads,
+            deadline=self._deadline,
+            precision=self._settings.precision if self.made is None else self.made.dtype,
+            grow_to=grow_to,
+        )
+        if grow_to and 2 * new.batch_size <= len(ids):  # else the knee may lie further on
+            self._memory.put(self._key, new.batch_size)
+        if self.made is not None:
+            raw = np.concatenate([self.made.raw, new.raw])
+            new = replace(self.made, raw=raw, batch_size=new.batch_size)
+        self.made, self.ids = new, np.concatenate([self.ids, ids])
+
+    def _batch(self) -> tuple[int, int]:
+        """Return the images in the first batch, and how many it may grow to."""
+        settings, shape = self._settings, self._prepared.inputs.pixels.shape[1:]
+        if settings.fixed_batch:
+            return settings.batch_size, 0
+        if settings.device == "cpu":
+            return batches.for_cpu(shape, settings.batch_size), 0
+        known = self._memory.get(self._key)
+        return (known, 0) if known is not None else (DEVICE_BATCH, DEVICE_MOST)
+
+    def _earlier_width(self) -> int:
+        earlier = self._prepared.share.earlier
+        return 0 if earlier is None else earlier.raw.shape[1]
 
 
 def store(
@@ -155,12 +168,11 @@ def store(
     settings: Settings,
 ) -> None:
     """Write the responses, those of an earlier share included. Raises `ModelError`."""
-    fields = attempt.fields
+    fields, share = attempt.fields, prepared.share
     with attempt.phase("write"):
-        raw, ids = outputs.raw, prepared.probe_ids
-        if prepared.earlier is not None:
-            raw, ids = prepared.earlier.merged(raw, ids)
-        table = responses.table(fields["repo_id"], fields["sha"], raw, ids, _labels(prepared.loaded.labels, row))
+        raw, ids = share.with_earlier(outputs.raw, prepared.probe_ids)
+        labels = _labels(prepared.loaded.labels, row)
+        table = responses.table(fields["repo_id"], fields["sha"], raw, ids, labels, share.random_ids)
         fields["num_excluded"] = table.num_rows - table.column("excluded").null_count
         fields["probes_run"] = len(ids)
         responses.write(workspace.responses_dir(settings.probe_set) / f"{attempt.stem}.parquet", table, len(ids))

@@ -10,12 +10,13 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from probing import single
 from probing.attempts import Attempt, as_model_error
-from probing.single import Settings
+from probing.settings import Settings
 from workspace import ModelError, Status, Workspace
 
 _log = logging.getLogger(__name__)
@@ -38,8 +39,7 @@ class Stages:
     Args:
         workspace: responses are written to it.
         settings: how models are run.
-        entered: called with a job and ``load``, ``forward`` or ``write`` when that stage begins.
-        left: the same, when it is over and the job waits for the next.
+        watch: called with a job and each of its phases that begins, and with None when that is over.
         ended: called with a job when it has come to its end, which its attempt holds.
     """
 
@@ -47,16 +47,15 @@ class Stages:
         self,
         workspace: Workspace,
         settings: Settings,
-        entered: Callable[[Job, str], None],
-        left: Callable[[Job, str], None],
+        watch: Callable[[Job, str | None], None],
         ended: Callable[[Job], None],
     ) -> None:
         self._workspace, self._settings = workspace, settings
-        self._entered, self._left, self._ended = entered, left, ended
+        self._watch, self._ended = watch, ended
         self._queues: list[queue.Queue[Job | None]] = [queue.Queue(), queue.Queue(1), queue.Queue(1)]
         work = [("load", self._prepare), ("forward", self._execute), ("write", self._store)]
         self._threads = [
-            threading.Thread(target=self._serve, args=(i, name, step), name=name, daemon=True)
+            threading.Thread(target=self._serve, args=(i, step), name=name, daemon=True)
             for i, (name, step) in enumerate(work)
         ]
         for thread in self._threads:
@@ -64,6 +63,7 @@ class Stages:
 
     def submit(self, job: Job) -> None:
         """Take a job; it ends through ``ended``, always."""
+        job.attempt.watch = partial(self._watch, job)
         self._queues[0].put(job)
 
     def close(self) -> None:
@@ -72,10 +72,9 @@ class Stages:
         for thread in self._threads:
             thread.join()
 
-    def _serve(self, place: int, name: str, step: Callable[[Job], None]) -> None:
+    def _serve(self, place: int, step: Callable[[Job], None]) -> None:
         following = self._queues[place + 1] if place + 1 < len(self._queues) else None
         while (job := self._queues[place].get()) is not None:
-            self._entered(job, name)
             try:
                 step(job)
             except ModelError as error:
@@ -86,7 +85,6 @@ class Stages:
                 job.prepared = job.outputs = None
                 self._ended(job)
             else:
-                self._left(job, name)
                 following.put(job)
         if following is not None:
             following.put(None)
@@ -95,7 +93,7 @@ class Stages:
         job.prepared = single.prepare(self._workspace, job.folder, job.attempt, self._settings)
 
     def _execute(self, job: Job) -> None:
-        job.outputs = single.execute(job.prepared, job.attempt, self._settings)
+        job.outputs = single.execute(self._workspace, job.prepared, job.attempt, self._settings)
 
     def _store(self, job: Job) -> None:
         single.store(self._workspace, job.prepared, job.outputs, job.attempt, job.row, self._settings)

@@ -65,6 +65,7 @@ class Status(str, Enum):
     LOAD_ERROR = "load_error"
     PROCESSOR_ERROR = "processor_error"
     NONFINITE_WEIGHTS = "nonfinite_weights"
+    EXCEEDS_MEMORY = "exceeds_memory"
     # failed: run
     OUT_OF_MEMORY = "out_of_memory"
     TIMEOUT = "timeout"
@@ -139,6 +140,7 @@ MEANING: dict[Status, Meaning] = {
     Status.LOAD_ERROR: Meaning(_FAIL, "load", "transformers or timm could not build it from its files"),
     Status.PROCESSOR_ERROR: Meaning(_FAIL, "load", "its image processor cannot prepare the probes"),
     Status.NONFINITE_WEIGHTS: Meaning(_FAIL, "load", "weights that are NaN or infinite"),
+    Status.EXCEEDS_MEMORY: Meaning(_FAIL, "load", "its weights and outputs do not fit into this machine's memory"),
     Status.OUT_OF_MEMORY: Meaning(_FAIL, "run", "did not fit into memory, even one image at a time"),
     Status.TIMEOUT: Meaning(_FAIL, "run", "took longer than its deadline"),
     Status.CRASHED: Meaning(_FAIL, "run", "ended the process that ran it, twice"),

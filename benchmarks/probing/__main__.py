@@ -41,7 +41,7 @@ def _child(module: str, *arguments: str, cores: str | None = None, **environment
 
 
 def _baseline(name: str, **options: Any) -> dict[str, Any]:
-    from probing.runners import ENVIRONMENT
+    from probing.worker import ENVIRONMENT
 
     environment = dict(ENVIRONMENT) if options.get("workers") else {}
     text = _child("benchmarks.probing.baselines", name, json.dumps(options), **environment)

@@ -158,7 +158,7 @@ def _explain(folder: Path, config: Config, repo_id: str, token: str | None, kind
 @click.command()
 @workspace_option
 @click.option("--limit", type=click.IntRange(min=1), help="Run at most this many models.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Images in a forward pass.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images in a forward pass; chosen when not given.")
 @click.option("--device", help="cpu, cuda, mps ...; the best there is when not given.")
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes; one per GPU.")
 @click.option(
@@ -166,6 +166,10 @@ def _explain(folder: Path, config: Config, repo_id: str, token: str | None, kind
 )
 @click.option("--probes-per-model", type=click.IntRange(min=1), help="The same, as a number of probes.")
 @click.option("--core", type=click.IntRange(min=0), help="How many of those are the same for all models.")
+@click.option(
+    "--adaptive", is_flag=True, help="Choose that share by what 'complete' left; random where it has not run."
+)
+@click.option("--deadlines", help="Seconds a phase may take, with commas: fetch=600,load=300,forward=900")
 @click.option("--precision", type=click.Choice(["auto", "float32"]), help="'auto' uses half precision where it agrees.")
 @click.option("--models", help="Only these repositories, with commas.")
 @click.option("--no-isolate", is_flag=True, help="Run models in this very process: a model's crash is then ours.")
@@ -181,6 +185,7 @@ def probe(
     workers: int,
     retry: str | None,
     models: str | None,
+    deadlines: str | None,
     no_isolate: bool,
     max_disk: float | None,
     token: str | None,
@@ -203,7 +208,14 @@ def probe(
 
     workspace = Workspace(Workspace.open(folder).root, config_with_endpoint(folder, endpoint))
     if workers > 1:
-        given = {**options, "retry": retry, "models": models, "no_isolate": no_isolate, "max_disk": max_disk}
+        given = {
+            **options,
+            "retry": retry,
+            "models": models,
+            "deadlines": deadlines,
+            "no_isolate": no_isolate,
+            "max_disk": max_disk,
+        }
         given |= {"format": kind, "quiet": quiet}
         secret = {"HF_TOKEN": token} if token else {}  # by the environment: a command line is seen by everyone
         arguments = launch.as_arguments(given)
@@ -211,10 +223,18 @@ def probe(
         return
     settings = {name: value for name, value in options.items() if value is not None}
     settings |= {"retry": _listed(retry) or (), "models": _listed(models), "isolate": not no_isolate}
+    settings["deadlines"] = _times(deadlines)
     settings["max_disk_bytes"] = None if max_disk is None else int(max_disk * 1e9)
     summary = front.probe(workspace, token=token, progress=not quiet, **settings)
     if launch.is_first_process():
         show_summary(summary, kind)
+
+
+def _times(text: str | None) -> dict[str, float]:
+    try:
+        return {name.strip(): float(value) for name, _, value in (p.partition("=") for p in _listed(text) or ())}
+    except ValueError as error:
+        raise click.BadParameter(f"'{text}' is not like fetch=600,load=300", param_hint="--deadlines") from error
 
 
 def _listed(text: str | None) -> tuple[str, ...] | None:

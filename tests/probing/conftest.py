@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import probing
-from probing.single import Settings
+from probing.settings import Settings
 from workspace import Workspace, records
 from workspace.files import write_table
 from workspace.seams import Fetched

@@ -16,7 +16,8 @@ def prepare(workspace: Any, folder: Path, attempt: Any, settings: Any) -> Any:
         os.kill(os.getpid(), signal.SIGSEGV)
         time.sleep(60)
     if folder.name.startswith("hangs"):
-        time.sleep(600)
+        with attempt.phase("preprocess" if folder.name.endswith("preprocess") else "load"):
+            time.sleep(600)
     if folder.name.startswith("once"):
         mark = folder / "was-here"
         if not mark.exists():
@@ -24,7 +25,7 @@ def prepare(workspace: Any, folder: Path, attempt: Any, settings: Any) -> Any:
             os._exit(3)
 
 
-def execute(_: Any, attempt: Any, settings: Any) -> str:
+def execute(_: Any, prepared: Any, attempt: Any, settings: Any) -> str:
     time.sleep(0.05)
     attempt.fields["probes_run"] = settings.n_probes
     return "outputs"

@@ -13,7 +13,7 @@ import pytest
 
 import probing
 from probing import prober, runners
-from probing.single import Settings
+from probing.settings import Settings
 from tests.probing.conftest import Repos, by_repo
 from workspace import Config, ProbeConfig, Workspace
 

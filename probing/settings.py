@@ -1,0 +1,120 @@
+"""How models are run: what the parent decides once and the process that runs models is told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow.parquet as pq
+
+from probing.adaptive import read_factors
+from probing.checks import Caps
+from probing.deadlines import of_phases
+from probing.group import Group, choose_device, cpu_threads
+from probing.placement import host_memory
+from workspace import Workspace
+
+_log = logging.getLogger(__name__)
+
+MEMORY_SHARE = 0.8
+"""Share of this machine's memory that all processes' weights and outputs may take together."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How models are run: plain values, because they also travel to a child process.
+
+    Attributes:
+        probe_set: the probes to run.
+        n_probes: how many it holds.
+        batch_size: most images in a forward pass.
+        fixed_batch: exactly so many.
+        device: a torch device.
+        threads: batches run at once on a CPU.
+        seconds_per_model: deadline of one model, all phases but fetching.
+        max_parameters: cap of the workspace; so are max_labels and max_image_size (pixels).
+        probes_per_model: probes each model is run on; ``n_probes`` for all.
+        core: how many of them are common to all models.
+        precision: ``float32``, or ``auto``: half precision where the device has it and the first batch agrees.
+        deadlines: seconds that each phase may take; `seconds_per_model` where it is not named.
+        memory_bytes: memory of this process: its share of the machine's.
+        lone: no other process of the run is on this host, so all its devices are this one's.
+        adaptive: choose which probes a model is run on by the completion's factors, after a random share.
+    """
+
+    probe_set: str
+    n_probes: int
+    batch_size: int
+    device: str
+    threads: int
+    seconds_per_model: float
+    max_parameters: int
+    max_labels: int
+    max_image_size: int
+    probes_per_model: int
+    core: int = 0
+    precision: str = "auto"
+    fixed_batch: bool = False
+    deadlines: Mapping[str, float] = field(default_factory=dict)
+    memory_bytes: int = 2**63 - 1
+    lone: bool = False
+    adaptive: bool = False
+
+    @property
+    def caps(self) -> Caps:
+        """The caps alone."""
+        limits = self.max_parameters, self.max_labels, self.max_image_size
+        return Caps(*limits, self.memory_bytes, self.probes_per_model)
+
+    def deadline(self, phase: str) -> float:
+        """Return the seconds that ``phase`` may take."""
+        return self.deadlines.get(phase, self.seconds_per_model)
+
+
+def make(
+    workspace: Workspace,
+    group: Group,
+    probe_set: str,
+    batch_size: int | None,
+    device: str | None,
+    deadlines: Mapping[str, float] | None,
+) -> Settings:
+    """Return how this process runs models on all probes: by the arguments, the configuration and the machine."""
+    path = workspace.probes_dir(probe_set) / "probes.parquet"
+    caps, config = workspace.config.crawl, workspace.config.probe
+    n_probes = pq.read_metadata(path).num_rows
+    return Settings(
+        probe_set=probe_set,
+        n_probes=n_probes,
+        probes_per_model=n_probes,
+        batch_size=batch_size or config.batch_size,
+        fixed_batch=batch_size is not None,
+        device=choose_device(device, group.local_rank),
+        threads=cpu_threads(group.local_size),
+        seconds_per_model=config.seconds_per_model,
+        deadlines=of_phases(deadlines, config.seconds_per_model),
+        max_parameters=caps.max_parameters,
+        max_labels=caps.max_labels,
+        max_image_size=caps.max_image_size,
+        memory_bytes=int(MEMORY_SHARE * host_memory() / group.local_size),
+        lone=group.local_size == 1,
+    )
+
+
+def by_factors(workspace: Workspace, settings: Settings) -> bool:
+    """Return whether there are factors to choose probes by; they are read here so that damage ends the run at once."""
+    path = workspace.factors_path(settings.probe_set)
+    if read_factors(path, settings.probe_set, settings.n_probes) is not None:
+        return True
+    _log.warning("there are no factors to choose probes by (%s): they are drawn at random", path.name)
+    return False
+
+
+def in_words(settings: Settings, adaptive: bool) -> str:
+    """Return which probes are run: all, or how the share is chosen, and why it is not as asked."""
+    if settings.probes_per_model >= settings.n_probes:
+        return "all"
+    if adaptive and not settings.adaptive:
+        return "random, because there were no factors to choose by: run 'hubprobe complete' first"
+    return "adaptive" if settings.adaptive else "random"
