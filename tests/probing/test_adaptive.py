@@ -1,0 +1,189 @@
+"""Probes chosen by the completion's factors: what they find, and that every process chooses the same."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import probing
+from probing import adaptive, subset
+from tests.probing.conftest import Repos
+from workspace import ConfigError, Workspace, WorkspaceError
+
+ROOT = Path(__file__).parents[2]
+N, RANK, LOGITS, TOP = 2000, 24, 12, 32
+Floats = npt.NDArray[np.float32]
+
+
+def _factors(n: int = N, rank: int = RANK, seed: int = 0, explained: float = 0.6) -> tuple[adaptive.Factors, Any]:
+    """Return a basis that explains that share of the variance, and a way to draw responses from it."""
+    random = np.random.default_rng(seed)
+    basis = random.normal(size=(n, rank)) * math.sqrt(explained / rank)
+    noise = np.full(n, 1 - explained)
+    factors = adaptive.Factors(*(torch.from_numpy(a.astype(np.float32)) for a in (np.zeros(n), basis, noise)))
+
+    def draw(logits: int) -> Floats:
+        z = random.normal(size=(rank, logits))
+        made = basis @ z + random.normal(size=(n, logits)) * np.sqrt(noise)[:, None]
+        return (made * random.uniform(0.5, 5, logits) + random.normal(size=logits) * 10).astype(np.float32)
+
+    return factors, draw
+
+
+def _run(factors: adaptive.Factors, raw: Floats, budget: int, model: str = "a/b") -> npt.NDArray[np.int32]:
+    """Return the probes that are run, in the order of `single.execute`."""
+    n = len(raw)
+    random = subset.choose(n, math.ceil(adaptive.RANDOM_SHARE * n), model, "c", "p")
+    ids = random
+    for count in adaptive.rounds(budget - len(random)):
+        new = adaptive.choose(factors, raw[ids], ids, random, count)
+        assert len(new) == count
+        assert not set(new) & set(ids)
+        ids = np.sort(np.concatenate([ids, new]))
+    return ids
+
+
+def _found(raw: Floats, ids: npt.NDArray[np.int32]) -> float:
+    """Return the share of the logits' strongest probes that were run."""
+    best = np.argsort(-raw, axis=0)[:TOP]
+    return float(np.isin(best, ids).mean())
+
+
+@pytest.mark.parametrize("fraction", [1 / 3, 1 / 6])
+def test_more_of_the_strongest_probes_are_found_than_at_random(fraction: float) -> None:
+    factors, draw = _factors()
+    raw, budget = draw(LOGITS), int(fraction * N)
+    chosen, drawn = _run(factors, raw, budget), subset.choose(N, budget, "a/b", "c", "p")
+    assert len(chosen) == budget
+    assert abs(_found(raw, drawn) - fraction) < 0.1
+    assert _found(raw, chosen) > 1.8 * _found(raw, drawn)
+
+
+def test_each_output_gets_its_strongest_in_turn() -> None:
+    places = np.array([[0, 1, 0], [2, 3, 4], [5, 6, 7]])
+    values = np.array([[9.0, 8.0, 7.0], [1.0, 3.0, 2.0], [0.5, 0.4, 0.3]])
+    assert np.flatnonzero(adaptive._in_turn(places, values, 8, 2)).tolist() == [0, 1]
+    assert np.flatnonzero(adaptive._in_turn(places, values, 8, 4)).tolist() == [0, 1, 3, 4], "of a turn, the strongest"
+    assert np.flatnonzero(adaptive._in_turn(places, values, 8, 5)).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_threads_and_useless_outputs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    factors, draw = _factors()
+    raw = draw(LOGITS)
+    wanted = _run(factors, raw, 400)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            assert np.array_equal(_run(factors, raw, 400), wanted)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    odd = np.concatenate([raw, np.full((N, 1), 3.0), np.full((N, 1), np.nan)], axis=1).astype(np.float32)
+    assert np.array_equal(_run(factors, odd, 400), wanted)
+    nothing = adaptive.choose(factors, odd[:10, -2:], np.arange(10, dtype=np.int32), np.arange(10, dtype=np.int32), 5)
+    assert nothing.tolist() == [10, 11, 12, 13, 14], "no output asks for anything"
+    monkeypatch.setattr(adaptive, "_CHUNK", 5)
+    assert _found(raw, _run(factors, raw, 400)) > 0.4
+
+
+def test_outputs_beyond_number_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    factors, draw = _factors(n=300, rank=8)
+    raw = draw(500)
+    monkeypatch.setattr(adaptive, "MAX_LOGITS", 40)
+    assert len(_run(factors, raw, 90)) == 90
+
+
+def _write(workspace: Workspace, n: int = 70, rank: int = 6, **metadata: str) -> Path:
+    factors, _ = _factors(n, rank, seed=1)
+    path = workspace.factors_path(workspace.probe_set)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {"mean": factors.mean, "basis": factors.basis.contiguous(), "noise": factors.noise}
+    save_file(tensors, path, {"version": "1", "probe_set": workspace.probe_set} | metadata)
+    return path
+
+
+def _ids(workspace: Workspace) -> dict[str, tuple[list[int], list[int] | None]]:
+    rows = workspace.responses(["repo_id", "probe_ids", "random_ids"]).to_pylist()
+    return {r["repo_id"]: (r["probe_ids"], r["random_ids"]) for r in rows if r["probe_ids"] is not None}
+
+
+def test_the_verb(workspace: Workspace, repos: Repos) -> None:
+    repos.vit("one")
+    repos.vit("two", seed=1)
+    repos.write_catalog(workspace)
+
+    def probe(**options: Any) -> probing.ProbeSummary:
+        return probing.probe(workspace, repos.fetch, progress=False, isolate=False, **options)
+
+    with pytest.raises(ConfigError, match="fraction"):
+        probe(adaptive=True)
+    summary = probe(adaptive=True, fraction=0.3)
+    assert summary.selection.startswith("random, because there were no factors")
+    assert all(drawn is None for _, drawn in _ids(workspace).values())
+    _write(workspace)
+    summary = probe(adaptive=True, fraction=0.3, retry=["ok"])
+    assert (summary.selection, summary.run, summary.images) == ("adaptive", 2, 2 * 21)
+    assert "Probes: adaptive." in summary.manifest.with_suffix(".md").read_text()
+    first = _ids(workspace)
+    for name, (ids, drawn) in first.items():
+        assert len(ids) == 21
+        assert drawn == subset.choose(70, 7, name, "a" * 40, workspace.probe_set).tolist()
+        assert set(drawn) < set(ids)
+    assert first["one"][0] != first["two"][0]
+    assert probe(adaptive=True, fraction=0.5).run == 2
+    for name, (ids, drawn) in _ids(workspace).items():
+        assert len(ids) == 35
+        assert set(first[name][0]) < set(ids), "what was run is kept"
+        assert drawn == first[name][1]
+    probe(fraction=0.6)
+    assert all(set(first[name][1] or ()) == set(drawn or ()) for name, (_, drawn) in _ids(workspace).items())
+    assert probe().run == 2
+    assert all(v == (list(range(70)), None) for v in _ids(workspace).values()), "all were run: nothing is biased"
+
+
+@pytest.mark.parametrize("damage", [{"version": "2"}, {"probe_set": "other"}, {"n": 60}, {"cut": True}])
+def test_factors_that_do_not_fit_end_the_run(workspace: Workspace, repos: Repos, damage: dict[str, Any]) -> None:
+    repos.vit("one")
+    repos.write_catalog(workspace)
+    cut = damage.pop("cut", False)
+    path = _write(workspace, **damage)
+    if cut:
+        path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(WorkspaceError, match="hubprobe complete"):
+        probing.probe(workspace, repos.fetch, progress=False, isolate=False, adaptive=True, fraction=0.3)
+    assert workspace.attempts().num_rows == 0
+
+
+@pytest.mark.slow
+def test_two_processes_choose_what_one_chooses(tmp_path: Path, workspace: Workspace, repos: Repos) -> None:
+    import shutil
+
+    from tests.probing.runs import run
+
+    for i in range(4):
+        repos.vit(f"model-{i}", seed=i)
+    repos.write_catalog(workspace)
+    _write(workspace)
+    shutil.copytree(workspace.root, tmp_path / "one")
+    run(str(tmp_path / "one"), str(repos.root), adaptive=True, fraction=0.4)
+    launch = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    script = [str(ROOT / "tests" / "probing" / "runs.py"), str(workspace.root), str(repos.root), "0.4"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *launch, "--dynamo_backend", "no", *script]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    order = [("repo_id", "ascending"), ("logit", "ascending")]
+    one, two = Workspace.open(tmp_path / "one").responses(), workspace.responses()
+    assert one.num_rows == 20
+    assert two.sort_by(order).equals(one.sort_by(order))
