@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from search.bounds import scan_rows
 from search.codes import ERROR, HIGH, LOW, STEP, ZERO
-from search.kernels import HALF, overflow_corrections, scan_rows
+from search.kernels import HALF
 from search.scoring import Comparison
 from search.tiles import Tile
 
@@ -25,6 +26,8 @@ BLOCK = 8_192
 
 _TOGETHER = 64
 """Queries that go through a block of rows together at most: their buffers stay in the cache."""
+
+_UNIT = np.float32(STEP * STEP)
 
 _ALL_ROWS: NDArray[np.bool_] = np.empty(0, bool)
 
@@ -95,18 +98,20 @@ class CpuScanner:
         return [found[i] for i in range(len(comparisons))]
 
     def _scan(self, queries: _Compiled, keep: int, ceilings: NDArray[np.float64]) -> list[list[_Part]]:
-        workers = min(threads(), len(self._units))
-        if workers <= 1:
-            return [self._run(self._units, queries, keep, ceilings.copy())]
+        """Scan all rows with several threads, of which this is one: each takes the next range as soon as it is free."""
+        units = iter(self._units)  # a list's iterator may be shared by threads
         jobs = [
-            _pool().submit(self._run, self._units[i::workers], queries, keep, ceilings.copy()) for i in range(workers)
+            _pool().submit(self._run, units, queries, keep, ceilings.copy())
+            for _ in range(min(threads(), len(self._units)) - 1)
         ]
-        return [job.result() for job in jobs]
+        own = self._run(units, queries, keep, ceilings.copy())
+        # a job that has not begun by now would find nothing left
+        return [own, *(job.result() for job in jobs if not job.cancel())]
 
     def _run(
-        self, units: Sequence[tuple[int, int, int]], queries: _Compiled, keep: int, ceilings: NDArray[np.float64]
+        self, units: Iterator[tuple[int, int, int]], queries: _Compiled, keep: int, ceilings: NDArray[np.float64]
     ) -> list[_Part]:
-        """Scan some ranges of rows with one thread."""
+        """Scan ranges of rows with one thread, as long as there are any."""
         counts = np.zeros(ceilings.size, np.int64)
         room = 4 * keep if keep else 0
         bounds, rows = np.empty((ceilings.size, room), np.float64), np.empty((ceilings.size, room), np.int64)
@@ -117,10 +122,15 @@ class CpuScanner:
                 bounds, rows = _grown(bounds, room), _grown(rows, room)
             scan_rows(
                 tile.codes, start, stop, int(self._starts[number]), BLOCK, queries.first, queries.columns,
-                queries.steps, queries.weights, queries.owed(tile), queries.mask, queries.scale, queries.shift,
-                queries.shrink, queries.error, queries.positive, ZERO, keep, ceilings, bounds, rows, counts,
+                queries.targets, queries.steps, queries.weights, *tile.overflow, HALF, queries.mask, queries.scale,
+                queries.shift, queries.shrink, queries.error, queries.positive, queries.least, _UNIT, LOW, HIGH, keep,
+                ceilings, bounds, rows, counts,
             )  # fmt: skip
-        return [_Part(rows[q, : counts[q]], bounds[q, : counts[q]], float(ceilings[q])) for q in range(ceilings.size)]
+        # copies: a view would keep the whole buffer
+        return [
+            _Part(rows[q, : counts[q]].copy(), bounds[q, : counts[q]].copy(), float(ceilings[q]))
+            for q in range(ceilings.size)
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,32 +146,21 @@ class _Compiled:
     """Comparisons of one mask and one calibration, in units of codes, end to end."""
 
     def __init__(self, comparisons: Sequence[Comparison], mask: NDArray[np.bool_] | None) -> None:
-        self._comparisons = comparisons
         sizes = np.array([c.columns.size for c in comparisons], np.int64)
         self.first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.columns = np.concatenate([c.columns for c in comparisons]).astype(np.int32)
-        targets = np.concatenate([c.targets for c in comparisons])
-        weights = np.concatenate([c.weights for c in comparisons])
-        self.steps = ((targets - np.float32(LOW)) * np.float32(1 / STEP)).astype(np.float32)
-        self.weights = (weights * np.float32(STEP * STEP)).astype(np.float32)
+        self.targets = np.concatenate([c.targets for c in comparisons])
+        self.weights = np.concatenate([c.weights for c in comparisons])
         self.mask = _ALL_ROWS if mask is None else mask
         self.scale, self.shift = comparisons[0].scale, comparisons[0].shift
         self.positive = comparisons[0].positive
+        if self.positive:
+            self.least, self.steps = np.uint8(ZERO), np.full(self.columns.size, ZERO, np.float32)
+        else:
+            self.least = np.uint8(0)
+            self.steps = ((self.targets - np.float32(LOW)) * np.float32(1 / STEP)).astype(np.float32)
         self.error = np.array([ERROR * math.sqrt(c.weights.astype(np.float64).sum()) for c in comparisons])
         self.shrink = np.array([1.0 - relative_error(c.columns.size) for c in comparisons])
-
-    def owed(self, tile: Tile) -> NDArray[np.float32]:
-        """Return what entries without a code owe, float32 ``[queries, rows]``, of no rows when no column has any."""
-        offsets, rows, values = tile.overflow
-        if (offsets[self.columns] == offsets[self.columns + 1]).all():
-            return np.empty((len(self._comparisons), 0), np.float32)
-        out = np.zeros((len(self._comparisons), tile.rows), np.float32)
-        for comparison, shrink, owed in zip(self._comparisons, self.shrink, out, strict=True):
-            overflow_corrections(
-                comparison.columns, comparison.targets, comparison.weights, offsets, rows, values, HALF, LOW, HIGH,
-                2 * (shrink - 1 if self.positive else 1 - shrink), self.positive, owed,
-            )  # fmt: skip
-        return out
 
 
 def _grown(array: NDArray[Any], room: int) -> NDArray[Any]:
