@@ -72,21 +72,30 @@ def _check_files(folder: Path) -> None:
         raise ModelError(Status.NO_WEIGHTS, "no safetensors file among the fetched files")
     from safetensors import SafetensorError, safe_open
 
+    opened: Any = safe_open
     for path in weights:
         try:
-            with safe_open(path, framework="numpy"):
-                pass
+            with opened(path, framework="numpy") as file:
+                packed = [name for name in file.keys() if _is_packed(file.get_slice(name))]  # noqa: SIM118
         except SafetensorError as error:
             text = str(error)
             short = "incomplete" in text.lower() or "InvalidOffset" in text
             raise ModelError(
                 Status.TRUNCATED_WEIGHTS if short else Status.INVALID_HEADER, f"{path.name}: {text}"
             ) from error
+        if packed:
+            raise ModelError(Status.QUANTISED, f"weights stored in 8 bits, without what scales them: {packed[0]}")
+
+
+def _is_packed(tensor: Any) -> bool:
+    """Return whether these are weights in 8 bits or fewer: cast to float32 they would be other numbers, silently."""
+    return len(tensor.get_shape()) > 1 and str(tensor.get_dtype()).startswith(("I8", "U8", "F8", "F6", "F4"))
 
 
 def _load_transformers(folder: Path, config: ConfigFile, caps: Caps) -> Loaded:
     import torch
     from transformers import AutoConfig, AutoModelForImageClassification
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
         MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING,
@@ -95,8 +104,9 @@ def _load_transformers(folder: Path, config: ConfigFile, caps: Caps) -> Loaded:
     try:
         built = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError) as error:
-        known = isinstance(config.raw.get("model_type"), str)
-        status = Status.UNKNOWN_ARCHITECTURE if "model_type" in str(error) or known else Status.MALFORMED_CONFIG
+        named = config.raw.get("model_type")
+        unknown = not isinstance(named, str) or named not in CONFIG_MAPPING_NAMES
+        status = Status.UNKNOWN_ARCHITECTURE if unknown else Status.MALFORMED_CONFIG
         raise ModelError(status, f"model_type {config.raw.get('model_type')!r}: {error}") from error
     if type(built) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         dual = type(built) in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING

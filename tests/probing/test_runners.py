@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,7 +17,7 @@ import probing
 from probing import prober, runners
 from probing.settings import Settings
 from tests.probing.conftest import Repos, by_repo
-from workspace import Config, ProbeConfig, Workspace
+from workspace import Config, ConfigError, ProbeConfig, Workspace
 
 MORTAL = (sys.executable, str(Path(__file__).with_name("mortal_worker.py")))
 
@@ -89,3 +91,40 @@ def test_the_child_is_offline_and_knows_no_token(
         assert events.get(timeout=30)[1] == [None, "1"]
     finally:
         child.close()
+
+
+@pytest.mark.usefixtures("mortal")
+def test_each_phase_has_a_deadline(workspace: Workspace, repos: Repos) -> None:
+    repos.vit("hangs-preprocess")
+    repos.vit("hangs")
+    repos.vit("healthy", seed=1)
+    _probe(workspace, repos, deadlines={"load": 2.0, "preprocess": 1.0})
+    rows = workspace.attempts().to_pylist()
+    assert by_repo(rows, "status") == {"hangs": "timeout", "hangs-preprocess": "timeout", "healthy": "ok"}
+    assert by_repo(rows, "ended_in") == {"hangs": "load", "hangs-preprocess": "preprocess", "healthy": None}
+    assert "hung in preprocess" in by_repo(rows, "reason")["hangs-preprocess"]
+    for wrong in ({"sleep": 1.0}, {"load": 0.0}):
+        with pytest.raises(ConfigError):
+            _probe(workspace, repos, deadlines=wrong)
+
+
+def test_a_fetch_that_hangs_is_booked_and_the_others_go_on(workspace: Workspace, repos: Repos) -> None:
+    for i, name in enumerate(["hangs-1", "hangs-2", "one", "two"]):
+        repos.vit(name, seed=i)
+    repos.write_catalog(workspace)
+    over = threading.Event()
+
+    def fetch(row: Any) -> Any:
+        if row["id"].startswith("hangs"):
+            over.wait(60)
+        return repos.fetch(row)
+
+    probing.probe(workspace, fetch, progress=False, isolate=False, deadlines={"fetch": 1.0})
+    rows = workspace.attempts().to_pylist()
+    assert by_repo(rows, "status") == {"hangs-1": "timeout", "hangs-2": "timeout", "one": "ok", "two": "ok"}
+    assert by_repo(rows, "ended_in")["hangs-1"] == "fetch"
+    over.set()
+    until = time.monotonic() + 20
+    while len(repos.released) < 4 and time.monotonic() < until:
+        time.sleep(0.05)
+    assert sorted(repos.released) == ["hangs-1", "hangs-2", "one", "two"], "what comes too late is given back"
