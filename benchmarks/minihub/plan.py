@@ -20,6 +20,10 @@ MOST_OF_SLOW = 18
 MINIMUM_MODELS = 6
 """A concept is in at least so many models of the plan, for some of them will not be published."""
 
+SHORTER_FROM, SHORTER, SHORTEST = 42, 0.7, 100
+"""From this model on, steps are multiplied by the second number, down to the third: time was short. Not those of an
+EfficientNet, which would then learn nothing."""
+
 SCRATCH = {"resnet", "regnet_x", "poolformer", "bit"}
 """Families cheap enough that some of their models start from nothing."""
 GENTLE = {"vit", "swin", "focalnet", "levit"}
@@ -67,6 +71,8 @@ def _draw(number: int, family: str, chance: random.Random, keys: list[str]) -> S
     if family in GENTLE:
         rate /= 2
     size = chance.choice(SIZES) if BASES[family].resizable else SIZE
+    if number >= SHORTER_FROM and family != "efficientnet":
+        steps = max(SHORTEST, round(SHORTER * steps))
     repo = f"{chance.choice(OWNERS)}/{family.replace('_', '-')}-{count}-{number:03d}"
     kind = chance.choice(PROCESSORS)
     return Spec(number, repo, family, tuple(chance.sample(keys, count)), start, noise, steps, rate, size, kind)
