@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,8 +55,9 @@ class Writer:
             self._continue(*previous)
         self._database = database.connect(folder)
         self._start = self._written = sum(t.rows for t in self._tiles)
-        self._known = database.read_logits(self._database) if previous is not None else None
-        self.reader = sources.Reader(n, self._logits_of)
+        known = database.read_logits(self._database) if previous is not None else LOGITS.empty_table()
+        # not a method: writer and reader would keep each other, the table and open files until the collector runs
+        self.reader = sources.Reader(n, partial(_logits_of, dict(self._models), known))
 
     def add(self, path: Path) -> None:
         """Read one descriptor file."""
@@ -111,14 +113,6 @@ class Writer:
         self._reduction = Reduction.load(folder, self.n)
         self._reduction.save(self.folder)
 
-    def _logits_of(self, key: Key) -> NDArray[np.int32]:
-        """Return the logits of a model that the version before already holds."""
-        if self._known is None or key not in self._models:
-            return np.empty(0, np.int32)
-        rows = self._known.filter(pc.equal(self._known.column("model"), self._models[key]))
-        found: NDArray[np.int32] = rows.column("logit").to_numpy()
-        return found
-
     def _reopen_small_tiles(self, arriving: int) -> None:
         """Write small last tiles again together with what is new, so that many appends do not leave many tiles.
 
@@ -165,6 +159,15 @@ class Writer:
             database.write_vectors(self._database, reduced, self._written + first_new)
         self._written += len(tile)
         self._pending = [rest] if len(rest) else []
+
+
+def _logits_of(models: dict[Key, int], known: pa.Table, key: Key) -> NDArray[np.int32]:
+    """Return the logits of a model that the version before already holds."""
+    if key not in models:
+        return np.empty(0, np.int32)
+    rows = known.filter(pc.equal(known.column("model"), models[key]))
+    found: NDArray[np.int32] = rows.column("logit").to_numpy()
+    return found
 
 
 def _peaks(vectors: NDArray[np.float16]) -> NDArray[np.float32]:

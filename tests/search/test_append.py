@@ -1,6 +1,11 @@
 """Appending: the same answers as a build from nothing, for the price of what is new."""
 
+import gc
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 import search
 
@@ -65,3 +70,40 @@ def test_whole_descriptor_recall_is_measured(fresh):
     assert manifest["recall"]["similar_whole@10"] == 1.0
     assert np.isfinite(manifest["n_probes"])
     assert isinstance(summary, search.IndexSummary)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files as Linux shows them")
+def test_an_append_leaves_no_file_open(fresh):
+    """Whatever a build opens is closed when it ends, not whenever the garbage collector runs."""
+    fresh.index()
+    counts = []
+    gc.disable()
+    try:
+        for number in range(5, 9):
+            fresh.add(range(number, number + 1))
+            fresh.index()
+            counts.append(len(list(Path("/proc/self/fd").iterdir())))
+    finally:
+        gc.enable()
+    assert counts[-1] == counts[0]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads memory as Linux shows it")
+def test_memory_is_flat_while_threads_ask(fresh):
+    """Private memory after many queries is what it was after few; mapped tiles belong to the page cache."""
+    fresh.index()
+    index = fresh.open()
+
+    def ask(i):
+        return index.search("dog").where(f"likes >= {i % 3}").limit(5).to_arrow().num_rows
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(150)))
+        before = private_bytes()
+        list(pool.map(ask, range(600)))
+        assert private_bytes() < before + 8e6
+
+
+def private_bytes():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
