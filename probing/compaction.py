@@ -1,22 +1,35 @@
-"""Many small files of attempts made one, by one process, so that a workspace of 100,000 models stays quick to open.
+"""Many small files made few, by one process, so that a workspace of 100,000 models stays quick to open.
 
-Responses stay one file per model: that file is what is replaced whole when a model is run on more probes.
+A model's responses are written to a file of its own, because that is what is replaced whole when it is run again. At
+the end of a run the small ones are merged into shards; shards that hold a model to be run again are split before it is.
+Two files must never hold the same rows, and a kill must lose none: so the folder's next content is made beside it, of
+hard links and new files, and takes its place by two renames (`_exchange`). `recover` ends what a kill interrupted.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from workspace import Workspace, records
-from workspace.files import canonical_json, short_hash, table_files, write_table
+from probing import inflight, responses
+from workspace import Status, Workspace, model_file_name, records
+from workspace.files import TEMPORARY_PREFIX, canonical_json, short_hash, table_files, write_table
 
 _log = logging.getLogger(__name__)
 
 LEAST = 64
 """Files from which on compacting is worth it: one row of 38 columns takes 20 KB on its own, 0.2 KB in company."""
+
+SHARD_BYTES = 128 * 1024**2
+"""Size of a shard of responses, in bytes: half of what the Hub's viewer reads at once. Files half as large stay."""
 
 _PREFIX = "compacted-"
 _KEY = ["repo_id", "sha", "attempt"]
@@ -42,3 +55,115 @@ def compact_attempts(workspace: Workspace, *, least: int = LEAST) -> int:
             file.unlink(missing_ok=True)
     _log.info("merged %d files of attempts into %s", len(files), path.name)
     return len(files)
+
+
+def compact_responses(workspace: Workspace, probe_set: str, *, least: int = LEAST) -> int:
+    """Merge the responses of committed models into shards when at least ``least`` have small files of their own.
+
+    Returns how many were merged. Shards are named by their content and not merged again. Nothing is done while any
+    model is in flight: one process writes here.
+    """
+    folder = workspace.responses_dir(probe_set)
+    if inflight.any_running(workspace):
+        return 0
+    rows = workspace.attempts(["repo_id", "sha", "status", "probe_set"]).to_pylist()
+    done = {
+        model_file_name(r["repo_id"], r["sha"])
+        for r in rows
+        if r["status"] == Status.OK.value and r["probe_set"] == probe_set
+    }
+    small = [f for f in table_files(folder) if f.stem in done and f.stat().st_size < SHARD_BYTES // 2]
+    if len(small) < least:
+        return 0
+    with _exchange(folder) as (following, drop):
+        for group in _shards(small):
+            merged = pa.concat_tables([pq.read_table(f, schema=records.RESPONSES) for f in group])
+            digests = sorted(hashlib.sha256(f.read_bytes()).hexdigest() for f in group)
+            responses.write(following / f"{_PREFIX}{short_hash(canonical_json(digests))}.parquet", merged)
+        drop += [f.name for f in small]
+    return len(small)
+
+
+def split_responses(workspace: Workspace, probe_set: str, models: Collection[tuple[str, str]]) -> int:
+    """Give the models of every shard that holds one of ``models`` files of their own again; return how many shards."""
+    folder, wanted = workspace.responses_dir(probe_set), set(models)
+    keys = {
+        path: pq.read_table(path, columns=["repo_id", "sha"]).group_by(["repo_id", "sha"]).aggregate([]).to_pylist()
+        for path in table_files(folder)
+        if path.name.startswith(_PREFIX)
+    }
+    hit = [path for path, held in keys.items() if any((k["repo_id"], k["sha"]) in wanted for k in held)]
+    if not hit:
+        return 0
+    with _exchange(folder) as (following, drop):
+        for path in hit:
+            table = pq.read_table(path, schema=records.RESPONSES)
+            for start, end in _models(table):
+                first = table.slice(start, 1).to_pylist()[0]
+                name = f"{model_file_name(first['repo_id'], first['sha'])}.parquet"
+                responses.write(following / name, table.slice(start, end - start))
+        drop += [path.name for path in hit]
+    return len(hit)
+
+
+def recover(workspace: Workspace, probe_set: str) -> None:
+    """End or undo the exchange of the folder of responses that a kill interrupted. Call it before anything is read."""
+    folder = workspace.responses_dir(probe_set)
+    old, ready, unfinished = _beside(folder)
+    if not folder.exists():
+        for made in (ready, old):
+            if made.exists():
+                _log.warning("ending the compaction of %s that was interrupted", folder.name)
+                made.rename(folder)
+                break
+    for path in (old, ready, unfinished):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _shards(files: list[Path]) -> Iterator[list[Path]]:
+    """Yield ``files`` in groups of about `SHARD_BYTES`."""
+    group: list[Path] = []
+    for path in files:
+        group.append(path)
+        if sum(f.stat().st_size for f in group) >= SHARD_BYTES:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _models(table: pa.Table) -> Iterator[tuple[int, int]]:
+    """Yield the first row of each model of a shard, and the row after its last: a model's rows are together."""
+    starts = [i for i, logit in enumerate(table.column("logit").to_pylist()) if logit == 0]
+    yield from zip(starts, [*starts[1:], table.num_rows], strict=True)
+
+
+def _beside(folder: Path) -> tuple[Path, Path, Path]:
+    return tuple(folder.with_name(f".{what}-{folder.name}") for what in ("old", "ready", "unfinished"))  # type: ignore[return-value]
+
+
+@contextmanager
+def _exchange(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield a folder of the same files to add to, and a list for the names to leave out; it replaces ``folder`` then.
+
+    A kill between the two renames leaves no ``folder``: other verbs say that nothing was probed, and `recover` ends it.
+    """
+    old, ready, unfinished = _beside(folder)
+    unfinished.mkdir(parents=True)
+    before = {p.name for p in folder.iterdir() if not p.name.startswith(TEMPORARY_PREFIX)}
+    drop: list[str] = []
+    try:
+        for name in before:
+            os.link(folder / name, unfinished / name)
+        yield unfinished, drop
+        for name in drop:
+            (unfinished / name).unlink()
+        unfinished.rename(ready)
+        folder.rename(old)
+        ready.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    for late in old.iterdir():  # what another launch wrote meanwhile
+        if late.name not in before:
+            late.rename(folder / late.name)
+    shutil.rmtree(old)

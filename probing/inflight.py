@@ -85,6 +85,18 @@ def recover(workspace: Workspace) -> tuple[dict[tuple[str, str], int], set[tuple
     return deaths, busy
 
 
+def any_running(workspace: Workspace) -> bool:
+    """Return whether any process on this host runs a model of this workspace now, this one included."""
+    for path in workspace.attempts_dir.glob(f"{PREFIX}*.json"):
+        try:
+            mark = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # gone meanwhile, or damaged: no sign of life
+            continue
+        if mark.get("pid") is not None and (mark["pid"] == os.getpid() or _alive(mark)):
+            return True
+    return False
+
+
 def _sweep(workspace: Workspace) -> None:
     """Delete temporary files of dead processes."""
     for folder in (workspace.attempts_dir, workspace.root / "responses", workspace.cache_dir / "inputs"):

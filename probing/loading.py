@@ -95,7 +95,7 @@ def _is_packed(tensor: Any) -> bool:
 def _load_transformers(folder: Path, config: ConfigFile, caps: Caps) -> Loaded:
     import torch
     from transformers import AutoConfig, AutoModelForImageClassification
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto import configuration_auto
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
         MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING,
@@ -104,8 +104,8 @@ def _load_transformers(folder: Path, config: ConfigFile, caps: Caps) -> Loaded:
     try:
         built = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError) as error:
-        named = config.raw.get("model_type")
-        unknown = not isinstance(named, str) or named not in CONFIG_MAPPING_NAMES
+        named, known = config.raw.get("model_type"), cast("Any", configuration_auto).CONFIG_MAPPING_NAMES
+        unknown = not isinstance(named, str) or named not in known
         status = Status.UNKNOWN_ARCHITECTURE if unknown else Status.MALFORMED_CONFIG
         raise ModelError(status, f"model_type {config.raw.get('model_type')!r}: {error}") from error
     if type(built) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:

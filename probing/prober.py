@@ -12,7 +12,7 @@ from typing import Any
 
 from probing import attempts, inflight, plan, subset
 from probing.attempts import Attempt
-from probing.compaction import compact_attempts
+from probing.compaction import compact_attempts, compact_responses, recover, split_responses
 from probing.fetching import Fetching, Taken
 from probing.group import Group
 from probing.plan import Task
@@ -112,6 +112,7 @@ def probe(
     )
     if group.is_first:
         compact_attempts(workspace)
+        compact_responses(workspace, probe_set)
         write_manifest(workspace, summary, started_at, asdict(settings) | {"isolate": isolate, "limit": limit})
     group.leave()
     return summary
@@ -130,6 +131,7 @@ def _tasks(
     """Return the queue, the same for all processes; the first one makes it and books what is skipped."""
     made: list[list[Any]] | None = None
     if group.is_first:
+        recover(workspace, probe_set)
         todo = plan.make(
             workspace,
             probe_set,
@@ -141,6 +143,7 @@ def _tasks(
         )
         if todo.skip:
             write_table(workspace.attempts_dir / f"skipped-{common['run_id']}.parquet", attempts.table(todo.skip))
+        split_responses(workspace, probe_set, {(t.repo_id, t.sha) for t in todo.tasks})
         made = [[t.repo_id, t.sha, t.number, t.deaths] for t in todo.tasks]
     return [Task(*task) for task in group.share("tasks", made)]
 

@@ -163,7 +163,8 @@ def _lists(z: npt.NDArray[np.float16], null: npt.NDArray[np.bool_]) -> pa.ListAr
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(kept.reshape(-1)), mask=mask)
 
 
-def write(path: Path, rows: pa.Table, probes: int) -> int:
+def write(path: Path, rows: pa.Table) -> int:
     """Write ``rows`` to ``path`` atomically, in row groups of about `ROW_GROUP_BYTES`; return the size in bytes."""
-    write_table(path, rows, row_group_rows=max(1, ROW_GROUP_BYTES // (2 * max(probes, 1))))
+    per_row = max(1, rows.column("response").nbytes // max(1, rows.num_rows))
+    write_table(path, rows, row_group_rows=max(1, ROW_GROUP_BYTES // per_row))
     return path.stat().st_size

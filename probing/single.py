@@ -175,7 +175,7 @@ def store(
         table = responses.table(fields["repo_id"], fields["sha"], raw, ids, labels, share.random_ids)
         fields["num_excluded"] = table.num_rows - table.column("excluded").null_count
         fields["probes_run"] = len(ids)
-        responses.write(workspace.responses_dir(settings.probe_set) / f"{attempt.stem}.parquet", table, len(ids))
+        responses.write(workspace.responses_dir(settings.probe_set) / f"{attempt.stem}.parquet", table)
     fields["peak_memory_bytes"] = peak_memory(settings.device)
 
 

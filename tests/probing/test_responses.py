@@ -77,7 +77,7 @@ def test_files_are_equal_for_equal_outputs_and_read_back(tmp_path: Path) -> None
     raw = _raw()
     for name in "ab":
         table = responses.table("a/b", "c" * 40, raw, np.arange(len(raw)), None)
-        responses.write(tmp_path / f"{name}.parquet", table, len(raw))
+        responses.write(tmp_path / f"{name}.parquet", table)
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     assert pq.read_schema(tmp_path / "a.parquet").equals(records.RESPONSES)
     earlier = responses.read_earlier(tmp_path / "a.parquet")
