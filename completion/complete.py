@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from completion.passthrough import Model, full_descriptors, models_of
-from workspace import MissingStepError, Workspace, WorkspaceError
-from workspace.files import canonical_json, check_version, table_files, write_table
-from workspace.records import RESPONSES, descriptors
+from completion.gallery import Known, Model, overview
+from completion.settings import Settings, least_probes
+from completion.training import Trained, train
+from completion.writing import describe, drop_orphans, found_unchanged
+from workspace import MissingStepError, Workspace
+from workspace.files import table_files
 from workspace.runs import new_run_id, now, versions
 
 _LOG = logging.getLogger(__name__)
-_SOURCE = b"hubprobe.responses_sha256"
-_COUNTS = b"hubprobe.counts"
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,12 @@ class CompleteSummary:
         models: models that have descriptors now.
         logits: their searchable logits.
         excluded: logits left out because they were constant or not finite.
-        partial: models not run on every probe, which have no descriptors yet.
+        partial: models not run on every probe: completed or refused.
+        completed: those of them that were completed.
+        refused: those that were not, and have no descriptors; the log and the run's manifest say why.
         unchanged: files of responses whose descriptors were already there.
+        rank: rank of the factors; 0 without.
+        r2: share of the squared responses, hidden from the fit, that it predicted; empty when nothing was fitted.
         run_id: name of the manifest in ``runs/``; empty for a dry run.
     """
 
@@ -40,48 +42,90 @@ class CompleteSummary:
     logits: int
     excluded: int
     partial: int
+    completed: int
+    refused: int
     unchanged: int
-    run_id: str
+    rank: int = 0
+    r2: float | str = ""
+    run_id: str = ""
 
 
-def complete(workspace: Workspace, *, dry_run: bool = False, progress: bool = True) -> CompleteSummary:
+@dataclass
+class _Scan:
+    """What lies in ``responses/``, before any response is read."""
+
+    models: dict[Path, list[Known]] = field(default_factory=dict)
+    digests: dict[Path, str] = field(default_factory=dict)
+
+    @property
+    def known(self) -> list[Known]:
+        return [known for models in self.models.values() for known in models]
+
+
+def complete(
+    workspace: Workspace, settings: Settings | None = None, *, dry_run: bool = False, progress: bool = True
+) -> CompleteSummary:
     """Write ``descriptors/<probe_set>/`` from ``responses/<probe_set>/``, one file for each file of responses.
 
-    A model that was run on every probe passes through bit-equal. Only committed models count: those whose last
-    attempt is ``ok``. Files whose responses have not changed are not written again.
+    A model that was run on every probe passes through bit-equal. One that was not is completed by factors fitted to
+    the gallery, which are kept in ``factors/`` and fitted anew when the gallery has changed enough. Only committed
+    models count: those whose last attempt is ``ok``. Files whose responses and factors have not changed are not
+    written again.
+
+    Args:
+        workspace: has responses.
+        settings: how to fit; the defaults when None.
+        dry_run: count what would be written; fit and write nothing.
+        progress: show progress bars on stderr.
 
     Raises `MissingStepError` when nothing was probed, `WorkspaceError` for a damaged file of responses.
     """
-    started = now()
+    started, settings = now(), settings or Settings()
     probe_set = workspace.probe_set
     n_probes = len(workspace.probes(["probe_id"]))
     sources = table_files(workspace.responses_dir(probe_set))
     if not sources:
         raise MissingStepError("responses", "probe")
-    committed = _committed(workspace, probe_set)
+    scan = _scan(sources, _committed(workspace, probe_set), progress)
+    refused = _refused(scan.known, n_probes, settings)
+    trained = train(workspace, scan.known, refused, sources, n_probes, settings, dry_run=dry_run, progress=progress)
+    if trained.reason:
+        few = {known.key: trained.reason for known in scan.known if known.observed < n_probes}
+        refused = {**few, **refused}
     folder = workspace.descriptors_dir(probe_set)
-    counts = {"models": 0, "logits": 0, "excluded": 0, "partial": 0, "unchanged": 0}
+    counts: Counter[str] = Counter()
     for source in tqdm(sources, desc="complete", unit="file", disable=None if progress else True):
+        digest = _depends_on(scan, source, n_probes, trained, refused)
         target = folder / source.name
-        digest = _digest(source, committed)
-        found = _unchanged(target, digest)
-        if found is not None:
-            counts["unchanged"] += 1
-        else:
-            table, found = _describe(source, committed, n_probes)
-            if not dry_run:
-                note = {_SOURCE: digest, _COUNTS: canonical_json(found).encode()}
-                write_table(target, table.replace_schema_metadata({**(table.schema.metadata or {}), **note}))
-        for name, value in found.items():
-            counts[name] += value
-    if not dry_run:
-        _drop_orphans(folder, {s.name for s in sources})
-    run_id = "" if dry_run else new_run_id("complete")
-    summary = CompleteSummary(**counts, run_id=run_id)
-    if not dry_run:
-        times = {"started_at": started.isoformat(), "finished_at": now().isoformat()}
-        content = {"verb": "complete", **times, "probe_set": probe_set, "counts": asdict(summary)}
-        workspace.manifest(run_id, {**content, "versions": versions()})
+        found = found_unchanged(target, digest)
+        counts["unchanged"] += found is not None
+        if found is None:
+            writes = not dry_run
+            found = describe(
+                source, target if writes else None, scan.models[source], trained.factors, n_probes,
+                refused=set(refused), digest=digest, device=settings.chosen_device(),
+            )  # fmt: skip
+        counts.update(found)
+    for key, reason in refused.items():
+        _LOG.warning("%s is refused: %s", key[0], reason)
+    names = ("models", "logits", "excluded", "partial", "completed", "refused", "unchanged")
+    said: dict[str, Any] = {name: counts[name] for name in names}
+    said |= {"rank": trained.factors.rank if trained.factors else 0, "r2": trained.r2}
+    if dry_run:
+        return CompleteSummary(**said)
+    drop_orphans(folder, {s.name for s in sources})
+    summary = CompleteSummary(**said, run_id=new_run_id("complete"))
+    times = {"started_at": started.isoformat(), "finished_at": now().isoformat()}
+    listed = [{"repo_id": key[0], "sha": key[1], "reason": reason} for key, reason in sorted(refused.items())]
+    content: dict[str, object] = {
+        "verb": "complete",
+        **times,
+        "probe_set": probe_set,
+        "counts": asdict(summary),
+        "refused": listed,
+    }
+    content |= {"settings": asdict(settings), "fit": trained.diagnostics, "versions": versions()}
+    workspace.manifest(summary.run_id, content)
     return summary
 
 
@@ -90,56 +134,27 @@ def _committed(workspace: Workspace, probe_set: str) -> set[Model]:
     return {(a["repo_id"], a["sha"]) for a in attempts if a["status"] == "ok" and a["probe_set"] == probe_set}
 
 
-def _describe(source: Path, committed: set[Model], n_probes: int) -> tuple[pa.Table, dict[str, int]]:
-    check_version(source)
-    counts = {"models": 0, "logits": 0, "excluded": 0, "partial": 0}
-    done: list[pa.Table] = []
-    try:
-        for model in models_of(pq.read_table(source, schema=RESPONSES)):
-            if model.key not in committed:
-                continue  # renamed into place by a process that was killed before its attempt row
-            if len(model.probe_ids) < n_probes:
-                counts["partial"] += 1
-                _LOG.warning("%s was run on %d of %d probes", model.key[0], len(model.probe_ids), n_probes)
-                continue
-            table = full_descriptors(model, n_probes)
-            counts["models"] += 1
-            counts["logits"] += table.num_rows
-            counts["excluded"] += model.rows.num_rows - table.num_rows
-            done.append(table)
-    except (pa.ArrowInvalid, OSError, ValueError) as error:
-        raise WorkspaceError(f"{source} is damaged ({error}): delete it and run 'hubprobe probe' again") from error
-    return pa.concat_tables(done) if done else descriptors(n_probes).empty_table(), counts
+def _scan(sources: list[Path], committed: set[Model], progress: bool) -> _Scan:
+    scan = _Scan()
+    for source in tqdm(sources, desc="scan", unit="file", disable=None if progress else True):
+        scan.models[source], scan.digests[source] = overview(source, committed)
+    return scan
 
 
-def _digest(source: Path, committed: set[Model]) -> bytes:
-    """Return what the descriptors of ``source`` depend on: its bytes, and which of its models are committed."""
-    keys = pq.read_table(source, columns=["repo_id", "sha"]).group_by(["repo_id", "sha"]).aggregate([]).to_pylist()
-    live = sorted((k["repo_id"], k["sha"]) for k in keys if (k["repo_id"], k["sha"]) in committed)
-    with source.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _sha256(file.read())
-    digest.update(repr(live).encode())
-    return digest.hexdigest().encode()
+def _refused(known: list[Known], n_probes: int, settings: Settings) -> dict[Model, str]:
+    """Return the models run on too few probes for what a completion would add, and why."""
+    least = least_probes(n_probes, settings)
+    return {
+        m.key: f"it was run on {m.observed} of {n_probes} probes, completing takes {least}: probe it on more"
+        for m in known
+        if m.observed < min(least, n_probes)
+    }
 
 
-def _sha256(content: bytes) -> hashlib._Hash:
-    return hashlib.sha256(content)  # Python 3.10 has no file_digest
-
-
-def _unchanged(target: Path, digest: bytes) -> dict[str, int] | None:
-    """Return the counts kept in ``target`` when it was made from the same responses, else None."""
-    if not target.exists():
-        return None
-    check_version(target)
-    metadata = pq.read_schema(target).metadata or {}
-    if metadata.get(_SOURCE) != digest:
-        return None
-    counts: dict[str, int] = json.loads(metadata[_COUNTS])
-    return counts
-
-
-def _drop_orphans(folder: Path, alive: set[str]) -> None:
-    """Delete descriptors whose responses were compacted into another file or withdrawn."""
-    for path in table_files(folder):
-        if path.name not in alive:
-            path.unlink()
+def _depends_on(scan: _Scan, source: Path, n_probes: int, trained: Trained, refused: dict[Model, str]) -> str:
+    """Return what the descriptors of ``source`` depend on: its content and, where a model is partial, the factors."""
+    partial = [known for known in scan.models[source] if known.observed < n_probes]
+    if not partial:
+        return scan.digests[source]
+    gone = sum(known.key in refused for known in partial)
+    return f"{scan.digests[source]}:{trained.digest}:{gone}"

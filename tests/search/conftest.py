@@ -110,6 +110,7 @@ def write_descriptors(workspace: Workspace, rows: list[dict], n: int, name: str)
     columns = {key: [r[key] for r in rows] for key in ("repo_id", "sha", "logit", "label", "mean", "std", "variance")}
     columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), n)
     columns["observed"] = [r.get("observed") for r in rows]
+    columns["deviation"] = [r.get("deviation") for r in rows]
     table = pa.table({f: columns[f] for f in records.descriptors(n).names}, schema=records.descriptors(n))
     write_table(workspace.descriptors_dir(PROBE_SET) / f"{name}.parquet", table)
 

@@ -1,0 +1,65 @@
+"""How `complete` fits: one field for each option of the command line."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from completion.methods import Method
+from workspace import ConfigError
+
+LEAST_PROBES = 32
+"""Probes a model must have been run on to be completed; see docs/complete.md for what fewer give."""
+LEAST_SHARE = 0.015
+"""The same as a share of all probes."""
+LEAST_MODELS = 2
+"""Models a fit needs: one alone says nothing about the probes it was not run on."""
+LEAST_LOGITS = 32
+"""Searchable logits a fit needs."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of `complete`.
+
+    Attributes:
+        method: em, or a baseline: mean, soft-impute, anchors.
+        rank: latent dimensions; chosen on hidden responses when None.
+        ridge: multiple of the prior precision that is learned for each column of the basis.
+        iterations: passes of EM at most.
+        device: cpu, cuda ...; the best there is when empty.
+        refit: fit anew although the gallery has hardly changed.
+        seed: of the start.
+    """
+
+    method: Method = "em"
+    rank: int | None = None
+    ridge: float = 1.0
+    iterations: int = 8
+    device: str = ""
+    refit: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rank is not None and self.rank < 1:
+            raise ConfigError(f"rank must be at least 1, not {self.rank}")
+        if self.ridge <= 0:
+            raise ConfigError(f"ridge must be above 0, not {self.ridge}")
+        if self.iterations < 0:
+            raise ConfigError(f"iterations must be at least 0, not {self.iterations}")
+
+    def chosen_device(self) -> str:
+        """Return the device to compute on."""
+        import torch
+
+        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+    def fit_key(self) -> str:
+        """Return what makes two fits to one gallery the same."""
+        return f"{self.method}:{self.rank}:{self.ridge}:{self.iterations}:{self.seed}"
+
+
+def least_probes(n: int, settings: Settings) -> int:
+    """Return how many of ``n`` probes a model must have been run on to be completed."""
+    del settings
+    return max(LEAST_PROBES, math.ceil(LEAST_SHARE * n))
