@@ -85,24 +85,26 @@ def write_workspace(root: Path, world: World, first_model: int, rows: int) -> Wo
     schema = records.descriptors(n)
     for start, count in file_starts(rows):
         first = first_model + start
-        vectors = world.models(first, count)
         rng = np.random.default_rng([world.seed, 3, first])
         names = [(f"owner{m % 997}/model-{m:07d}", f"{m:040x}") for m in range(first, first + count)]
         size = count * LOGITS_PER_MODEL
-        columns = {
-            "repo_id": [repo for repo, _ in names for _ in range(LOGITS_PER_MODEL)],
-            "sha": [sha for _, sha in names for _ in range(LOGITS_PER_MODEL)],
-            "logit": pa.array(np.tile(np.arange(LOGITS_PER_MODEL, dtype=np.int32), count)),
-            "label": [f"concept {i}" for i in rng.integers(0, CONCEPTS, size)],
-            "mean": np.zeros(size, np.float32),
-            "std": rng.random(size, np.float32),
-            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), n),
-            "observed": pa.nulls(size, pa.binary()),
-            "deviation": pa.nulls(size, pa.list_(pa.float16())),
-            "variance": np.zeros(size, np.float32),
-        }
-        name = f"{first:09d}.parquet"
-        write_table(workspace.descriptors_dir(PROBE_SET) / name, pa.table(columns, schema=schema))
+        labels = [f"concept {i}" for i in rng.integers(0, CONCEPTS, size)]
+        stds = rng.random(size, np.float32)
+        path = workspace.descriptors_dir(PROBE_SET) / f"{first:09d}.parquet"
+        if not path.exists():  # a run that was stopped goes on here
+            vectors = world.models(first, count)
+            columns = {
+                "repo_id": [repo for repo, _ in names for _ in range(LOGITS_PER_MODEL)],
+                "sha": [sha for _, sha in names for _ in range(LOGITS_PER_MODEL)],
+                "logit": pa.array(np.tile(np.arange(LOGITS_PER_MODEL, dtype=np.int32), count)),
+                "label": labels,
+                "mean": np.zeros(size, np.float32),
+                "std": stds,
+                "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), n),
+                "observed": pa.nulls(size, pa.binary()),
+                "variance": np.zeros(size, np.float32),
+            }
+            write_table(path, pa.table(columns, schema=schema))
         downloads = rng.integers(0, 10_000, count)
         for (repo, sha), popular in zip(names, downloads.tolist(), strict=True):
             catalog.append(
