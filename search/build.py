@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from search import layout, sources
-from search.embeddings import embed_probes
+from search.bridge_fit import build as build_bridge
+from search.calibration import Calibration, calibrate
+from search.embeddings import cache, cached_texts, embed_probes, read_embeddings
 from search.encoders import Encoder, load_encoder
+from search.gallery import Gallery
 from search.info import checksums
 from search.layout import folder_bytes
 from search.neighbours import measured_recall
@@ -67,8 +71,8 @@ def index(
 
     Args:
         workspace: where everything is read and ``index/`` is written.
-        encoder: ``clip:<repo>``, ``clip:<folder>``, an `Encoder`, or ``none`` for an index without text and image
-            queries; the configuration's when None.
+        encoder: ``clip:<repo>``, ``captions:<repo>``, a folder in place of the repo, an `Encoder`, or ``none`` for an
+            index without text and image queries; the configuration's when None.
         token: for fetching the encoder from the Hub.
         rebuild: read every descriptor again.
         progress: draw progress bars on stderr.
@@ -80,7 +84,10 @@ def index(
     files = sources.descriptor_files(workspace)
     with layout.writing(workspace):
         layout.remove_unused(workspace)
-        embedded = _embedded(workspace, encoder, token, progress)
+        chosen = _encoder(workspace, encoder, token)
+        embedded = embed_probes(workspace, chosen, progress=progress) if chosen else None
+        seeing = _image_encoder(workspace, token) if chosen else None
+        pictures = embed_probes(workspace, seeing, progress=progress) if seeing else None
         entries = [sources.Source.of(path) for path in files]
         n = sources.n_probes(files[0])
         previous = None if rebuild else _appendable(workspace, n, entries)
@@ -92,7 +99,10 @@ def index(
             writer.add(path)
         content = writer.finish()
         content |= {"version": version, "sources": [asdict(s) for s in entries], "encoder": embedded}
+        content |= {"image_encoder": pictures}
         content["recall"] = previous[1]["recall"] if previous else measured_recall(folder, content)
+        if chosen and embedded and content["logits"]:
+            _texts(workspace, folder, content, chosen, previous, progress)
         content["files"] = checksums(folder, {entry[0]: entry for entry in previous[1]["files"]} if previous else {})
         write_json(folder / "manifest.json", content)
         layout.publish(workspace, version)
@@ -117,11 +127,36 @@ def _appendable(workspace: Workspace, n: int, entries: list[sources.Source]) -> 
     return (folder, content) if same and unchanged else None
 
 
-def _embedded(
-    workspace: Workspace, encoder: str | Encoder | None, token: str | None, progress: bool
-) -> dict[str, Any] | None:
+def _encoder(workspace: Workspace, encoder: str | Encoder | None, token: str | None) -> Encoder | None:
     if encoder == "none":
         return None
-    if not isinstance(encoder, Encoder):
-        encoder = load_encoder(workspace, encoder or workspace.config.search.encoder, token=token)
-    return embed_probes(workspace, encoder, progress=progress)
+    if isinstance(encoder, Encoder):
+        return encoder
+    return load_encoder(workspace, encoder or workspace.config.search.encoder, token=token)
+
+
+def _image_encoder(workspace: Workspace, token: str | None) -> Encoder | None:
+    name = workspace.config.search.image_encoder
+    return load_encoder(workspace, name, token=token) if name else None
+
+
+def _texts(
+    workspace: Workspace,
+    folder: Path,
+    content: dict[str, Any],
+    encoder: Encoder,
+    previous: tuple[Path, dict[str, Any]] | None,
+    progress: bool,
+) -> None:
+    """Write what text queries need into a version's folder: the calibration and the label bridge."""
+    gallery = Gallery(folder, content)
+    kept = cache(workspace)
+    probes = read_embeddings(kept / content["encoder"]["file"])
+    older = Calibration.load(previous[0]) if previous else None
+    found = calibrate(gallery, encoder, probes, kept, previous=older, progress=progress)
+    found.save(folder)
+    embed = partial(cached_texts, encoder, folder=kept, what="labels", progress=progress)
+    bridge = build_bridge(gallery, embed, probes, found)
+    if bridge is not None:
+        bridge.save(folder)
+    content["labels"] = 0 if bridge is None else int(bridge.trust.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ class Descriptor:
         kind: ``text``, ``image``, ``logit`` or ``vector``.
         model: ``(repo_id, sha)`` of the model a logit query comes from, else None.
         logit: index of that logit, else None.
+        sides: what else is known to look for, by where it comes from: float32 ``[n_probes]``, not negative, the
+            zero-shot side of length 1. Texts and images have some; `search.scoring.bridged` adds them up.
     """
 
     vector: NDArray[np.float32] = field(repr=False)
@@ -34,6 +37,7 @@ class Descriptor:
     kind: str = "vector"
     model: tuple[str, str] | None = None
     logit: int | None = None
+    sides: Mapping[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_raw(cls, raw: Any, *, about: str = "", kind: str = "vector") -> Descriptor:

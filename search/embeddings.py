@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from search.encoders import TEMPLATES, Encoder
+from search.encoders import TEMPLATES, Encoder, text_embeddings
 from search.images import over_white
 from workspace import Workspace, WorkspaceError
-from workspace.files import replacing, short_hash
+from workspace.files import canonical_json, replacing, short_hash
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,16 +33,14 @@ def embed_probes(
     from safetensors.numpy import save_file
 
     key = short_hash(f"{encoder.name}\n{encoder.commit}\n{workspace.probe_set}")
-    path = workspace.index_dir / "encoders" / f"{key}.safetensors"
+    path = cache(workspace) / f"{key}.safetensors"
+    captions = getattr(encoder, "of_captions", False)
+    if captions:
+        templates = ("{}",)  # a caption has no prompt around it either
     if not path.exists():
-        rows = []
-        count = workspace.probes(["probe_id"]).num_rows
-        with tqdm(total=count, desc="embed probes", unit="probe", disable=not progress) as bar:
-            for images in _image_batches(workspace):
-                rows.append(encoder.encode_images(images))
-                bar.update(len(images))
+        rows = _caption_rows(workspace, encoder) if captions else _image_rows(workspace, encoder, progress)
         with replacing(path) as temporary:
-            save_file({"probes": np.concatenate(rows)}, temporary, metadata={"encoder": encoder.name})
+            save_file({"probes": rows}, temporary, metadata={"encoder": encoder.name})
     dim = int(read_embeddings(path).shape[1])
     about = {"name": encoder.name, "commit": encoder.commit, "dim": dim}
     return {**about, "templates": list(templates), "file": path.name}
@@ -64,6 +63,67 @@ def decode(data: bytes) -> Image:
     from PIL import Image
 
     return over_white(Image.open(io.BytesIO(data)))
+
+
+def cache(workspace: Workspace) -> Path:
+    """Return the folder of kept embeddings."""
+    return workspace.index_dir / "encoders"
+
+
+def cached_texts(
+    encoder: Encoder, texts: Sequence[str], folder: Path, what: str, *, templates: Sequence[str] = TEMPLATES,
+    progress: bool = True,
+) -> NDArray[np.float32]:  # fmt: skip
+    """Return the prompt ensemble's embedding of each text, float32 ``[texts, dim]``, kept in ``folder`` as ``what``.
+
+    Texts that were embedded before, by the same encoder at the same commit, are read from there.
+    """
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    if getattr(encoder, "of_captions", False):
+        templates = ("{}",)
+    path = folder / f"{what}-{short_hash(canonical_json([encoder.name, encoder.commit, *templates]))}.safetensors"
+    known: dict[str, NDArray[np.float32]] = {}
+    if path.exists():
+        with safe_open(path, framework="numpy") as file:
+            known = dict(zip(json.loads(file.metadata()["texts"]), file.get_tensor("rows"), strict=True))
+    new = [text for text in dict.fromkeys(texts) if text not in known]
+    if new:
+        with tqdm(total=len(new), desc=f"embed {what}", unit="text", disable=not progress, leave=False) as bar:
+            for start in range(0, len(new), 256):
+                some = new[start : start + 256]
+                known.update(zip(some, text_embeddings(encoder, some, templates), strict=True))
+                bar.update(len(some))
+        kept = {text: known[text] for text in sorted(set(texts))}
+        with replacing(path) as temporary:
+            save_file({"rows": np.stack(list(kept.values()))}, temporary, metadata={"texts": json.dumps(list(kept))})
+    return np.stack([known[text] for text in texts])
+
+
+def _caption_rows(workspace: Workspace, encoder: Encoder) -> NDArray[np.float32]:
+    """Return a row per probe; one without a caption is zero: it is like no text."""
+    captions = workspace.probes(["caption"]).column("caption").to_pylist()
+    told = [i for i, caption in enumerate(captions) if caption and caption.strip()]
+    if not told:
+        raise WorkspaceError(
+            f"the probes have no captions, which {encoder.name} needs: choose a clip: encoder, "
+            "or build the probes with --caption-column"
+        )
+    found = encoder.encode_texts([captions[i] for i in told])
+    rows = np.zeros((len(captions), found.shape[1]), np.float32)
+    rows[told] = found
+    return rows
+
+
+def _image_rows(workspace: Workspace, encoder: Encoder, progress: bool) -> NDArray[np.float32]:
+    rows = []
+    count = workspace.probes(["probe_id"]).num_rows
+    with tqdm(total=count, desc="embed probes", unit="probe", disable=not progress) as bar:
+        for images in _image_batches(workspace):
+            rows.append(encoder.encode_images(images))
+            bar.update(len(images))
+    return np.concatenate(rows)
 
 
 def _image_batches(workspace: Workspace) -> Iterator[list[Image]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
+from search.bridge_fit import NAMED
 from search.descriptor import Descriptor
 from search.encoders import Encoder
 from search.reader import Index
@@ -28,7 +29,8 @@ class Evaluation:
     """What `evaluate` measured.
 
     Attributes:
-        table: one row per task and scoring: ``task`` (``text`` or ``logit``), ``scoring``, ``k`` (probes compared),
+        table: one row per task and scoring: ``task`` (``text``; ``text, unlabelled``: the same among models without
+            honest labels, where no label search could help; ``logit``), ``scoring``, ``k`` (probes compared),
             ``queries``, ``top1`` with ``top1_low`` and ``top1_high`` (95 % bootstrap interval), the same for ``top5``
             and ``top10``, ``mrr`` (mean reciprocal rank of the first right logit), and ``chance`` (top-1 of a random
             order). Shares are between 0 and 1.
@@ -54,7 +56,7 @@ def evaluate(
     workspace: Workspace,
     truth: Mapping[str, Any],
     *,
-    scorings: Sequence[str] = ("probelog", "strong", "full", "unnormalised"),
+    scorings: Sequence[str] = ("bridged", "contrastive", "strong", "probelog", "full", "unnormalised"),
     k: int | None = None,
     max_logit_queries: int = 500,
     seed: int = 0,
@@ -71,7 +73,7 @@ def evaluate(
         workspace: whose index is asked.
         truth: ``{"concepts": {key: {"name": str, ...}}, "models": {repo_id: {"logits": [key or None, ...]}}}``.
         scorings: names in `search.SCORINGS`.
-        k: probes compared; the configuration's when None.
+        k: probes compared; the configuration's, else each scoring's own, when None.
         max_logit_queries: larger sets of logit queries are sampled down to this many, without replacement.
         seed: of the sample and of the bootstrap.
         encoder: see `search.open`.
@@ -82,7 +84,7 @@ def evaluate(
     """
     index = open_index(workspace, encoder=encoder, token=token)
     concepts, names = _concepts(index, truth)
-    k = workspace.config.search.k if k is None else k
+    k = (workspace.config.search.k or None) if k is None else k
     rng = np.random.default_rng(seed)
     texts = sorted({c for c in concepts.tolist() if c >= 0})
     carriers = [set(index.gallery.model_of[concepts == c].tolist()) for c in range(len(names))]
@@ -91,13 +93,23 @@ def evaluate(
         asked = sorted(rng.choice(asked, max_logit_queries, replace=False).tolist())
     rows: list[dict[str, Any]] = []
     ranks: list[dict[str, Any]] = []
-    for task, queries in (("text", _texts(index, texts, names)), ("logit", _logits(index, asked, concepts))):
+    honest = np.array([q == NAMED for q in index.gallery.models.column("label_quality").to_pylist()], bool)
+    blind = ~honest[index.gallery.model_of]
+    unnamed = [c for c in texts if blind[concepts == c].any()] if honest.any() else []
+    tasks = (
+        ("text", _texts(index, texts, names, None)),
+        ("text, unlabelled", _texts(index, unnamed, names, blind)),
+        ("logit", _logits(index, asked, concepts)),
+    )
+    for task, queries in tasks:
         batch = list(tqdm(queries, desc=f"{task} queries", disable=not progress, leave=False))
         for scoring in scorings if batch else ():
             found, chance = [], []
-            for descriptor, concept, own in tqdm(batch, desc=f"{task} {scoring}", disable=not progress, leave=False):
+            for descriptor, concept, allowed in tqdm(
+                batch, desc=f"{task} {scoring}", disable=not progress, leave=False
+            ):
                 comparison = index.gallery.compile(descriptor, scoring, k)
-                rank, share = _first(index, index.gallery.distances(comparison), concepts == concept, own)
+                rank, share = _first(index.gallery.distances(comparison), concepts == concept, allowed)
                 found.append(rank)
                 chance.append(share)
                 about = {"query": descriptor.about, "concept": names[concept], "rank": rank}
@@ -131,24 +143,32 @@ def _concepts(index: Index, truth: Mapping[str, Any]) -> tuple[NDArray[np.int64]
     return found, names
 
 
-def _texts(index: Index, concepts: Sequence[int], names: Sequence[str]) -> Iterator[tuple[Descriptor, int, int | None]]:
+Asked: TypeAlias = "tuple[Descriptor, int, NDArray[np.bool_] | None]"
+"""A query, the concept that is right, and which logits may be found."""
+
+
+def _texts(
+    index: Index, concepts: Sequence[int], names: Sequence[str], allowed: NDArray[np.bool_] | None
+) -> Iterator[Asked]:
     index.prepare([names[concept] for concept in concepts])
     for concept in concepts:
-        yield index.descriptor(names[concept]), concept, None
+        yield index.descriptor(names[concept]), concept, allowed
 
 
-def _logits(
-    index: Index, rows: Sequence[int], concepts: NDArray[np.int64]
-) -> Iterator[tuple[Descriptor, int, int | None]]:
+def _logits(index: Index, rows: Sequence[int], concepts: NDArray[np.int64]) -> Iterator[Asked]:
     for row, (repo_id, sha, logit) in zip(rows, index.gallery.keys(np.array(rows, np.int64)), strict=True):
-        yield index.logit(repo_id, logit, sha=sha), int(concepts[row]), int(index.gallery.model_of[row])
+        yield (
+            index.logit(repo_id, logit, sha=sha),
+            int(concepts[row]),
+            index.gallery.model_of != index.gallery.model_of[row],
+        )
 
 
 def _first(
-    index: Index, distances: NDArray[np.float64], right: NDArray[np.bool_], own: int | None
+    distances: NDArray[np.float64], right: NDArray[np.bool_], allowed: NDArray[np.bool_] | None
 ) -> tuple[int, float]:
     """Return the rank of the nearest right logit, and the share of right ones: top-1 of a random order."""
-    allowed = np.ones(distances.size, bool) if own is None else index.gallery.model_of != own
+    allowed = np.ones(distances.size, bool) if allowed is None else allowed
     best = distances[right & allowed].min()
     return 1 + int((distances[allowed & ~right] < best).sum()), float((right & allowed).sum() / allowed.sum())
 

@@ -13,11 +13,14 @@ import numpy as np
 import pyarrow as pa
 
 from search import database, filters
+from search.bridge import Bridge
+from search.calibration import Calibration
+from search.contrast import strengths
 from search.descriptor import Descriptor
 from search.finder import Finder, Found, Mask, Rows
 from search.kernels import HALF
 from search.scan import CpuScanner, Scanner
-from search.scoring import Comparison, compile_query, score_of
+from search.scoring import CALIBRATED, Comparison, compile_query, score_of
 from search.tiles import Tile, TileInfo
 from workspace import QueryError, WorkspaceError
 
@@ -83,13 +86,33 @@ class Gallery(Finder):
         peak = np.maximum(self.logits.column("peak").to_numpy(), np.float32(1e-6))
         return -1.0 / peak, np.ones(len(self), np.float32)
 
-    def compile(self, query: Descriptor, scoring: str, k: int) -> Comparison:
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """The bank's columns; None for an index without text queries."""
+        return Calibration.load(self.folder)
+
+    @cached_property
+    def bridge(self) -> Bridge | None:
+        """The honest labels; None for an index without any, or without text queries."""
+        return Bridge.load(self.folder)
+
+    @cached_property
+    def _shifted(self) -> NDArray[np.float32]:
+        return 1.0 + self.calibration.hubness if self.calibration is not None else self._strong[1]
+
+    def compile(self, query: Descriptor, scoring: str, k: int | None = None) -> Comparison:
         """Return the comparison of ``query`` under a scoring; raises `QueryError` for an unknown one or k < 1."""
         comparison = compile_query(query, scoring, k)
         if not comparison.positive:
             return comparison
         scale, shift = self._strong
-        return replace(comparison, scale=scale, shift=shift)
+        return replace(comparison, scale=scale, shift=self._shifted if scoring in CALIBRATED else shift)
+
+    def parts(self, query: Descriptor, rows: Rows) -> dict[str, NDArray[np.float64]]:
+        """Return what each side of ``query`` adds to the score of ``rows``, float64 ``[rows]``, before calibration."""
+        strong = strengths(self.vectors(rows)).astype(np.float64)
+        total = np.linalg.norm(np.sum(list(query.sides.values()), axis=0)) if query.sides else 1.0
+        return {name: strong @ side.astype(np.float64) / total for name, side in query.sides.items()}
 
     def mask(self, conditions: Sequence[filters.Condition]) -> Mask | None:
         """Return which logits meet every condition, bool ``[logits]``, or None when there is no condition."""
@@ -151,6 +174,15 @@ class Gallery(Finder):
         """Return the descriptor of the logit at ``row``, float32 ``[n_probes]``."""
         number = int(np.searchsorted(self.starts, row, side="right")) - 1
         return np.asarray(HALF[self.tiles[number].exact[row - int(self.starts[number])]])
+
+    def vectors(self, rows: Rows) -> NDArray[np.float32]:
+        """Return the descriptors of the logits at ``rows``, float32 ``[rows, n_probes]``."""
+        out = np.empty((rows.size, self.n_probes), np.float32)
+        tile_of = np.searchsorted(self.starts, rows, side="right") - 1
+        for number in np.unique(tile_of):
+            here = tile_of == number
+            out[here] = self.tiles[number].exact[rows[here] - self.starts[number]].view(np.float16)
+        return out
 
     def hits(self, rows: Rows, distances: NDArray[np.float64], score: NDArray[np.float64] | None = None) -> pa.Table:
         """Return the table of hits: rank from 1, score, distance, key, label, and all that is known of the model."""

@@ -20,7 +20,7 @@ from workspace import QueryError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from search.finder import Mask
+    from search.finder import Mask, Rows
     from search.gallery import Gallery
     from search.neighbours import Neighbours
 
@@ -36,12 +36,14 @@ class Query:
 
     Columns of the result: ``rank`` (from 1), ``score`` (1 / (1 + distance), higher is better; of a hybrid query the
     fused score), ``distance``, ``repo_id``, ``sha``, ``logit``, ``label`` (untrusted text), ``observed``, ``variance``,
-    then the model's metadata; ``found_by`` of a hybrid query, ``copies`` by family, ``matches`` of several concepts.
+    then the model's metadata; ``copies`` by family, ``matches`` of several concepts. ``found_by`` says of a text's hits
+    which sides found them: ``zero-shot``, ``labels`` (of other models), ``map``; of a hybrid query ``behaviour``,
+    ``label`` (its own) and ``name``.
     """
 
     gallery: Gallery
     descriptor: Descriptor
-    k: int
+    k: int | None
     scoring: str
     top: int = 10
     unit: Unit = "logit"
@@ -123,7 +125,7 @@ class Query:
             exact = not self.approximate
             found = self.gallery.nearest_of(comparison, self.top, mask, groups, exact=exact, trace=trace)
         with trace.step("metadata") as step:
-            table = self._with_copies(self.gallery.hits(*found))
+            table = self._with_copies(self._with_sides(self.gallery.hits(*found), found[0]))
             step.detail, step.bytes = f"{table.num_rows} hits", table.nbytes
         return table
 
@@ -146,6 +148,18 @@ class Query:
         table = self._with_copies(self.gallery.hits(rows[keep], distances[keep], scores[keep]))
         found_by = pa.array([sides[i] for i in keep], pa.list_(pa.string()))
         return table.add_column(3, "found_by", found_by)
+
+    def _with_sides(self, table: pa.Table, rows: Rows) -> pa.Table:
+        """Say of every hit of a text which sides found it: those that make a quarter of its score or more."""
+        if self.scoring != "bridged" or self.descriptor.kind != "text" or not self.descriptor.sides:
+            return table
+        parts = self.gallery.parts(self.descriptor, rows)
+        total = np.sum(list(parts.values()), axis=0)
+        sides = [
+            sorted((n for n in parts if parts[n][i] >= 0.25 * total[i]), key=lambda n, i=i: -parts[n][i])  # type: ignore[misc]
+            for i in range(rows.size)
+        ]
+        return table.add_column(3, "found_by", pa.array(sides, pa.list_(pa.string())))
 
     def _with_copies(self, table: pa.Table) -> pa.Table:
         if self.unit != "family":

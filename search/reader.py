@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search import filters, layout
+from search.bridge import ZERO_SHOT
 from search.concepts import Concepts
+from search.contrast import zero_shot
 from search.descriptor import Descriptor
 from search.embeddings import read_embeddings
 from search.encoders import Encoder, checked_text, load_encoder, text_embeddings
@@ -64,8 +66,9 @@ class Index:
         self.gallery = Gallery(folder, manifest, lock, device=device)
         self._neighbours: Neighbours | None = None
         self._about: dict[str, Any] | None = manifest["encoder"]
-        self._encoder, self._token = encoder, token
-        self._probes: NDArray[np.float32] | None = None
+        self._encoders: dict[str, Encoder] = {} if encoder is None else {"encoder": encoder}
+        self._token = token
+        self._probes: dict[str, NDArray[np.float32]] = {}
         self._texts: dict[str, Descriptor] = {}
         self._lock = threading.RLock()
 
@@ -102,7 +105,8 @@ class Index:
             all_of: every one of these; a model scores by the worst matched.
             any_of: at least one of these; a model scores by the best matched.
             none_of: leave out the tenth of the models that is nearest to any of these.
-            k: probes compared, the query's strongest; the configuration's when None. More than there are means all.
+            k: probes compared, the query's strongest; the configuration's, else the scoring's own, when None. More than
+                there are means all.
             scoring: a name in `search.SCORINGS`; the configuration's when None.
             hybrid: fuse with full-text search of the words over labels and repository names (text queries only).
             group: ``logit``, ``model``, or ``family`` for one hit among near-copies; the same as ``.by(group)``.
@@ -110,7 +114,7 @@ class Index:
         Returns a lazy `Query`. Raises `QueryError` for a query that cannot be answered.
         """
         settings = self.workspace.config.search
-        k = settings.k if k is None else k
+        k = (settings.k or None) if k is None else k
         scoring = settings.scoring if scoring is None else scoring
         if all_of or any_of or none_of:
             if query is not None or hybrid:
@@ -194,10 +198,15 @@ class Index:
         if isinstance(query, np.ndarray):
             return self._fitting(Descriptor.from_raw(query))
         image = read_image(query)
+        side = "image_encoder" if self.gallery.manifest.get("image_encoder") else "encoder"
         with self._lock:
-            embedding = self.encoder.encode_images([image])[0]
+            embedding = self._encoder_of(side).encode_images([image])[0]
+        probes = self._probes_of(side)
+        similarity = (probes @ embedding).astype(np.float32)
+        centre = (probes @ probes.mean(axis=0)).astype(np.float32)  # the probes themselves are the bank of images
         about = query.name if isinstance(query, Path) else "an image"
-        return Descriptor.from_raw(self.probe_embeddings @ embedding, about=about, kind="image")
+        sides = {ZERO_SHOT: zero_shot(similarity[None], centre)[0]}
+        return replace(Descriptor.from_raw(similarity, about=about, kind="image"), sides=sides)
 
     def logit(self, repo_id: str, logit: int, *, sha: str | None = None) -> Descriptor:
         """Return the descriptor of a logit in the index; raises `QueryError` when it is not there."""
@@ -217,28 +226,38 @@ class Index:
     @property
     def encoder(self) -> Encoder:
         """The encoder the index was built with, at its commit; raises `QueryError` when it was built with none."""
-        with self._lock:
-            if self._about is None:
-                raise QueryError("this index was built without an encoder: it answers logit queries only")
-            if self._encoder is None:
-                name, commit = self._about["name"], self._about["commit"]
-                self._encoder = load_encoder(self.workspace, name, commit=commit, token=self._token)
-            if self._encoder.commit != self._about["commit"]:
-                raise QueryError(
-                    f"the index was built with {self._about['name']} at {self._about['commit']}, not at "
-                    f"{self._encoder.commit}: run 'hubprobe index' again"
-                )
-            return self._encoder
+        return self._encoder_of("encoder")
 
     @property
     def probe_embeddings(self) -> NDArray[np.float32]:
         """The probes under the encoder, float32 ``[n_probes, dim]``, rows of unit length."""
+        return self._probes_of("encoder")
+
+    def _encoder_of(self, side: str) -> Encoder:
         with self._lock:
-            if self._probes is None:
-                if self._about is None:
+            about = self.gallery.manifest.get(side)
+            if about is None:
+                raise QueryError("this index was built without an encoder: it answers logit queries only")
+            if side not in self._encoders:
+                self._encoders[side] = load_encoder(
+                    self.workspace, about["name"], commit=about["commit"], token=self._token
+                )
+            found = self._encoders[side]
+            if found.commit != about["commit"]:
+                raise QueryError(
+                    f"the index was built with {about['name']} at {about['commit']}, not at "
+                    f"{found.commit}: run 'hubprobe index' again"
+                )
+            return found
+
+    def _probes_of(self, side: str) -> NDArray[np.float32]:
+        with self._lock:
+            if side not in self._probes:
+                about = self.gallery.manifest.get(side)
+                if about is None:
                     raise QueryError("this index was built without an encoder: it answers logit queries only")
-                self._probes = read_embeddings(self.workspace.index_dir / "encoders" / self._about["file"])
-            return self._probes
+                self._probes[side] = read_embeddings(self.workspace.index_dir / "encoders" / about["file"])
+            return self._probes[side]
 
     def prepare(self, texts: Sequence[str]) -> None:
         """Embed many texts at once, so that asking them one by one afterwards is quick (the last 1,024 are kept)."""
@@ -251,11 +270,31 @@ class Index:
                     self._remember(text, embedding)
 
     def _remember(self, text: str, embedding: NDArray[np.float32]) -> Descriptor:
-        found = Descriptor.from_raw(self.probe_embeddings @ embedding, about=text, kind="text")
+        found = self._described(text, embedding)
         if len(self._texts) >= _REMEMBERED_TEXTS:
             self._texts.pop(next(iter(self._texts)))
         self._texts[text] = found
         return found
+
+    def _described(
+        self, text: str, embedding: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None
+    ) -> Descriptor:
+        similarity = (self.probe_embeddings @ embedding).astype(np.float32)
+        plain = Descriptor.from_raw(similarity, about=text, kind="text")
+        calibration, bridge = self.gallery.calibration, self.gallery.bridge
+        if calibration is None:
+            return plain
+        sides = {ZERO_SHOT: zero_shot(similarity[None], calibration.centre)[0]}
+        if bridge is not None:
+            sides |= bridge.sides(embedding, self.gallery.vectors, allowed)
+        return replace(plain, sides=sides)
+
+    def without_labels_of(self, text: str, allowed: NDArray[np.bool_]) -> Descriptor:
+        """Return a text's descriptor when only the ``allowed`` logits, bool ``[logits]``, may lend their labels."""
+        clean = checked_text(text)
+        templates = self._about["templates"] if self._about else ()
+        with self._lock:
+            return self._described(clean, text_embeddings(self.encoder, [clean], templates)[0], allowed)
 
     def _text(self, text: str) -> Descriptor:
         clean = checked_text(text)

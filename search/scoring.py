@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from search.bridge import ZERO_SHOT
 from search.descriptor import Descriptor
 from workspace import QueryError
 
@@ -82,18 +83,58 @@ def strong(query: Descriptor, k: int) -> Comparison:
     return Comparison(columns, query.vector[columns], (weights / norm).astype(np.float32), positive=True)
 
 
+def contrastive(query: Descriptor, k: int) -> Comparison:
+    """Zero-shot side of a text or an image alone: contrast against a bank of concepts, cubed (`search.contrast`).
+
+    As `strong` on the gallery's side, less each logit's hubness, which `search.gallery.Gallery.compile` puts in. A
+    logit's or a vector's query is its own squared positive values.
+    """
+    return _evidence(query, [ZERO_SHOT], k)
+
+
+def bridged(query: Descriptor, k: int) -> Comparison:
+    """`contrastive`, and what other models' honest labels and the learned map expect (`search.bridge`): the sum.
+
+    The default. Ours; METHOD.md section 5 measured its parts, docs/results.md this.
+    """
+    return _evidence(query, list(query.sides), k)
+
+
+def _evidence(query: Descriptor, sides: list[str], k: int) -> Comparison:
+    found = [query.sides[side].astype(np.float64) for side in sides if side in query.sides]
+    weights = np.sum(found, axis=0) if found else np.maximum(query.vector.astype(np.float64), 0.0) ** 2
+    norm = float(np.linalg.norm(weights))
+    if norm == 0.0:
+        raise QueryError("the query expects nothing of any probe, so there is nothing to rank by")
+    weights /= norm
+    columns = _strongest(weights.astype(np.float32), k)
+    columns = columns[weights[columns] > 0]
+    return Comparison(columns, query.vector[columns], weights[columns].astype(np.float32), positive=True)
+
+
 Scoring = Callable[[Descriptor, int], Comparison]
-SCORINGS: dict[str, Scoring] = {"full": full, "probelog": probelog, "strong": strong, "unnormalised": unnormalised}
+SCORINGS: dict[str, Scoring] = {
+    scoring.__name__: scoring for scoring in (bridged, contrastive, full, probelog, strong, unnormalised)
+}
 """Every scoring by the name that ``scoring=`` and the configuration take."""
 
+CALIBRATED = {"bridged", "contrastive"}
+"""Scorings that subtract a logit's hubness."""
 
-def compile_query(query: Descriptor, scoring: str, k: int) -> Comparison:
-    """Return the comparison of ``query`` under the scoring named; raises `QueryError` for an unknown one or k < 1."""
+PROBES = {"bridged": 512, "contrastive": 512, "probelog": 64, "strong": 64, "unnormalised": 64}
+"""Probes compared at most when nobody says how many; of the scorings not listed all."""
+
+
+def compile_query(query: Descriptor, scoring: str, k: int | None) -> Comparison:
+    """Return the comparison of ``query`` under the scoring named; raises `QueryError` for an unknown one or k < 1.
+
+    ``k`` None means the scoring's own number of probes (`PROBES`).
+    """
     if scoring not in SCORINGS:
         raise QueryError(f"unknown scoring '{scoring}': choose one of {', '.join(sorted(SCORINGS))}")
-    if k < 1:
+    if k is not None and k < 1:
         raise QueryError(f"k must be at least 1 probe, not {k}")
-    return SCORINGS[scoring](query, k)
+    return SCORINGS[scoring](query, PROBES.get(scoring, query.vector.size) if k is None else k)
 
 
 def score_of(distance: NDArray[np.float64]) -> NDArray[np.float64]:

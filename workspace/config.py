@@ -55,8 +55,9 @@ class SearchConfig:
     """How queries are answered."""
 
     encoder: str = "clip:openai/clip-vit-base-patch16"
-    scoring: str = "strong"  # beats the published "probelog" for text; docs/search.md has the figures
-    k: int = 64  # probes compared: the query's strongest
+    image_encoder: str = ""  # "images:<repo>": sees example images in place of the encoder
+    scoring: str = "bridged"  # beats the published "probelog"; docs/results.md has the figures
+    k: int = 0  # probes compared, the query's strongest; 0: as many as the scoring takes by itself
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,9 @@ def _fill(default: T, raw: dict[str, Any], where: str) -> T:
     return replace(default, **changes)  # type: ignore[type-var]
 
 
+_MAY_BE_ZERO = ("seed", "k")
+
+
 def _checked(name: str, value: Any, old: Any, where: str) -> Any:
     if isinstance(old, tuple) and isinstance(value, list) and all(isinstance(v, str) for v in value):
         return tuple(value)
@@ -122,8 +126,8 @@ def _checked(name: str, value: Any, old: Any, where: str) -> Any:
         value = float(value)
     if type(value) is not type(old):
         raise ConfigError(f"{where}: '{name}' must be {type(old).__name__}, not {value!r}")
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value < (0 if name == "seed" else 1):
-        raise ConfigError(f"{where}: '{name}' must be at least {0 if name == 'seed' else 1}, not {value!r}")
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value < (0 if name in _MAY_BE_ZERO else 1):
+        raise ConfigError(f"{where}: '{name}' must be at least {0 if name in _MAY_BE_ZERO else 1}, not {value!r}")
     return value
 
 

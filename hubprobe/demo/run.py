@@ -28,7 +28,7 @@ PORT = 8600
 
 QUERIES = ("dog", "guitar", "strawberry")
 ENCODER = "clip:hubprobe/demo-clip"
-SCORINGS = ("strong", "probelog", "full", "unnormalised")
+SCORINGS = ("bridged", "contrastive", "probelog", "full", "unnormalised")
 HITS = 5
 
 

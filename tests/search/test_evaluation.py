@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 import search
+from search import SCORINGS
 from workspace import QueryError
 
 
@@ -14,7 +15,7 @@ def evaluation(made):
 
 def test_both_tasks_and_all_scorings_are_measured(evaluation):
     rows = {(r["task"], r["scoring"]): r for r in evaluation.rows()}
-    assert set(rows) == {(t, s) for t in ("text", "logit") for s in ("probelog", "strong", "full", "unnormalised")}
+    assert set(rows) == {(t, s) for t in ("text", "text, unlabelled", "logit") for s in SCORINGS}
     assert rows["text", "probelog"]["queries"] == evaluation.concepts == 20
     assert rows["text", "probelog"]["top1"] > 0.9
     assert rows["logit", "probelog"]["top5"] > 0.9

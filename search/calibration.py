@@ -1,0 +1,105 @@
+"""What the index knows of its encoder's view: the bank's mean answer on every probe, and every logit's hubness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from search import bank
+from search.contrast import HUB_CONCEPTS, hubness, strengths, zero_shot
+from search.embeddings import cached_texts
+from workspace import WorkspaceError
+from workspace.files import replacing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from search.encoders import Encoder
+    from search.gallery import Gallery
+
+T = TypeVar("T")
+
+FILE = "calibration.safetensors"
+BANK = 1_024
+"""Everyday concepts that a text is contrasted with; more change nothing and cost the encoder's time."""
+
+_ROWS = 4_096
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Columns that the scorings `contrastive` and `bridged` need.
+
+    Attributes:
+        centre: float32 ``[n]``, cosine of each probe with the bank's texts, averaged over the bank.
+        texts: float32 ``[dim]``, the bank's mean text embedding.
+        hubness: float32 ``[logits]``, see `search.contrast.hubness`.
+    """
+
+    centre: NDArray[np.float32]
+    texts: NDArray[np.float32]
+    hubness: NDArray[np.float32]
+
+    def save(self, folder: Path) -> None:
+        """Write it into a version's folder."""
+        from safetensors.numpy import save_file
+
+        tensors = {"centre": self.centre, "texts": self.texts, "hubness": self.hubness}
+        with replacing(folder / FILE) as temporary:
+            save_file(tensors, temporary)
+
+    @classmethod
+    def load(cls, folder: Path) -> Calibration | None:
+        """Read what `save` wrote, or None when the version has none; raises `WorkspaceError` when it is damaged."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        if not (folder / FILE).exists():
+            return None
+        try:
+            return cls(**load_file(folder / FILE))
+        except (SafetensorError, OSError, TypeError) as error:
+            raise WorkspaceError(f"cannot read {folder / FILE}: {error}; run 'hubprobe index --rebuild'") from error
+
+
+def calibrate(
+    gallery: Gallery,
+    encoder: Encoder,
+    probes: NDArray[np.float32],
+    cache: Path,
+    *,
+    previous: Calibration | None = None,
+    progress: bool = True,
+) -> Calibration:
+    """Return the calibration of a version.
+
+    Args:
+        gallery: its logits.
+        encoder: embeds the bank's names, once per encoder and bank.
+        probes: float32 ``[n, dim]``, the probes under the encoder.
+        cache: folder of kept embeddings.
+        previous: of the version before, when that is a prefix of this one: only new logits are measured.
+        progress: draw a progress bar on stderr.
+    """
+    texts = cached_texts(encoder, _spread(bank.names(), BANK), cache, "bank", progress=progress)
+    centre = (probes @ texts.mean(axis=0)).astype(np.float32)
+    done = np.empty(0, np.float32)
+    if previous is not None and np.array_equal(previous.centre, centre):
+        done = previous.hubness[: len(gallery)]
+    asked = zero_shot(np.stack(_spread(list(texts), HUB_CONCEPTS)) @ probes.T, centre)
+    parts = [done]
+    with tqdm(total=len(gallery) - done.size, desc="hubness", unit="logit", disable=not progress, leave=False) as bar:
+        for start in range(done.size, len(gallery), _ROWS):
+            rows = np.arange(start, min(start + _ROWS, len(gallery)))
+            parts.append(hubness(strengths(gallery.vectors(rows)), asked))
+            bar.update(rows.size)
+    return Calibration(centre, texts.mean(axis=0), np.concatenate(parts))
+
+
+def _spread(all_of: list[T], count: int) -> list[T]:
+    """Return ``count`` of the elements, evenly spread over their order."""
+    return [all_of[i] for i in np.linspace(0, len(all_of) - 1, min(count, len(all_of))).astype(int).tolist()]

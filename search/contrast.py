@@ -1,0 +1,73 @@
+"""What a query is compared with: not how well it matches a probe, but how much better than other concepts do.
+
+Everything here is ours; figures are in docs/results.md. The published text descriptor (METHOD: cosine similarity with
+every probe, z-scored) ranks probes that match any text first; these functions take that out on the query's side, and
+what is left of it on the gallery's side (hubness) by an inverted softmax.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+POWER = 3.0
+"""Exponent of a query's contrast: one probe that shows the concept says more than many that share something with it."""
+
+STRONGEST = 128
+"""Probes of a text or an image that can carry weight."""
+
+TEMPERATURE = 0.04
+"""Of the inverted softmax, in units of the score (0 to 1)."""
+
+HUB_CONCEPTS = 512
+"""Concepts of the bank that hubness is measured with; the published revision uses 500."""
+
+
+def zero_shot(similarity: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what a query expects of every probe: ``max(z, 0)^POWER`` of its contrast, strongest only, unit length.
+
+    Args:
+        similarity: float32 ``[queries, n]``, cosine of the query's embedding with every probe's.
+        centre: float32 ``[n]``, the same averaged over a bank of queries.
+
+    Returns float32 ``[queries, n]``, not negative; a row is zero when the query matches every probe as the bank does.
+    """
+    contrast = similarity - centre
+    contrast -= contrast.mean(axis=1, keepdims=True)
+    contrast /= np.maximum(contrast.std(axis=1, keepdims=True), 1e-12)
+    weights = np.maximum(contrast, 0.0) ** POWER
+    if weights.shape[1] > STRONGEST:
+        least = np.partition(weights, -STRONGEST, axis=1)[:, -STRONGEST, None]
+        weights[weights < least] = 0.0
+    return unit(weights)
+
+
+def strengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a logit's strong responses, ``max(g, 0)^2`` at unit length, float32 ``[logits, n]``."""
+    return unit(np.maximum(vectors, 0.0) ** 2)
+
+
+def hubness(strong: NDArray[np.float32], bank: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return how near each logit is to everything: ``T log mean over the bank of exp(score / T)``.
+
+    Subtracting it from a score is the inverted softmax (Smith et al., ICLR 2017; Bogolin et al., CVPR 2022, as
+    QB-Norm): a logit that many concepts find must be found better to rank as high. Returns float32 ``[logits]``.
+
+    Args:
+        strong: float32 ``[logits, n]``, of `strengths`.
+        bank: float32 ``[concepts, n]``, of `zero_shot`.
+    """
+    scores = (strong @ bank.T) / np.float32(TEMPERATURE)
+    most = scores.max(axis=1, keepdims=True)
+    total = np.log(np.exp(scores - most).mean(axis=1)) + most[:, 0]
+    return np.asarray(total * np.float32(TEMPERATURE), np.float32)
+
+
+def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the rows at length 1; a row of zeros stays."""
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    return np.asarray(rows / np.maximum(norms, 1e-12)[:, None], np.float32)

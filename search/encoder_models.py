@@ -1,0 +1,193 @@
+"""The encoders themselves: folders in Hugging Face layout that transformers loads. No pickle, no remote code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.contrast import unit
+from workspace import HubError, QueryError
+from workspace.text import printable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    from search.encoders import Encoder
+
+
+class ClipEncoder:
+    """CLIP, SigLIP or SigLIP2 from a folder in Hugging Face layout; safetensors only, nothing fetched, CPU or GPU.
+
+    Args:
+        folder: config, tokenizer, image processor and ``*.safetensors``.
+        name: how it was asked for.
+        commit: its version.
+
+    Raises `HubError` when transformers cannot load it.
+    """
+
+    def __init__(self, folder: Path, name: str, commit: str) -> None:
+        from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+        self.name, self.commit = name, commit
+        self._model, self._tokenizer, self._processor = _loaded(
+            folder, name, AutoModel, AutoTokenizer, AutoImageProcessor
+        )
+        if not hasattr(self._model, "get_text_features") or not hasattr(self._model, "get_image_features"):
+            raise HubError(f"{name} is a {type(self._model).__name__}, not an image-text model such as CLIP or SigLIP")
+        self._device = _placed(self._model)
+        text = getattr(self._model.config, "text_config", None)
+        self._tokens = int(getattr(text, "max_position_embeddings", 77))
+        # SigLIP was trained on texts padded to full length and answers differently to shorter ones
+        self._padding = "max_length" if str(self._model.config.model_type).startswith("siglip") else True
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return float32 ``[len(texts), dim]``, each row of unit length; texts are cut to the encoder's tokens."""
+        import torch
+
+        rows = []
+        for start in range(0, len(texts), 256):
+            batch = self._tokenizer(
+                list(texts[start : start + 256]),
+                padding=self._padding, truncation=True, max_length=self._tokens, return_tensors="pt",
+            )  # fmt: skip
+            names = [n for n in ("input_ids", "attention_mask") if n in batch]
+            with torch.inference_mode():
+                out = self._model.get_text_features(**{n: batch[n].to(self._device) for n in names})
+            rows.append(_features(out))
+        return unit(np.concatenate(rows))
+
+    def encode_images(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """Return float32 ``[len(images), dim]``, each row of unit length; images are RGB."""
+        import torch
+
+        rows = []
+        for start in range(0, len(images), 64):
+            batch = self._processor(images=list(images[start : start + 64]), return_tensors="pt")
+            with torch.inference_mode():
+                out = self._model.get_image_features(pixel_values=batch["pixel_values"].to(self._device))
+            rows.append(_features(out))
+        return unit(np.concatenate(rows))
+
+
+def _features(out: Any) -> NDArray[np.float32]:
+    tensor = getattr(out, "pooler_output", out)  # transformers 5 returns an object, 4 a tensor
+    array: NDArray[np.float32] = tensor.float().cpu().numpy()
+    return array
+
+
+class CaptionEncoder:
+    """A sentence encoder over the probes' captions: all-MiniLM and its like, from a folder in Hugging Face layout.
+
+    Tokens are averaged as ``1_Pooling/config.json`` says (its mean when there is none): Reimers and Gurevych, 2019.
+    """
+
+    of_captions = True
+    """The probes are embedded by their captions, not their pixels; texts are asked without a prompt around them."""
+
+    def __init__(self, folder: Path, name: str, commit: str) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        self.name, self.commit = name, commit
+        self._model, self._tokenizer = _loaded(folder, name, AutoModel, AutoTokenizer)
+        if getattr(self._model.config, "vision_config", None) is not None:
+            raise HubError(f"{name} is an image-text model: write clip: in place of captions:")
+        self._device = _placed(self._model)
+        pooling = folder / "1_Pooling" / "config.json"
+        wanted = json.loads(pooling.read_text("utf-8")) if pooling.is_file() else {}
+        self._first_token = bool(wanted.get("pooling_mode_cls_token"))
+        self._tokens = min(256, int(getattr(self._model.config, "max_position_embeddings", 512)) - 2)
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return float32 ``[len(texts), dim]``, each row of unit length; texts are cut to the encoder's tokens."""
+        import torch
+
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # like lengths together: little padding
+        out: NDArray[np.float32] | None = None
+        for start in range(0, len(order), 128):
+            rows = order[start : start + 128]
+            batch = self._tokenizer(
+                [texts[i] for i in rows], padding=True, truncation=True, max_length=self._tokens, return_tensors="pt"
+            ).to(self._device)
+            with torch.inference_mode():
+                hidden = self._model(**batch).last_hidden_state
+            mask = batch["attention_mask"].unsqueeze(-1)
+            pooled = hidden[:, 0] if self._first_token else (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+            found = pooled.float().cpu().numpy()
+            out = np.zeros((len(texts), found.shape[1]), np.float32) if out is None else out
+            out[rows] = found
+        return np.zeros((0, 1), np.float32) if out is None else unit(out)
+
+    def encode_images(self, images: Sequence[Image]) -> NDArray[np.float32]:  # noqa: ARG002
+        """Raise `QueryError`: captions say nothing of an example image."""
+        raise QueryError(
+            f"{self.name} compares captions and cannot see: set [search] image_encoder to search by example image"
+        )
+
+
+class ImageEncoder:
+    """A vision backbone (DINOv2, ViT, ConvNeXt...) for example images: its pooled output, or its tokens' mean."""
+
+    def __init__(self, folder: Path, name: str, commit: str) -> None:
+        from transformers import AutoImageProcessor, AutoModel
+
+        self.name, self.commit = name, commit
+        self._model, self._processor = _loaded(folder, name, AutoModel, AutoImageProcessor)
+        self._device = _placed(self._model)
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:  # noqa: ARG002
+        """Raise `QueryError`: a vision backbone reads no text."""
+        raise QueryError(f"{self.name} reads no text: set [search] encoder to a clip: or captions: encoder")
+
+    def encode_images(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """Return float32 ``[len(images), dim]``, each row of unit length; images are RGB."""
+        import torch
+
+        rows = []
+        for start in range(0, len(images), 64):
+            batch = self._processor(images=list(images[start : start + 64]), return_tensors="pt")
+            with torch.inference_mode():
+                out = self._model(pixel_values=batch["pixel_values"].to(self._device))
+            pooled = getattr(out, "pooler_output", None)
+            if pooled is None:
+                pooled = out.last_hidden_state
+                pooled = pooled.mean(dim=1) if pooled.ndim == 3 else pooled.mean(dim=(2, 3))
+            rows.append(pooled.flatten(1).float().cpu().numpy())
+        return unit(np.concatenate(rows))
+
+
+MODELS: dict[str, Callable[[Path, str, str], Encoder]] = {
+    "clip": ClipEncoder,
+    "captions": CaptionEncoder,
+    "images": ImageEncoder,
+}
+"""What loads each kind of `search.encoders.KINDS`."""
+
+
+def _loaded(folder: Path, name: str, *classes: Any) -> list[Any]:
+    """Load a folder with each of transformers' auto classes; raises `HubError` when one cannot."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # one bar a weight file says nothing here, and quiet means quiet
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    found = []
+    try:
+        for cls in classes:
+            weights = {"use_safetensors": True} if cls.__name__ == "AutoModel" else {}
+            found.append(cls.from_pretrained(str(folder), **weights, **options))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise HubError(f"the encoder {name} cannot be loaded: {printable(error, 300)}") from error
+    return found
+
+
+def _placed(model: Any) -> Any:
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.eval().to(device)
+    return device
