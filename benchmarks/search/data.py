@@ -102,6 +102,7 @@ def write_workspace(root: Path, world: World, first_model: int, rows: int) -> Wo
                 "std": stds,
                 "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), n),
                 "observed": pa.nulls(size, pa.binary()),
+                "deviation": pa.nulls(size, pa.list_(pa.float16())),
                 "variance": np.zeros(size, np.float32),
             }
             write_table(path, pa.table(columns, schema=schema))
