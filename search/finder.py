@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,12 @@ _FEW = 2_048
 _CANDIDATES = 128
 """Lowest bounds that the first scan keeps. Too few cost a second scan, never a wrong answer."""
 
+_LOOSE = 0.1
+"""What a first scan may leave out of a positive comparison, as a share of the norm of its weights."""
+
+_WORTHWHILE = 0.8
+"""Share of the columns that a shortened comparison reads at most; otherwise it is scanned whole."""
+
 _NONE: NDArray[np.float32] = np.empty(0, np.float32)
 
 
@@ -46,6 +53,12 @@ class Finder(ABC):
     tiles: list[Tile]
     starts: NDArray[np.int64]
     scanner: Scanner
+    _loose = _LOOSE
+    _loudest: tuple[NDArray[np.float32], float] | None = None
+
+    def peaks(self) -> NDArray[np.float32] | None:
+        """Return the norm of every logit's squared positive values over all probes, float32 ``[logits]``, if known."""
+        return None
 
     @abstractmethod
     def keys(self, rows: Rows) -> list[tuple[str, str, int]]:
@@ -112,12 +125,18 @@ class Finder(ABC):
         if scanned:
             chosen, allowed_by = [comparisons[i] for i in scanned], [masks[i] for i in scanned]
             with trace.step("scan") as step:
-                keep = max(_CANDIDATES, 4 * limit)
-                candidates = self.scanner.scan(chosen, allowed_by, keep, [np.inf] * len(scanned))
-                step.bytes = len(self) * sum(c.columns.size for c in chosen)
-                step.detail = f"{len(self)} logits x {chosen[0].columns.size} probes, u8, {keep} candidates"
-            for i, candidate in zip(scanned, candidates, strict=True):
-                found[i] = self._certified(comparisons[i], limit, masks[i], candidate, trace)
+                short, rests = zip(*(self._shortened(c) for c in chosen), strict=True)
+                keep = max(_CANDIDATES * (4 if any(rests) else 1), 4 * limit)
+                candidates = self.scanner.scan(short, allowed_by, keep, [np.inf] * len(scanned))
+                step.bytes = len(self) * sum(c.columns.size for c in short)
+                step.detail = f"{len(self)} logits x {short[0].columns.size} probes, u8, {keep} candidates"
+            for i, candidate, rest in zip(scanned, candidates, rests, strict=True):
+                lower = Candidates(candidate.rows, candidate.bounds - rest, candidate.floor - rest)
+                found[i] = self._certified(comparisons[i], limit, masks[i], lower, trace)
+                if rest:
+                    # where so many logits lie close together that a second scan was needed, leave out less next time
+                    missed = lower.floor <= found[i][1][-1]
+                    self._loose = self._loose / 2 if missed else min(_LOOSE, 1.05 * self._loose)
         return [found[i] for i in range(len(comparisons))]
 
     def nearest_of(
@@ -148,6 +167,29 @@ class Finder(ABC):
         keys = self.keys(rows)
         order = sorted(range(rows.size), key=lambda i: (distances[i], keys[i]))[:limit]
         return rows[order], distances[order]
+
+    def _shortened(self, comparison: Comparison) -> tuple[Comparison, float]:
+        """Return a comparison without the columns of least weight, and the most that they can lower a distance by.
+
+        With v the squared positive values of a logit, ``sum over the rest of w * v <= |w on the rest| * |v|`` (Cauchy
+        and Schwarz), and ``scale * |v|`` has a largest size over all logits. Weights of texts fall off quickly.
+        """
+        peaks = self.peaks() if comparison.positive else None
+        if peaks is None or not comparison.scale.size:
+            return comparison, 0.0
+        if self._loudest is None or self._loudest[0] is not comparison.scale:
+            self._loudest = comparison.scale, float(np.abs(comparison.scale.astype(np.float64) * peaks).max())
+        loudest = self._loudest[1]
+        squares = comparison.weights.astype(np.float64) ** 2
+        order = np.argsort(squares, kind="stable")
+        left_out = int(np.searchsorted(np.cumsum(squares[order]), self._loose**2 * squares.sum(), side="right"))
+        if squares.size - left_out > _WORTHWHILE * squares.size:
+            return comparison, 0.0
+        columns = np.sort(order[left_out:])
+        # the last part covers that peaks and scale are rounded to float32
+        rest = loudest * float(np.sqrt(squares[order[:left_out]].sum())) * (1.0 + 1e-5)
+        names = ("columns", "targets", "weights")
+        return replace(comparison, **{name: getattr(comparison, name)[columns] for name in names}), rest
 
     def _certified(
         self, comparison: Comparison, limit: int, mask: Mask | None, candidates: Candidates, trace: Trace

@@ -143,6 +143,11 @@ class Gallery(Finder):
         """Return standard deviation and mean of the raw responses of ``rows``, float32."""
         return self.logits.column("std").to_numpy()[rows], self.logits.column("mean").to_numpy()[rows]
 
+    def peaks(self) -> NDArray[np.float32]:
+        """Return the norm of every logit's squared positive values over all probes, float32 ``[logits]``."""
+        found: NDArray[np.float32] = self.logits.column("peak").to_numpy()
+        return found
+
     def row(self, repo_id: str, logit: int, sha: str | None = None) -> int:
         """Return the position of a logit; raises `QueryError`. Without ``sha`` the last indexed commit is meant."""
         for model in reversed(self._ordinals(repo_id, sha)):

@@ -30,6 +30,10 @@ class Bare(Finder):
     def raw_moments(self, rows):
         pytest.fail("no query of these tests compares raw responses")
 
+    def peaks(self):
+        squares = np.concatenate([np.maximum(tile.exact.view(np.float16).astype(np.float64), 0) for tile in self.tiles])
+        return np.linalg.norm(squares**2, axis=1).astype(np.float32)
+
 
 def expected(vectors, comparison, limit, mask=None):
     g = vectors[:, comparison.columns].astype(np.float64)
@@ -89,6 +93,32 @@ def test_the_scan_is_exact(tmp_path_factory, rows, k, limit, seed, tail, masked,
     (some,) = gallery.scanner.scan([comparison], [mask], 10, [np.inf])
     left = np.setdiff1d(all_bounds.rows, some.rows)
     assert (exact[left] >= some.floor - 1e-12).all()
+
+
+@pytest.mark.parametrize("spread", [0.004, 0.3, 1.0])
+@pytest.mark.parametrize("calibration", ["norms", "any"])
+def test_columns_of_little_weight_are_left_out_of_the_first_scan_only(tmp_path, monkeypatch, spread, calibration):
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((5, 300))[rng.integers(0, 5, 9_000)] + rng.standard_normal((9_000, 300)) * spread
+    vectors[rng.random(vectors.shape) < 0.001] = 30
+    gallery = Bare(tmp_path, vectors.astype(np.float16), 4_000)
+    norms = {"scale": -1 / gallery.peaks(), "shift": rng.normal(1, 0.02, 9_000).astype(np.float32)}
+    other = {"scale": -rng.uniform(0.01, 2, 9_000).astype(np.float32), "shift": np.ones(9_000, np.float32)}
+    extra = {"positive": True, **(norms if calibration == "norms" else other)}
+    scanned = []
+    scan = gallery.scanner.scan
+    monkeypatch.setattr(gallery.scanner, "scan", lambda c, *rest: scanned.append(len(c[0].columns)) or scan(c, *rest))
+    for power in (1, 3, 6):
+        weights = (rng.random(250) ** power).astype(np.float32)
+        comparison = compare(vectors[power], rng.choice(300, 250, replace=False), weights, **extra)
+        found, distances = gallery.nearest(comparison, 10, None)
+        truth, exact = expected(vectors.astype(np.float16), comparison, 10)
+        np.testing.assert_allclose(distances, exact[truth], rtol=1e-9, atol=1e-12)
+        assert found.tolist() == truth
+        short, rest = gallery._shortened(comparison)
+        (bounds,) = scan([short], [None], 0, [np.inf])
+        assert (bounds.bounds - rest <= exact[bounds.rows] + 1e-12).all()
+    assert min(scanned) < 200
 
 
 def test_near_copies_by_the_thousand_do_not_fool_it(tmp_path):
