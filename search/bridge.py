@@ -8,6 +8,7 @@ far a label can be trusted, is learned from the gallery alone (`search.bridge_fi
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from search.contrast import strengths, unit
+from search.coverage import DEFAULT
 from workspace import WorkspaceError
 from workspace.files import replacing
 
@@ -70,6 +72,7 @@ class Bridge:
         mapped: float16 ``[dim, n]``, the linear map from text to strong responses; of no rows without one.
         width: similarity to the nearest label at which trust in it falls by e.
         share: how much the map counts beside the zero-shot side, which counts 1.
+        coverage: bias and weights of `search.coverage.probability`.
     """
 
     centre: NDArray[np.float32]
@@ -81,6 +84,7 @@ class Bridge:
     mapped: NDArray[np.float16]
     width: float = 0.1
     share: float = 0.3
+    coverage: tuple[float, ...] = DEFAULT
 
     def sides(
         self,
@@ -142,8 +146,9 @@ class Bridge:
 
         names = ("centre", "embeddings", "trust", "first", "rows", "weights", "mapped")
         tensors = {name: getattr(self, name) for name in names}
+        about = {"width": repr(self.width), "share": repr(self.share), "coverage": json.dumps(self.coverage)}
         with replacing(folder / FILE) as temporary:
-            save_file(tensors, temporary, metadata={"width": repr(self.width), "share": repr(self.share)})
+            save_file(tensors, temporary, metadata=about)
 
     @classmethod
     def load(cls, folder: Path) -> Bridge | None:
@@ -157,7 +162,8 @@ class Bridge:
             with safe_open(path, framework="numpy") as file:
                 about = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-            return cls(**tensors, width=float(about["width"]), share=float(about["share"]))
+            coverage = tuple(float(w) for w in json.loads(about["coverage"]))
+            return cls(**tensors, width=float(about["width"]), share=float(about["share"]), coverage=coverage)
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise WorkspaceError(f"cannot read {path}: {error}; run 'hubprobe index --rebuild'") from error
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from search import coverage
 from search.bridge import LOGITS, Bridge, counting, plain
 from search.contrast import strengths, unit, zero_shot
 
@@ -38,6 +39,7 @@ _RIDGES = (1.0, 3.0, 10.0)  # per thousand labels
 _WIDTHS, _SHARES = (0.05, 0.1, 0.2), (0.0, 0.15, 0.3, 0.6)
 _QUERIES, _CANDIDATES = 300, 20_000
 _ROWS = 4_096
+_FIRST_PAGE = 10  # hits among which one must be right for a query to count as answered
 
 Embed = Callable[[Sequence[str]], "NDArray[np.float32]"]
 
@@ -66,7 +68,8 @@ def build(gallery: Gallery, embed: Embed, probes: NDArray[np.float32], calibrati
     if len(words) < _ENOUGH:
         return bridge
     bridge, leave_out = _mapped(gallery, bridge, placed)
-    return _weighed(gallery, bridge, placed, expected, calibration.hubness, leave_out)
+    contrast = calibration.contrast(texts @ probes.T)
+    return _weighed(gallery, bridge, placed, expected, calibration.hubness, contrast, leave_out)
 
 
 def _named(gallery: Gallery) -> tuple[NDArray[np.int64], list[str], NDArray[np.int64]]:
@@ -205,6 +208,7 @@ def _weighed(
     placed: NDArray[np.float32],
     expected: NDArray[np.float32],
     hubness: NDArray[np.float32],
+    contrast: NDArray[np.float64],
     leave_out: LeaveOut | None,
 ) -> Bridge:
     """Return the bridge with the width and the share that find named logits best without their own model's labels."""
@@ -219,6 +223,7 @@ def _weighed(
     rivals = np.array([[row not in named[int(label)] for row in others.tolist()] for label in asked])
     mapped = leave_out(asked) if leave_out else np.zeros_like(expected[asked])
     sides = {width: np.zeros_like(mapped) for width in _WIDTHS}
+    trusts = {width: np.zeros(asked.size) for width in _WIDTHS}
     for i, (label, row) in enumerate(zip(asked.tolist(), target.tolist(), strict=True)):
         allowed = gallery.model_of != gallery.model_of[row]
         if len(gallery.models) == 1 or not allowed[bridge.rows].any():
@@ -227,15 +232,23 @@ def _weighed(
         near = bridge.nearest(placed[label], gallery.vectors, allowed)
         if near is not None:
             for width in _WIDTHS:
+                trusts[width][i] = near.trust(width)
                 sides[width][i] = np.float32(counting(near.trust(width))) * near.side
     exact = strengths(gallery.vectors(target))
     best, found = -1.0, bridge
+    signs = np.zeros((asked.size, 3))
     for width in _WIDTHS:
         for share in _SHARES if leave_out else (0.0,):
             fused = unit(expected[asked] + sides[width] + np.float32(share) * mapped)
             own = np.einsum("ij,ij->i", fused, exact) - hubness[target]
-            above = ((fused @ strong.T - hubness[others] > own[:, None]) & rivals).sum(axis=1)
+            scores = fused @ strong.T - hubness[others]
+            above = ((scores > own[:, None]) & rivals).sum(axis=1)
             score = float((1.0 / (1.0 + above)).mean())
             if score > best + 1e-4:
-                best, found = score, replace(bridge, width=width, share=share)
-    return found
+                best = score
+                signs[:, 1] = trusts[width]
+                signs[:, 2] = coverage.standing(np.maximum(scores.max(axis=1), own), scores)
+                found = replace(bridge, width=width, share=share)
+                answered = above < _FIRST_PAGE
+    signs[:, 0] = contrast[asked]
+    return replace(found, coverage=coverage.fit(signs, answered))

@@ -38,17 +38,25 @@ class Calibration:
         centre: float32 ``[n]``, cosine of each probe with the bank's texts, averaged over the bank.
         texts: float32 ``[dim]``, the bank's mean text embedding.
         hubness: float32 ``[logits]``, see `search.contrast.hubness`.
+        peaks: float32 ``[2]``, mean and standard deviation over the bank of a text's best contrast with any probe.
     """
 
     centre: NDArray[np.float32]
     texts: NDArray[np.float32]
     hubness: NDArray[np.float32]
+    peaks: NDArray[np.float32]
+
+    def contrast(self, similarity: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return texts' best contrast ``[texts]``, in the bank's standard deviations, from ``[texts, n]`` cosines."""
+        best = (similarity - self.centre).max(axis=1).astype(np.float64)
+        scaled: NDArray[np.float64] = (best - float(self.peaks[0])) / max(float(self.peaks[1]), 1e-9)
+        return scaled
 
     def save(self, folder: Path) -> None:
         """Write it into a version's folder."""
         from safetensors.numpy import save_file
 
-        tensors = {"centre": self.centre, "texts": self.texts, "hubness": self.hubness}
+        tensors = {"centre": self.centre, "texts": self.texts, "hubness": self.hubness, "peaks": self.peaks}
         with replacing(folder / FILE) as temporary:
             save_file(tensors, temporary)
 
@@ -97,7 +105,9 @@ def calibrate(
             rows = np.arange(start, min(start + _ROWS, len(gallery)))
             parts.append(hubness(strengths(gallery.vectors(rows)), asked))
             bar.update(rows.size)
-    return Calibration(centre, texts.mean(axis=0), np.concatenate(parts))
+    best = (texts @ probes.T - centre).max(axis=1)
+    peaks = np.array([best.mean(), best.std()], np.float32)
+    return Calibration(centre, texts.mean(axis=0), np.concatenate(parts), peaks)
 
 
 def _spread(all_of: list[T], count: int) -> list[T]:

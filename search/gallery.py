@@ -161,6 +161,11 @@ class Gallery(Finder):
         """Return which logits are of that model, bool ``[logits]``."""
         return np.isin(self.model_of, self._ordinals(repo_id, sha))
 
+    def commit(self, repo_id: str, sha: str | None) -> str:
+        """Return the commit of a model: the one given, or the last indexed; raises `QueryError` when there is none."""
+        last: str = self.models.column("sha")[self._ordinals(repo_id, sha)[-1]].as_py()
+        return last
+
     @cached_property
     def _where(self) -> dict[str, list[tuple[str, int]]]:
         where: dict[str, list[tuple[str, int]]] = {}

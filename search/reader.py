@@ -15,6 +15,7 @@ from search import filters, layout
 from search.bridge import ZERO_SHOT
 from search.concepts import Concepts
 from search.contrast import zero_shot
+from search.coverage import COVERED, DEFAULT, Coverage, probability, standing
 from search.descriptor import Descriptor
 from search.embeddings import read_embeddings
 from search.encoders import Encoder, checked_text, load_encoder, text_embeddings
@@ -34,6 +35,7 @@ Asked: TypeAlias = Union[str, "Image", Path, Descriptor, NDArray[Any]]
 """What can be searched for: words, an image or a path to one, a descriptor, or one number per probe."""
 
 _REMEMBERED_TEXTS = 1_024
+_SAMPLE = 2_048  # logits that the nearest one is compared with
 
 
 def open(  # noqa: A001
@@ -216,6 +218,18 @@ class Index:
         about = f"logit {logit} of {repo_id}"
         return Descriptor(self.gallery.vector(row), mean, std, about, "logit", key[:2], logit)
 
+    def describe(self, repo_id: str, *, sha: str | None = None, count: int = 3, progress: bool = True) -> pa.Table:
+        """Name every logit of a model; see `search.naming.describe_model`."""
+        from search.naming import describe_model
+
+        return describe_model(self, repo_id, sha=sha, count=count, progress=progress)
+
+    def audit(self, *, repo_id: str | None = None, limit: int = 50, progress: bool = True) -> pa.Table:
+        """List logits whose label disagrees with their behaviour; see `search.naming.audit`."""
+        from search.naming import audit
+
+        return audit(self, repo_id=repo_id, limit=limit, progress=progress)
+
     def contact_sheet(self, hits: Any, path: str | Path, **options: Any) -> Path:
         """Draw hits and the probes they answer most strongly; see `search.contact_sheet`."""
         from search.evidence import contact_sheet
@@ -295,6 +309,27 @@ class Index:
         templates = self._about["templates"] if self._about else ()
         with self._lock:
             return self._described(clean, text_embeddings(self.encoder, [clean], templates)[0], allowed)
+
+    def coverage(self, text: str) -> Coverage:
+        """Say how probable it is that ``text`` can be answered; raises `QueryError` without an encoder."""
+        clean = checked_text(text)
+        descriptor, gallery = self._text(clean), self.gallery
+        if gallery.calibration is None:
+            raise QueryError("this index was built without an encoder: it answers logit queries only")
+        with self._lock:
+            templates = self._about["templates"] if self._about else ()
+            embedding = text_embeddings(self.encoder, [clean], templates)[0]
+        bridge = gallery.bridge
+        near = bridge.nearest(bridge.place(embedding[None])[0], gallery.vectors) if bridge else None
+        comparison = gallery.compile(descriptor, "bridged")
+        nearest = 1.0 - gallery.nearest(comparison, 1, None)[1]
+        spread = np.unique(np.linspace(0, len(gallery) - 1, min(_SAMPLE, len(gallery))).astype(np.int64))
+        above = standing(nearest, 1.0 - gallery.distances(comparison, spread)[None])
+        contrast = gallery.calibration.contrast((self.probe_embeddings @ embedding)[None])
+        trust = near.trust(bridge.width) if near is not None and bridge is not None else 0.0
+        signs = np.array([[contrast[0], trust, above[0]]])
+        share = float(probability(signs, bridge.coverage if bridge else DEFAULT)[0])
+        return Coverage(share, share >= COVERED, float(contrast[0]), trust, float(above[0]))
 
     def _text(self, text: str) -> Descriptor:
         clean = checked_text(text)

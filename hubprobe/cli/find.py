@@ -105,7 +105,7 @@ def info(folder: Path, kind: str) -> None:
 @click.option("--exact", is_flag=True, help="Bypass everything approximate.")
 @click.option("--explain", is_flag=True, help="Say on stderr what the search did, with times and bytes.")
 @click.option("--k", type=click.IntRange(min=1), help="Probes compared: the query's strongest.")
-@click.option("--scoring", help="probelog, or full (all probes); else the configuration's.")
+@click.option("--scoring", help="bridged, contrastive, strong, probelog, full or unnormalised.")
 @click.option("--evidence", type=click.Path(path_type=Path, dir_okay=False), help="Write a contact sheet (PNG).")
 @format_option
 def search(
@@ -138,6 +138,10 @@ def search(
     asked = text if text is not None else image
     query = found.search(asked, all_of=all_of, any_of=any_of, none_of=none_of, k=k, scoring=scoring, hybrid=hybrid)
     _show_hits(found, query, **shown)
+    if text is not None and query.scoring == "bridged":
+        coverage = found.coverage(text)
+        if not coverage.covered:
+            click.echo(f"{text}: {coverage}", err=True)
 
 
 @click.command()
@@ -235,35 +239,3 @@ def sql(
             click.echo(text, nl=False)
     if out is not None:
         click.echo(f"{table.num_rows} rows: {out}", err=True)
-
-
-@click.command()
-@workspace_option
-@click.option(
-    "--truth",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    required=True,
-    help="JSON: concepts with names, and the concept of every logit of every known model.",
-)
-@click.option("--scoring", "scorings", multiple=True, help="Scoring to measure; may be repeated; all when not given.")
-@click.option("--k", type=click.IntRange(min=1), help="Probes compared.")
-@quiet_option
-@format_option
-def evaluate(folder: Path, truth: Path, scorings: tuple[str, ...], k: int | None, quiet: bool, kind: str) -> None:
-    """Measure text-to-logit and logit-to-logit accuracy where the truth is known.
-
-    \b
-    Example:
-      hubprobe evaluate --workspace demo-index --truth truth.json
-    """
-    import search as room
-    from workspace import Workspace
-
-    try:
-        known = json.loads(truth.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{truth} is not JSON: {error}") from error
-    asked = scorings or tuple(sorted(room.SCORINGS))
-    evaluation = room.evaluate(Workspace.open(folder), known, scorings=asked, k=k, progress=not quiet)
-    rows = evaluation.rows()
-    click.echo(render(rows, list(rows[0]), kind), nl=False)

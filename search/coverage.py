@@ -1,0 +1,80 @@
+"""Whether a text can be answered at all: the probability that one of its ten nearest logits is right.
+
+Three signs, each better than chance on real models (docs/results.md): how much better than the bank's concepts the
+text fits its best probe, how far a label of the gallery is the same word, and how far the nearest logit stands out.
+A logistic regression over them is fitted on the gallery's own honest labels, each asked with its model's labels hidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+COVERED = 0.5
+"""Probability under which a query is declined."""
+
+DEFAULT = (-1.2, 0.7, 4.0, 0.5)
+"""Bias and weights of the signs where a gallery has too few labels to learn from; see `benchmarks/accuracy`."""
+
+_SIGNS = ("contrast", "trust", "standing")
+_PRIOR = 1.0  # ridge towards `DEFAULT`, so that a small or one-sided gallery cannot turn a sign around
+_SHIFT, _SCALE = np.array([0.0, 0.0, 5.0]), np.array([1.0, 1.0, 2.0])
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What can be said of an answer before anybody looks at it.
+
+    Attributes:
+        probability: that one of the ten nearest logits recognises what was asked, 0 to 1.
+        covered: whether that is at least `COVERED`.
+        contrast: best probe's contrast, in standard deviations of the bank's.
+        trust: in the nearest label being the same thing, 0 to 1.
+        standing: nearest logit's score, in standard deviations above all logits'.
+    """
+
+    probability: float
+    covered: bool
+    contrast: float
+    trust: float
+    standing: float
+
+    def __str__(self) -> str:
+        """Say it in a sentence."""
+        if self.covered:
+            return f"probably answered: one of the ten nearest is right with probability {self.probability:.2f}"
+        why = "the probes show nothing like it" if self.contrast < 0 else "no logit stands out"
+        return f"probably not covered ({why}, and no model's label names it): probability {self.probability:.2f}"
+
+
+def probability(signs: NDArray[np.float64], weights: tuple[float, ...]) -> NDArray[np.float64]:
+    """Return the probability of an answer, float64 ``[queries]``, from signs ``[queries, 3]``."""
+    logit = weights[0] + ((signs - _SHIFT) / _SCALE) @ np.array(weights[1:])
+    found: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-logit))
+    return found
+
+
+def fit(signs: NDArray[np.float64], answered: NDArray[np.bool_]) -> tuple[float, ...]:
+    """Return bias and weights of a logistic regression by Newton's method, drawn towards `DEFAULT`."""
+    inputs = np.column_stack([np.ones(len(signs)), (signs - _SHIFT) / _SCALE])
+    prior = np.array(DEFAULT)
+    weights = prior.copy()
+    for _ in range(30):
+        p = 1.0 / (1.0 + np.exp(-inputs @ weights))
+        hessian = (inputs * (p * (1.0 - p))[:, None]).T @ inputs + _PRIOR * np.eye(len(prior))
+        step = np.linalg.solve(hessian, inputs.T @ (answered - p) - _PRIOR * (weights - prior))
+        weights += step
+        if float(np.abs(step).max()) < 1e-8:
+            break
+    return tuple(float(w) for w in weights)
+
+
+def standing(best: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how far the best score stands above a sample of scores ``[queries, logits]``, in standard deviations."""
+    above: NDArray[np.float64] = (best - scores.mean(axis=1)) / np.maximum(scores.std(axis=1), 1e-9)
+    return above

@@ -1,0 +1,237 @@
+"""Names for outputs: what a logit most probably recognises, and where that disagrees with what it says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from search import bank
+from search.bridge import plain
+from search.bridge_fit import NAMED
+from search.contrast import TEMPERATURE, strengths, zero_shot
+from search.embeddings import cache, cached_texts
+from workspace import QueryError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from search.reader import Index
+
+NEIGHBOURS = 8
+"""Nearest named logits of other models that vote."""
+
+ALIKE = 0.75
+"""Similarity of two names, without what all names share, from which they count as the same thing."""
+
+_ROWS = 256
+_SAMPLE = 2_048
+
+
+@dataclass(frozen=True)
+class Name:
+    """A name for a logit.
+
+    Attributes:
+        name: a concept of the bank or a label of another model.
+        confidence: 0 to 1; the names of one logit add up to at most 1.
+        source: ``labels`` when other models' labels say so, ``zero-shot`` when the encoder does.
+    """
+
+    name: str
+    confidence: float
+    source: str
+
+
+class Namer:
+    """Names logits of one opened index.
+
+    Two judges vote. Other models' honestly labelled logits that answer alike (their labels are known words), trusted
+    as far as the nearest is alike and its label is trusted; and, for the rest, the concepts of the bank under a
+    softmax over concepts, each less what it scores with any logit (the dual of `search.contrast.hubness`).
+    """
+
+    def __init__(self, index: Index, *, progress: bool = True) -> None:
+        if index.gallery.calibration is None:
+            raise QueryError("this index was built without an encoder, which naming needs: run 'hubprobe index'")
+        self._index, self._gallery, self._progress = index, index.gallery, progress
+
+    @cached_property
+    def _bank(self) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
+        """Names, their expectations ``[names, n]``, and what each scores with any logit ``[names]``."""
+        index, calibration = self._index, self._gallery.calibration
+        assert calibration is not None
+        names = bank.names(everyday_only=False)
+        texts = cached_texts(index.encoder, names, cache(index.workspace), "names", progress=self._progress)
+        expected = zero_shot(texts @ index.probe_embeddings.T, calibration.centre)
+        rows = np.unique(np.linspace(0, len(self._gallery) - 1, min(_SAMPLE, len(self._gallery))).astype(np.int64))
+        scores = expected @ strengths(self._gallery.vectors(rows)).T / np.float32(TEMPERATURE)
+        most = scores.max(axis=1, keepdims=True)
+        common = (np.log(np.exp(scores - most).mean(axis=1)) + most[:, 0]) * np.float32(TEMPERATURE)
+        return names, expected, common
+
+    @cached_property
+    def _named(self) -> tuple[NDArray[np.int64], list[str], NDArray[np.float32]]:
+        """Rows that lend their labels, the labels, and the trust in each."""
+        bridge, labels = self._gallery.bridge, self._gallery.logits.column("label")
+        if bridge is None:
+            return np.empty(0, np.int64), [], np.empty(0, np.float32)
+        words = [plain(label) or "" for label in labels.take(pa.array(bridge.rows)).to_pylist()]
+        return bridge.rows, words, bridge.weights
+
+    def names(self, rows: NDArray[np.int64], count: int = 3) -> list[list[Name]]:
+        """Return up to ``count`` names for each of the logits at ``rows``, most confident first.
+
+        A logit's own model never votes.
+        """
+        found: list[list[Name]] = []
+        starts = range(0, rows.size, _ROWS)
+        for start in tqdm(
+            starts, desc="name", unit="batch", disable=not self._progress or len(starts) < 2, leave=False
+        ):
+            some = rows[start : start + _ROWS]
+            strong = strengths(self._gallery.vectors(some))
+            told = self._by_labels(some, strong)
+            seen = self._by_bank(strong)
+            found += [_merged(a, b, count) for a, b in zip(told, seen, strict=True)]
+        return found
+
+    def _by_labels(self, rows: NDArray[np.int64], strong: NDArray[np.float32]) -> list[dict[str, float]]:
+        named, words, trust = self._named
+        if not named.size:
+            return [{} for _ in rows]
+        scores = np.empty((rows.size, named.size), np.float32)
+        for start in range(0, named.size, 4_096):
+            part = named[start : start + 4_096]
+            scores[:, start : start + part.size] = strong @ strengths(self._gallery.vectors(part)).T
+        scores[self._gallery.model_of[rows][:, None] == self._gallery.model_of[named][None]] = 0.0
+        votes: list[dict[str, float]] = []
+        for row in scores * trust:
+            near = np.argsort(-row, kind="stable")[:NEIGHBOURS]
+            best = float(row[near[0]])
+            weights = np.exp((row[near] - best) / TEMPERATURE)
+            vote: dict[str, float] = {}
+            for i, weight in zip(near.tolist(), (weights / weights.sum()).tolist(), strict=True):
+                if row[i] > 0:
+                    vote[words[i]] = vote.get(words[i], 0.0) + best * weight
+            votes.append(vote)
+        return votes
+
+    def _by_bank(self, strong: NDArray[np.float32]) -> list[dict[str, float]]:
+        names, expected, common = self._bank
+        scores = (strong @ expected.T - common) / np.float32(TEMPERATURE)
+        scores -= scores.max(axis=1, keepdims=True)
+        shares = np.exp(scores)
+        shares /= shares.sum(axis=1, keepdims=True)
+        best = np.argsort(-shares, axis=1, kind="stable")[:, :NEIGHBOURS]
+        return [{names[i]: float(row[i]) for i in some.tolist()} for row, some in zip(shares, best, strict=True)]
+
+
+def _merged(told: dict[str, float], seen: dict[str, float], count: int) -> list[Name]:
+    rest = max(0.0, 1.0 - sum(told.values()))
+    votes = {name: (share, share, 0.0) for name, share in told.items()}
+    for name, share in seen.items():
+        total, by_labels, _ = votes.get(name, (0.0, 0.0, 0.0))
+        votes[name] = (total + rest * share, by_labels, rest * share)
+    order = sorted(votes, key=lambda name: (-votes[name][0], name))[:count]
+    return [Name(name, votes[name][0], "labels" if votes[name][1] >= votes[name][2] else "zero-shot") for name in order]
+
+
+def describe_model(
+    index: Index, repo_id: str, *, sha: str | None = None, count: int = 3, progress: bool = True
+) -> pa.Table:
+    """Name every searchable logit of a model.
+
+    Returns a table ``logit, label`` (its own, untrusted), ``name``, ``confidence``, ``source``, ``others`` (the next
+    names), in order of ``logit``. Raises `QueryError` when the model is not in the index, or has no encoder.
+    """
+    gallery = index.gallery
+    rows = np.flatnonzero(gallery.is_model(repo_id, gallery.commit(repo_id, sha)))
+    logits = gallery.logits.take(pa.array(rows))
+    named = Namer(index, progress=progress).names(rows, count)
+    table = pa.table(
+        {
+            "logit": logits.column("logit"),
+            "label": logits.column("label"),
+            "name": pa.array([names[0].name if names else None for names in named], pa.string()),
+            "confidence": pa.array([round(names[0].confidence, 3) if names else None for names in named], pa.float64()),
+            "source": pa.array([names[0].source if names else None for names in named], pa.string()),
+            "others": pa.array([[n.name for n in names[1:]] for names in named], pa.list_(pa.string())),
+        }
+    )
+    return table.sort_by("logit")
+
+
+def audit(index: Index, *, repo_id: str | None = None, limit: int = 50, progress: bool = True) -> pa.Table:
+    """List honestly labelled logits whose behaviour says something else, most doubtful first.
+
+    Every label that the bank knows (a word of another language says nothing to it) is compared with the names that
+    the logit's answers suggest, its own model's labels not voting. ``doubt`` is the confidence of the names that are
+    not like the label, less that of those which are.
+
+    Returns a table ``doubt, repo_id, sha, logit, label, name, confidence, source``. Raises `QueryError`.
+    """
+    gallery = index.gallery
+    quality = np.array([q == NAMED for q in gallery.models.column("label_quality").to_pylist()], bool)
+    asked = quality[gallery.model_of]
+    if repo_id is not None:
+        asked &= gallery.is_model(repo_id, gallery.commit(repo_id, None))
+    labels = [plain(label) for label in gallery.logits.column("label").to_pylist()]
+    known = {label for label in set(labels) if label and bank.related(label)}
+    rows = np.array([row for row in np.flatnonzero(asked).tolist() if labels[row] in known], np.int64)
+    if not rows.size:
+        raise QueryError(
+            "there is no logit with a label that the concept bank knows: 'hubprobe describe' names the others"
+        )
+    named = Namer(index, progress=progress).names(rows, NEIGHBOURS)
+    texts = sorted({labels[row] or "" for row in rows.tolist()} | {n.name for names in named for n in names})
+    position = {text: i for i, text in enumerate(texts)}
+    calibration = gallery.calibration
+    assert calibration is not None
+    vectors = cached_texts(index.encoder, texts, cache(index.workspace), "audit", progress=progress) - calibration.texts
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    found = []
+    for row, names in zip(rows.tolist(), named, strict=True):
+        own = vectors[position[labels[row] or ""]]
+        like = sum(n.confidence for n in names if _same(labels[row] or "", n.name, own @ vectors[position[n.name]]))
+        other = [n for n in names if not _same(labels[row] or "", n.name, own @ vectors[position[n.name]])]
+        if other:
+            found.append((sum(n.confidence for n in other) - like, row, other[0]))
+    found.sort(key=lambda entry: (-entry[0], entry[1]))
+    top = [entry for entry in found if entry[0] > 0][:limit]
+    keys = gallery.keys(np.array([row for _, row, _ in top], np.int64))
+    return pa.Table.from_pylist(
+        [
+            {
+                "doubt": round(doubt, 3), "repo_id": key[0], "sha": key[1], "logit": key[2],
+                "label": gallery.logits.column("label")[row].as_py(), "name": name.name,
+                "confidence": round(name.confidence, 3), "source": name.source,
+            }
+            for (doubt, row, name), key in zip(top, keys, strict=True)
+        ],
+        schema=_AUDIT,
+    )  # fmt: skip
+
+
+_AUDIT = pa.schema(
+    [
+        pa.field("doubt", pa.float64()),
+        pa.field("repo_id", pa.string()),
+        pa.field("sha", pa.string()),
+        pa.field("logit", pa.int32()),
+        pa.field("label", pa.string()),
+        pa.field("name", pa.string()),
+        pa.field("confidence", pa.float64()),
+        pa.field("source", pa.string()),
+    ]
+)
+
+
+def _same(label: str, name: str, similarity: float) -> bool:
+    if bank.fold(label) == bank.fold(name) or similarity >= ALIKE:
+        return True
+    return name in bank.related(label)
