@@ -8,6 +8,7 @@ comes the posterior variance, which they share, too.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -105,8 +106,15 @@ class Factors:
         variance[block.observed] = 0.0
         return values, variance
 
+    def digest(self) -> str:
+        """Return a hash of the three tensors: the file's bytes vary, its metadata is in no order."""
+        found = hashlib.sha256()
+        for tensor in (self.mean, self.basis, self.noise):
+            found.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        return found.hexdigest()
+
     def save(self, path: Path, probe_set: str, metadata: dict[str, str]) -> None:
-        """Write ``mean``, ``basis`` and ``noise`` as safetensors, atomically; the same factors give the same bytes."""
+        """Write ``mean``, ``basis`` and ``noise`` as safetensors, atomically."""
         named = {"mean": self.mean, "basis": self.basis, "noise": self.noise}
         tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in named.items()}
         said = {**metadata, "version": VERSION, "probe_set": probe_set, "rank": str(self.rank)}

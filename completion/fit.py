@@ -17,12 +17,12 @@ from completion.factors import Block, Factors
 from completion.start import subspace, truncated
 from completion.validation import Blocks, Case, Measured, Split, calibrated
 
-RANKS = (32, 64, 128, 256, 512)
+RANKS = (4, 8, 16, 32, 64, 128, 256, 512)
 """Ranks that are tried when none is asked for, as far as the gallery's size and the cost of a pass allow."""
 GAIN = 5e-4
 """What an iteration, or a doubling of the rank, must add to R2 on hidden entries; less is noise."""
-PASS_FLOP = 2.0e11
-"""Multiply-adds a pass over a small gallery may cost before a rank above 128 is no longer tried: seconds on 2 cores."""
+PASS_FLOP = 1.0e11
+"""Multiply-adds a pass of EM may cost at a rank above 128: seconds on 2 cores. A start costs far less, at any rank."""
 _BATCH = 64  # models whose Gram matrices are added to the probes' by one product
 _NOISE_LOGITS = 50.0  # logits' worth of the mean noise in each probe's own
 _CHUNK = 256  # probes solved at a time: a batched Cholesky copies its input
@@ -45,11 +45,15 @@ class Fit:
     log: list[str] = field(default_factory=list)
 
 
-def largest_rank(n: int, models: int, logits: int) -> int:
-    """Return the largest rank worth trying: what ``logits`` can hold, and a pass over ``models`` masks can afford."""
-    fitting = [r for r in RANKS if r <= logits // 2]
-    cheap = [r for r in fitting if r <= 128 or 4.0 * models * n * r * r + n * r**3 / 3 <= PASS_FLOP]
-    return max(cheap, default=min(RANKS[0], max(logits // 4, 1)))
+def largest_rank(logits: int) -> int:
+    """Return the largest rank worth trying: what ``logits`` can hold."""
+    return max((r for r in RANKS if r <= logits // 2), default=max(logits // 4, 1))
+
+
+def affordable_rank(n: int, masks: int) -> int:
+    """Return the largest rank at which a pass of EM over ``masks`` distinct sets of probes takes seconds."""
+    cheap = [r for r in RANKS if r <= 128 or 4.0 * masks * n * r * r + n * r**3 / 3 <= PASS_FLOP]
+    return max(cheap)
 
 
 def fit(
@@ -59,6 +63,7 @@ def fit(
     *,
     rank: int | None,
     largest: int,
+    affordable: int = 128,
     ridge: float = 1.0,
     iterations: int = 8,
     warm: Factors | None = None,
@@ -75,6 +80,7 @@ def fit(
         cases: the measured models, on ``device``.
         rank: latent dimensions; the best of `RANKS` up to ``largest`` when None.
         largest: the largest rank to try.
+        affordable: the largest rank to iterate at when none is asked for.
         ridge: multiple of the basis' prior precision, which is learned for each column (automatic relevance).
         iterations: passes at most, after the start's.
         warm: an earlier fit to go on from, where it is better than a new start.
@@ -90,25 +96,31 @@ def fit(
         starts.append(("fully probed models", whole))
     tried: list[tuple[str, Factors]] = []
     for name, start in starts:
-        widths = [start.rank] if rank else [r for r in RANKS if r < start.rank] + [start.rank]
+        widths = [start.rank] if rank else [r for r in RANKS if r < start.rank and r >= start.rank // 8] + [start.rank]
         tried += [(f"{name}, rank {r}", truncated(start, r)) for r in widths]
     if warm is not None and (rank is None or warm.rank == rank):
         tried.append((f"earlier factors, rank {warm.rank}", warm.to(device)))
     best: tuple[Factors, Measured] | None = None
+    begin: tuple[Factors, Measured] | None = None
     for name, start in tried:
         found = calibrated(start, cases)
         log.append(f"start from {name}: R2 {found[1].r2:.4f}")
         if best is None or found[1].r2 > best[1].r2 + GAIN:
             best = found
+        if (rank or start.rank <= affordable) and (begin is None or found[1].r2 > begin[1].r2 + GAIN):
+            begin = found
     assert best is not None
-    log.append(f"rank {best[0].rank}")
-    history, now = [best[1].r2], best[0]
+    now, last = begin or best
+    history = [last.r2]
     for _ in tqdm(range(iterations), desc="fit", unit="pass", disable=None if progress else True):
         now, found_now = calibrated(_iterate(blocks, split, now, ridge, device), cases)
         history.append(found_now.r2)
-        if found_now.r2 <= best[1].r2 + GAIN:
+        if found_now.r2 > best[1].r2 + GAIN:
+            best = now, found_now
+        if found_now.r2 <= last.r2 + GAIN:
             break
-        best = now, found_now
+        last = found_now
+    log.append(f"iterated at rank {now.rank}, kept rank {best[0].rank}: R2 {best[1].r2:.4f}")
     return Fit(*best, history, log)
 
 
@@ -117,6 +129,11 @@ def _iterate(blocks: Blocks, split: Split, factors: Factors, ridge: float, devic
     for block in blocks():
         sums.add(split.kept(block).to(device))
     return sums.maximised(ridge)
+
+
+def _held_masks(n: int) -> int:
+    """Return how many masks' Gram matrices are held before they are added to those of the ``n`` probes."""
+    return max(_BATCH, n // 8)
 
 
 class _Sums:
@@ -134,7 +151,7 @@ class _Sums:
         self.latent = torch.zeros(wide, wide, device=device)
         self._grams: Tensor | None = None
         self._kept: dict[bytes, tuple[Tensor, Tensor]] = {}
-        self._most = max(_BATCH, n // 8)
+        self._most = _held_masks(n)
 
     def add(self, block: Block) -> None:
         latent, covariance = self.factors.posterior(block.observed, block.values)

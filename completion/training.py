@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ import numpy as np
 
 from completion import methods
 from completion.factors import Factors, load
-from completion.fit import Fit, fit, largest_rank
+from completion.fit import Fit, affordable_rank, fit, largest_rank
 from completion.gallery import Gallery, Known, Model
 from completion.settings import LEAST_LOGITS, LEAST_MODELS, Settings
 from completion.validation import Split
@@ -23,6 +22,8 @@ _LOG = logging.getLogger(__name__)
 
 CHANGE = 0.05
 """Share of the observed entries that must be new, or gone, before factors are fitted anew: less hardly moves them."""
+MANY_MASKS = 1000
+"""Sets of probes above which ranks over 128 are not tried: the start of a large gallery would take minutes."""
 GRAM_BYTES = 2 << 30
 """What a probe's Gram matrices may take in all: 4,000 probes at rank 362."""
 
@@ -76,7 +77,7 @@ def train(
         grown = abs(entries - int(metadata.get("entries", "0"))) > CHANGE * entries
         if (same and not grown and not settings.refit) or dry_run:
             told = json.loads(metadata.get("diagnostics", "{}"))
-            return Trained(factors.to(settings.chosen_device()), _digest(path), "", told.get("r2", ""), told)
+            return Trained(factors.to(settings.chosen_device()), factors.digest(), "", told.get("r2", ""), told)
     if dry_run:
         return Trained(None, digest="dry run")
     warm = kept[0] if kept is not None and not settings.refit else None
@@ -84,7 +85,7 @@ def train(
     diagnostics = _diagnostics(found, settings)
     said = {"settings": settings.fit_key(), "entries": str(entries), "models": str(len(usable))}
     found.factors.save(path, probe_set, {**said, "diagnostics": json.dumps(diagnostics), "method": settings.method})
-    return Trained(found.factors, _digest(path), "", diagnostics["r2"], diagnostics)
+    return Trained(found.factors, found.factors.digest(), "", diagnostics["r2"], diagnostics)
 
 
 def _fit(
@@ -96,7 +97,7 @@ def _fit(
     logits = sum(model.logits for model in usable)
     whole = sum(model.logits for model in usable if model.observed == n)
     masks = len({model.key for model in usable if model.observed < n} | split.measured)
-    largest = largest_rank(n, masks, logits)
+    largest = min(largest_rank(logits), n)
     rank = settings.rank
     if rank is not None and (min(masks, n) * rank * rank * 4 > GRAM_BYTES or rank > n):
         raise ConfigError(f"rank {rank} takes more than {GRAM_BYTES >> 30} GiB for {n} probes: ask for less")
@@ -116,7 +117,8 @@ def _fit(
         split,
         cases,
         rank=rank,
-        largest=largest,
+        largest=largest if masks <= MANY_MASKS else min(largest, 128),
+        affordable=affordable_rank(n, masks),
         ridge=settings.ridge,
         # Where nothing is missing the start is the answer: principal components (Tipping and Bishop 1999).
         iterations=0 if whole == logits else settings.iterations,
@@ -149,7 +151,3 @@ def _quantiles(values: list[float]) -> list[float]:
     if not values:
         return []
     return [round(float(q), 4) for q in np.quantile(values, [0, 0.1, 0.25, 0.5, 0.75, 0.9, 1])]
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -29,8 +29,10 @@ HIDDEN = 0.1
 """Share of a measured model's probes that is hidden."""
 SHARE = 1 / 3
 """Share of all probes that a measured model is completed from, at most: the usual share of a partial model."""
-NOISE = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
-"""Multiples of the noise that are tried: a fit to few logits leaves too little noise, hence trusts too much."""
+STEP = 1.4
+"""Factor between multiples of the noise that are tried."""
+MOST = 10.0
+"""Largest multiple of the noise, and smallest inverse of one."""
 
 
 @dataclass(frozen=True)
@@ -144,14 +146,18 @@ def calibrated(factors: Factors, cases: list[Case]) -> tuple[Factors, Measured]:
     likelihood of hidden entries prefers deviations that are right, and means that do not trust too much with them.
     """
     n = len(factors.mean)
-    best: tuple[Factors, Measured] | None = None
-    for times in NOISE:
-        tried = factors.noisier(times)
-        found = measure(tried.complete, cases, n)
-        if best is not None and found.log_likelihood < best[1].log_likelihood:
-            break  # it rises to one top and falls
-        best = tried, found
-    assert best is not None
+
+    def tried(times: float) -> tuple[Factors, Measured]:
+        noisier = factors.noisier(times)
+        return noisier, measure(noisier.complete, cases, n)
+
+    best = tried(1.0)
+    for direction in (STEP, 1 / STEP):  # the likelihood rises to one top and falls
+        times = direction
+        while 1 / MOST <= times <= MOST and (found := tried(times))[1].log_likelihood > best[1].log_likelihood:
+            best, times = found, times * direction
+        if times != direction:
+            break
     return best
 
 

@@ -243,17 +243,39 @@ def _listed(text: str | None) -> tuple[str, ...] | None:
 
 @click.command()
 @workspace_option
+@click.option(
+    "--method",
+    type=click.Choice(["em", "mean", "soft-impute", "anchors"]),
+    default="em",
+    show_default=True,
+    help="How partial models are completed; all but em are baselines.",
+)
+@click.option("--rank", type=click.IntRange(min=1), help="Dimensions of the basis; chosen when not given.")
+@click.option(
+    "--ridge",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Multiple of the learned prior precision of the basis.",
+)
+@click.option("--iterations", type=click.IntRange(min=0), default=8, show_default=True, help="Passes of EM at most.")
+@click.option("--device", default="", help="cpu, cuda ...; the best there is when not given.")
+@click.option("--refit", is_flag=True, help="Fit anew although the gallery has hardly changed.")
 @click.option("--dry-run", is_flag=True, help="Count what would be written, write nothing.")
 @quiet_option
 @format_option
-def complete(folder: Path, dry_run: bool, quiet: bool, kind: str) -> None:
+def complete(folder: Path, dry_run: bool, quiet: bool, kind: str, **options: Any) -> None:
     """Turn responses into one descriptor per searchable logit; full responses pass through bit-equal.
 
+    Models that were run on some probes are completed by factors fitted to the whole gallery.
+
     \b
-    Example:
+    Examples:
       hubprobe complete --workspace my-index
+      hubprobe complete --workspace my-index --rank 64 --iterations 4
     """
     import completion
     from workspace import Workspace
 
-    show_summary(completion.complete(Workspace.open(folder), dry_run=dry_run, progress=not quiet), kind)
+    settings = completion.Settings(**options)
+    show_summary(completion.complete(Workspace.open(folder), settings, dry_run=dry_run, progress=not quiet), kind)

@@ -59,13 +59,13 @@ def test_full_responses_pass_through_bit_equal_and_excluded_logits_stay_out(work
     assert table["variance"].to_pylist() == [0.0, 0.0]
 
 
-def test_uncommitted_failed_and_partial_models_have_no_descriptors(workspace):
+def test_uncommitted_failed_and_refused_models_have_no_descriptors(workspace):
     respond(workspace, "a/ok")
     respond(workspace, "a/killed-before-its-row", committed=False)
     respond(workspace, "a/failed", status="timeout")
     respond(workspace, "a/partial", probes=5)
     summary = completion.complete(workspace, progress=False)
-    assert (summary.models, summary.partial) == (1, 1)
+    assert (summary.models, summary.partial, summary.refused) == (1, 1, 1)
     assert set(descriptors(workspace)["repo_id"].to_pylist()) == {"a/ok"}
 
 
