@@ -91,8 +91,8 @@ class Bridge:
         embedding: NDArray[np.float32],
         vectors: Vectors,
         allowed: NDArray[np.bool_] | None = None,
-    ) -> dict[str, NDArray[np.float32]]:
-        """Return what other models' labels, and the map, expect of every probe for a text.
+    ) -> tuple[dict[str, NDArray[np.float32]], float]:
+        """Return what other models' labels, and the map, expect of every probe for a text, and the trust in a label.
 
         Args:
             embedding: float32 ``[dim]``, of the text.
@@ -110,7 +110,7 @@ class Bridge:
         if self.mapped.size and self.share > 0:
             mapped = unit(np.maximum(placed @ self.mapped.astype(np.float32), 0.0)[None])[0]
             found[MAP] = np.float32(self.share) * mapped
-        return found
+        return found, 0.0 if near is None else near.trust(self.width)
 
     def place(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return text embeddings ``[texts, dim]`` without what all texts share, at unit length."""

@@ -28,6 +28,7 @@ class Descriptor:
         logit: index of that logit, else None.
         sides: what else is known to look for, by where it comes from: float32 ``[n_probes]``, not negative, the
             zero-shot side of length 1. Texts and images have some; `search.scoring.bridged` adds them up.
+        signs: of a text, its best contrast with a probe and the trust in the nearest label; see `search.coverage`.
     """
 
     vector: NDArray[np.float32] = field(repr=False)
@@ -38,6 +39,7 @@ class Descriptor:
     model: tuple[str, str] | None = None
     logit: int | None = None
     sides: Mapping[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
+    signs: tuple[float, float] | None = None
 
     @classmethod
     def from_raw(cls, raw: Any, *, about: str = "", kind: str = "vector") -> Descriptor:

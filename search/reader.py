@@ -298,10 +298,11 @@ class Index:
         calibration, bridge = self.gallery.calibration, self.gallery.bridge
         if calibration is None:
             return plain
-        sides = {ZERO_SHOT: zero_shot(similarity[None], calibration.centre)[0]}
+        sides, trust = {ZERO_SHOT: zero_shot(similarity[None], calibration.centre)[0]}, 0.0
         if bridge is not None:
-            sides |= bridge.sides(embedding, self.gallery.vectors, allowed)
-        return replace(plain, sides=sides)
+            others, trust = bridge.sides(embedding, self.gallery.vectors, allowed)
+            sides |= others
+        return replace(plain, sides=sides, signs=(float(calibration.contrast(similarity[None])[0]), trust))
 
     def without_labels_of(self, text: str, allowed: NDArray[np.bool_]) -> Descriptor:
         """Return a text's descriptor when only the ``allowed`` logits, bool ``[logits]``, may lend their labels."""
@@ -312,24 +313,21 @@ class Index:
 
     def coverage(self, text: str) -> Coverage:
         """Say how probable it is that ``text`` can be answered; raises `QueryError` without an encoder."""
-        clean = checked_text(text)
-        descriptor, gallery = self._text(clean), self.gallery
-        if gallery.calibration is None:
-            raise QueryError("this index was built without an encoder: it answers logit queries only")
-        with self._lock:
-            templates = self._about["templates"] if self._about else ()
-            embedding = text_embeddings(self.encoder, [clean], templates)[0]
-        bridge = gallery.bridge
-        near = bridge.nearest(bridge.place(embedding[None])[0], gallery.vectors) if bridge else None
-        comparison = gallery.compile(descriptor, "bridged")
-        nearest = 1.0 - gallery.nearest(comparison, 1, None)[1]
-        spread = np.unique(np.linspace(0, len(gallery) - 1, min(_SAMPLE, len(gallery))).astype(np.int64))
+        return self.coverage_of(self._text(text))
+
+    def coverage_of(self, query: Descriptor, allowed: NDArray[np.bool_] | None = None) -> Coverage:
+        """Say it of a text's descriptor, when only the ``allowed`` logits, bool ``[logits]``, may be found."""
+        gallery, bridge = self.gallery, self.gallery.bridge
+        if query.signs is None:
+            raise QueryError("coverage is known of texts only, and of an index that was built with an encoder")
+        comparison = gallery.compile(query, "bridged")
+        rows = np.arange(len(gallery)) if allowed is None else np.flatnonzero(allowed)
+        spread = rows[np.unique(np.linspace(0, rows.size - 1, min(_SAMPLE, rows.size)).astype(np.int64))]
+        nearest = 1.0 - gallery.nearest(comparison, 1, allowed)[1]
         above = standing(nearest, 1.0 - gallery.distances(comparison, spread)[None])
-        contrast = gallery.calibration.contrast((self.probe_embeddings @ embedding)[None])
-        trust = near.trust(bridge.width) if near is not None and bridge is not None else 0.0
-        signs = np.array([[contrast[0], trust, above[0]]])
+        signs = np.array([[*query.signs, above[0]]])
         share = float(probability(signs, bridge.coverage if bridge else DEFAULT)[0])
-        return Coverage(share, share >= COVERED, float(contrast[0]), trust, float(above[0]))
+        return Coverage(share, share >= COVERED, *query.signs, float(above[0]))
 
     def _text(self, text: str) -> Descriptor:
         clean = checked_text(text)

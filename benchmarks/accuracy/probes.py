@@ -61,7 +61,9 @@ def on_white(image: Image.Image) -> Image.Image:
     rgba = image.convert("RGBA")
     rgba = rgba.crop(rgba.getchannel("A").getbbox() or (0, 0, *rgba.size))
     scale = (SIZE - 16) / max(rgba.size)
-    rgba = rgba.resize((max(1, round(rgba.width * scale)), max(1, round(rgba.height * scale))), Image.Resampling.LANCZOS)
+    rgba = rgba.resize(
+        (max(1, round(rgba.width * scale)), max(1, round(rgba.height * scale))), Image.Resampling.LANCZOS
+    )
     canvas = Image.new("RGB", (SIZE, SIZE), (255, 255, 255))
     canvas.paste(rgba, ((SIZE - rgba.width) // 2, (SIZE - rgba.height) // 2), rgba)
     return canvas

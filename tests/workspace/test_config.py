@@ -36,7 +36,7 @@ def test_hash_follows_settings_but_not_the_address():
     [
         ("[search]\nkk = 3", "unknown setting 'kk'"),
         ("[search]\nk = 'three'", "must be int"),
-        ("[search]\nk = 0", "at least 1"),
+        ("[search]\nk = -1", "at least 0"),
         ("[search]\nk = true", "must be int"),
         ("search = 3", "is a section"),
         ("[search", "hubprobe.toml"),

@@ -1,0 +1,155 @@
+"""The label bridge: other models' honest labels find outputs that say nothing, and wrong ones do little harm."""
+
+import numpy as np
+import pytest
+
+import search
+from search.bridge import BRIDGE, ZERO_SHOT, counting, plain
+from tests.search.conftest import CONCEPTS, FakeEncoder, make
+
+
+class Blind(FakeEncoder):
+    """Knows words from each other, but sees nothing in the probes."""
+
+    def encode_images(self, images):
+        rows = np.random.default_rng(0).standard_normal((len(images), len(self.concepts))).astype(np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def blind(tmp_path_factory):
+    """An index of 24 models, every other one labelled, whose encoder cannot see."""
+    made = make(tmp_path_factory.mktemp("blind") / "workspace", models=24)
+    made.encoder = Blind()
+    made.index()
+    return made
+
+
+def share_right(made, scoring):
+    """Share of the concepts whose nearest logit among the unlabelled models is right."""
+    index = made.open()
+    right = 0
+    for concept in CONCEPTS:
+        hit = index.search(concept, scoring=scoring).where("label_quality = 'LABEL_i'").limit(1).to_dicts()[0]
+        right += made.truth["models"][hit["repo_id"]]["logits"][hit["logit"]] == concept
+    return right / len(CONCEPTS)
+
+
+def test_labels_of_other_models_find_what_the_encoder_cannot_see(blind):
+    assert share_right(blind, "contrastive") < 0.3
+    assert share_right(blind, "bridged") > 0.85
+
+
+def test_every_hit_says_which_side_found_it(blind):
+    hits = blind.open().search("dog", scoring="bridged").limit(5).to_dicts()
+    assert all(hit["found_by"] and set(hit["found_by"]) <= {"zero-shot", "labels", "map"} for hit in hits)
+    assert hits[0]["found_by"][0] == "labels"
+
+
+def test_the_answer_is_exact(blind):
+    index = blind.open()
+    for concept in CONCEPTS[:6]:
+        for k in (None, 20):
+            query = index.search(concept, k=k, scoring="bridged").limit(15)
+            assert query.to_arrow().equals(query.exact().to_arrow())
+
+
+def test_a_lender_can_be_left_out(blind):
+    index = blind.open()
+    nobody = index.without_labels_of("dog", np.zeros(len(index), bool))
+    assert BRIDGE not in nobody.sides
+    assert ZERO_SHOT in nobody.sides
+    everybody = index.without_labels_of("dog", np.ones(len(index), bool))
+    assert BRIDGE in everybody.sides
+
+
+def test_wrong_labels_do_not_poison_it(tmp_path):
+    made = make(tmp_path / "workspace", models=24)
+    import pyarrow.parquet as pq
+
+    from workspace.files import write_table
+
+    folder = made.workspace.descriptors_dir(made.workspace.probe_set)
+    rng = np.random.default_rng(0)
+    for path in sorted(folder.glob("*.parquet")):
+        table = pq.read_table(path)
+        labels = table.column("label").to_pylist()
+        if not labels[0].startswith("LABEL"):
+            labels = [label if rng.random() > 0.25 else str(rng.choice(CONCEPTS)) for label in labels]
+            at = table.column_names.index("label")
+            write_table(path, table.set_column(at, table.schema.field(at), [labels]))
+    made.encoder = Blind()
+    made.index()
+    assert share_right(made, "bridged") > 0.7
+
+
+def test_labels_survive_an_append_and_a_gallery_without_any_has_none(tmp_path):
+    made = make(tmp_path / "workspace", models=6)
+    made.index()
+    before = made.open().gallery.bridge
+    made.add(range(6, 12))
+    assert made.index().mode == "appended"
+    after = made.open().gallery
+    assert after.bridge.trust.size >= before.trust.size
+    assert after.calibration.hubness.size == len(after)
+    other = make(tmp_path / "other", models=1)  # model 0 shows no labels
+    other.index()
+    assert other.open().gallery.bridge is None
+    assert other.open().search("dog", scoring="bridged").limit(3).to_arrow().num_rows == 3
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("tench, Tinca tinca", "tench"), ("Golden_Retriever", "golden retriever"), ("LABEL_7", None), ("class 3", None),
+        ("7", None), (None, None), ("", None), ("T-Shirt", "t shirt"), ("犬種", "犬種"),
+    ],
+)  # fmt: skip
+def test_labels_as_words(label, words):
+    assert plain(label) == words
+
+
+def test_a_certain_label_outweighs_the_encoder_and_an_uncertain_one_does_not():
+    assert counting(1.0) > 20
+    assert counting(0.3) < 0.5
+    assert counting(0.0) == 0
+
+
+def test_coverage(blind):
+    index = blind.open()
+    known, unknown = index.coverage("dog"), index.coverage("an isosceles tax return")
+    assert known.probability > unknown.probability
+    assert known.covered
+    assert "probability" in str(unknown)
+
+
+def test_names_of_outputs_that_say_nothing(blind):
+    index = blind.open()
+    repo = next(r for r in blind.truth["models"] if r.endswith("model-004"))
+    named = search.open(blind.workspace, encoder=blind.encoder).describe(repo, progress=False).to_pylist()
+    truth = blind.truth["models"][repo]["logits"]
+    assert [row["logit"] for row in named] == list(range(len(truth)))
+    assert sum(row["name"] == truth[row["logit"]] for row in named) >= 0.7 * len(truth)
+    assert all(0 <= row["confidence"] <= 1 for row in named)
+    assert index.describe(repo, count=1, progress=False).column("others").to_pylist() == [[]] * len(truth)
+
+
+def test_audit_lists_a_lie(tmp_path):
+    import pyarrow.parquet as pq
+
+    from workspace.files import write_table
+
+    made = make(tmp_path / "workspace", models=24)
+    folder = made.workspace.descriptors_dir(made.workspace.probe_set)
+    path = next(p for p in folder.glob("*.parquet") if "model-005" in str(pq.read_table(p).column("repo_id")[0]))
+    table = pq.read_table(path)
+    truth = table.column("label").to_pylist()
+    lie = next(c for c in CONCEPTS if c not in truth)
+    at = table.column_names.index("label")
+    write_table(path, table.set_column(at, table.schema.field(at), [[lie, *truth[1:]]]))
+    made.encoder = Blind()
+    made.index()
+    found = made.open().audit(progress=False).to_pylist()
+    assert (found[0]["repo_id"].endswith("model-005"), found[0]["logit"]) == (True, 0)
+    assert found[0]["name"] == truth[0]
+    assert len(found) < 12

@@ -1,0 +1,61 @@
+"""The query's side of a text, and each logit's hubness, against their definitions."""
+
+import numpy as np
+import pytest
+
+from search.contrast import POWER, STRONGEST, TEMPERATURE, hubness, strengths, unit, zero_shot
+from search.coverage import DEFAULT, fit, probability
+
+
+def test_zero_shot_is_the_cubed_positive_contrast_of_the_strongest_probes():
+    rng = np.random.default_rng(0)
+    similarity, centre = rng.random((3, 500)).astype(np.float32), rng.random(500).astype(np.float32)
+    found = zero_shot(similarity, centre)
+    for row, raw in zip(found, similarity, strict=True):
+        z = raw - centre
+        z = (z - z.mean()) / z.std()
+        wanted = np.where(z > 0, z, 0.0) ** POWER
+        wanted[np.argsort(-wanted)[STRONGEST:]] = 0
+        np.testing.assert_allclose(row, wanted / np.linalg.norm(wanted), atol=1e-5)
+        assert (row > 0).sum() == STRONGEST
+
+
+def test_a_text_like_the_bank_expects_nothing():
+    centre = np.linspace(0, 1, 50, dtype=np.float32)
+    assert not zero_shot(centre[None].copy(), centre).any()
+
+
+def test_hubness_is_the_log_mean_of_exp_scores():
+    rng = np.random.default_rng(1)
+    strong, bank = strengths(rng.standard_normal((40, 90)).astype(np.float32)), unit(rng.random((30, 90), np.float32))
+    scores = strong.astype(np.float64) @ bank.T
+    np.testing.assert_allclose(
+        hubness(strong, bank), TEMPERATURE * np.log(np.exp(scores / TEMPERATURE).mean(axis=1)), rtol=1e-4
+    )
+
+
+def test_hubness_takes_a_hub_from_the_top():
+    # logit 0 answers every probe somewhat, logit 1 only one probe: a text for that probe must prefer logit 1
+    probes = 64
+    vectors = np.zeros((2, probes), np.float32)
+    vectors[0] = 1.0
+    vectors[0, 5] = 3.0
+    vectors[1, 5] = 1.0
+    strong, bank = strengths(vectors), np.eye(probes, dtype=np.float32)
+    common = hubness(strong, bank)
+    assert common[0] > 0
+    assert (strong[:, 5] - common)[1] > (strong[:, 5] - common)[0]
+
+
+def test_coverage_learns_which_queries_fail_and_is_not_turned_around_by_few():
+    rng = np.random.default_rng(2)
+    signs = np.column_stack([rng.standard_normal(600), rng.random(600), rng.normal(5, 2, 600)])
+    chance = 1 / (1 + np.exp(-(2 * signs[:, 0] + 5 * signs[:, 1] - 3)))
+    answered = rng.random(600) < chance
+    weights = fit(signs[:400], answered[:400])
+    said = probability(signs[400:], weights)
+    declined = said < 0.5
+    assert (~answered[400:])[declined].mean() > 2 * (~answered[400:])[~declined].mean()
+    assert fit(signs[:3], np.array([False, True, False])) == pytest.approx(DEFAULT, abs=1.5)
+    alike = np.tile([0.0, 0.0, 5.0], (40, 1))  # says nothing about any sign
+    assert fit(alike, np.ones(40, bool))[1:] == pytest.approx(DEFAULT[1:], abs=0.01)
