@@ -16,6 +16,7 @@ import numpy as np
 import search
 from benchmarks.search.data import World, write_workspace
 from benchmarks.search.timing import milliseconds
+from search import layout
 from search.scoring import Comparison, probelog
 from workspace import Workspace
 
@@ -32,9 +33,10 @@ def opened(options: Namespace) -> tuple[World, Any]:
     if not (root / "attempts").is_dir():
         write_workspace(root, world, 0, options.rows)
     workspace = Workspace.open(root)
-    if not (root / "build.json").exists():
+    kept = root / "build.json"
+    if not kept.exists() or json.loads(kept.read_text(encoding="utf-8")).get("format") != layout.FORMAT:
         summary = asdict(search.index(workspace, encoder="none", rebuild=True, progress=False))
-        (root / "build.json").write_text(json.dumps({**summary, "load": os.getloadavg()}), encoding="utf-8")
+        kept.write_text(json.dumps({**summary, "load": os.getloadavg(), "format": layout.FORMAT}), encoding="utf-8")
     return world, search.open(workspace)
 
 
