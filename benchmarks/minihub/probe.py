@@ -1,8 +1,8 @@
 """Serve MiniHub over the demo hub's wire protocol, crawl it and run every model on the probe set.
 
 Run ``python -m benchmarks.minihub.probe``, also while ``models.py`` is still training: what is new is crawled
-and probed, what is committed is never run again. ``--imagenet`` adds the two ImageNet models, which cost more
-than all others together. The workspace is ``$HUBPROBE_ASSETS/minihub/workspace``, the probe set all images of
+and probed, what is committed is never run again. ``--imagenet`` adds the two ImageNet models, two minutes
+by themselves. The workspace is ``$HUBPROBE_ASSETS/minihub/workspace``, the probe set all images of
 ``$HUBPROBE_ASSETS/accuracy/probes.parquet`` (``python -m benchmarks.accuracy.probes``).
 """
 
