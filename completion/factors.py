@@ -9,6 +9,7 @@ comes the posterior variance, which they share, too.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,9 @@ from workspace import WorkspaceError
 from workspace.files import replacing
 
 VERSION = "1"
+
+MULTIPLES = tuple(2.0 ** (i / 2) for i in range(-6, 13))
+"""Multiples of the gallery's noise that a model may have: an eighth to 64 times."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +55,57 @@ class Completer(Protocol):
 
 
 @dataclass(frozen=True)
+class Solved:
+    """What a block says about its latents, for any multiple c of the noise D; W are the observed rows of the basis.
+
+    Attributes:
+        power: float64 ``[rank]``, eigenvalues of ``W' D^-1 W``.
+        directions: float64 ``[rank, rank]``, its eigenvectors.
+        projected: float64 ``[logits, rank]``, ``(r - mean) D^-1 W`` along them.
+        left_over: ``(r - mean) D^-1 (r - mean)'`` over all logits.
+        observed: probes run.
+    """
+
+    power: Tensor
+    directions: Tensor
+    projected: Tensor
+    left_over: float
+    observed: int
+
+    def evidence(self, times: float) -> float:
+        """Return the log density of the observed responses under ``N(mean, W W' + c D)``, but for a constant."""
+        logits = len(self.projected)
+        explained = (self.projected.square().sum(0) / (times * times * (1.0 + self.power / times))).sum()
+        volume = self.observed * math.log(times) + float((self.power / times).log1p().sum())
+        return -0.5 * (logits * volume + self.left_over / times - float(explained))
+
+    def noise(self) -> float:
+        """Return the multiple of the noise that makes the observed responses likeliest (type II likelihood)."""
+        best: float = max(MULTIPLES, key=self.evidence)
+        return best
+
+    def latent(self, times: float) -> tuple[Tensor, Tensor]:
+        """Return latent means, float32 ``[logits, rank]``, and variances, ``[rank]``, along `directions`."""
+        shrink = 1.0 / (1.0 + self.power / times)
+        return (self.projected / times * shrink).float(), shrink.float()
+
+
+@dataclass(frozen=True)
 class Factors:
     """The fitted model, in units of a logit's standard deviation over all probes.
 
     Attributes:
         mean: float32 ``[n]``.
         basis: float32 ``[n, rank]``.
-        noise: float32 ``[n]``, variance of what the basis does not explain.
+        noise: float32 ``[n]``, variance of what the basis does not explain, in the gallery as a whole.
+        caution: the least multiple of the noise that a model has; for those that were fitted, evidence alone says too
+            little: the basis follows their noise. Calibrated on hidden responses.
     """
 
     mean: Tensor
     basis: Tensor
     noise: Tensor
+    caution: float = 1.0
 
     @property
     def rank(self) -> int:
@@ -71,11 +114,11 @@ class Factors:
 
     def to(self, device: str) -> Factors:
         """Return the same factors on ``device``."""
-        return Factors(self.mean.to(device), self.basis.to(device), self.noise.to(device))
+        return Factors(self.mean.to(device), self.basis.to(device), self.noise.to(device), self.caution)
 
-    def noisier(self, times: float) -> Factors:
-        """Return the same factors with ``times`` the noise: less is concluded from what was observed."""
-        return Factors(self.mean, self.basis, self.noise * times)
+    def cautious(self, times: float) -> Factors:
+        """Return the same factors with ``times`` the caution: less may be concluded from what was observed."""
+        return Factors(self.mean, self.basis, self.noise, self.caution * times)
 
     def posterior(self, observed: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return the latent means, float32 ``[logits, rank]``, and their common covariance, ``[rank, rank]``.
@@ -94,14 +137,32 @@ class Factors:
         latent = torch.cholesky_solve(((values - self.mean[observed]) @ weighted).T, root).T
         return latent, torch.cholesky_inverse(root)
 
-    def complete(self, block: Block) -> tuple[Tensor, Tensor]:
+    def solve(self, block: Block) -> Solved:
+        """Decompose what a block says, so that its noise can be chosen and its latents follow for any noise."""
+        basis = self.basis[block.observed].double()
+        weighted = basis / self.noise[block.observed, None]
+        away = (block.values - self.mean[block.observed]).double()
+        power, directions = torch.linalg.eigh(basis.T @ weighted)
+        projected = away @ weighted @ directions
+        left_over = float((away.square() / self.noise[block.observed]).sum())
+        return Solved(power.clamp_min(0.0), directions, projected, left_over, len(block.observed))
+
+    def complete(self, block: Block, solved: Solved | None = None) -> tuple[Tensor, Tensor]:
         """Return the posterior means, float32 ``[logits, n]``, and the posterior variance of each probe, ``[n]``.
 
-        Observed entries are returned as they were, with variance 0.
+        Observed entries are returned as they were, with variance 0. The noise is the gallery's times a multiple of the
+        model's own: models unlike most of the gallery are predicted less well, and must be shrunk more.
+
+        Args:
+            block: the model.
+            solved: what `solve` returns for it, when that was called before.
         """
-        latent, covariance = self.posterior(block.observed, block.values)
-        values = self.mean + latent @ self.basis.T
-        variance = self.noise + ((self.basis @ covariance) * self.basis).sum(1)
+        solved = solved or self.solve(block)
+        times = max(solved.noise(), self.caution)
+        latent, shrink = solved.latent(times)
+        turned = self.basis @ solved.directions.float()
+        values = self.mean + latent @ turned.T
+        variance = times * self.noise + turned.square() @ shrink
         values[:, block.observed] = block.values
         variance[block.observed] = 0.0
         return values, variance
@@ -111,6 +172,7 @@ class Factors:
         found = hashlib.sha256()
         for tensor in (self.mean, self.basis, self.noise):
             found.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        found.update(repr(self.caution).encode())
         return found.hexdigest()
 
     def save(self, path: Path, probe_set: str, metadata: dict[str, str]) -> None:
@@ -118,6 +180,7 @@ class Factors:
         named = {"mean": self.mean, "basis": self.basis, "noise": self.noise}
         tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in named.items()}
         said = {**metadata, "version": VERSION, "probe_set": probe_set, "rank": str(self.rank)}
+        said["caution"] = repr(self.caution)
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata=said)
 
@@ -140,8 +203,9 @@ def load(path: Path, probe_set: str, n: int) -> tuple[Factors, dict[str, str]] |
             metadata: dict[str, str] = file.metadata() or {}
             if metadata.get("version") != VERSION or metadata.get("probe_set") != probe_set:
                 return None
-            factors = Factors(*(file.get_tensor(name).float() for name in ("mean", "basis", "noise")))
-    except (SafetensorError, OSError) as error:
+            mean, basis, noise = (file.get_tensor(name).float() for name in ("mean", "basis", "noise"))
+            factors = Factors(mean, basis, noise, float(metadata.get("caution", "1")))
+    except (SafetensorError, OSError, ValueError) as error:
         raise WorkspaceError(f"{path} is damaged ({error}): delete it and run 'hubprobe complete' again") from error
     if factors.mean.shape != (n,) or factors.noise.shape != (n,) or factors.basis.shape[:1] != (n,):
         raise WorkspaceError(f"{path} is not about {n} probes: delete it and run 'hubprobe complete' again")

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from completion.factors import Factors
+from completion.factors import Block, Factors, Solved
 from completion.fit import GAIN, Fit
 from completion.start import subspace
 from completion.validation import Blocks, Case, Measured, Split, calibrated, measure
@@ -81,7 +81,7 @@ def soft_impute(blocks: Blocks, split: Split, cases: list[Case], *, rank: int, s
         threshold = edge * times
         for _ in range(STEPS):
             left, values, directions = _step(matrix, mask, left, directions, threshold)
-        found = Factors(mean, directions * values.sqrt(), torch.full((n,), threshold, device=device))
+        found = Fixed(mean, directions * values.sqrt(), torch.full((n,), threshold, device=device))
         measured = measure(found.complete, cases, n)
         history.append(measured.r2)
         if best is not None and measured.r2 < best[1].r2 + GAIN:
@@ -90,8 +90,21 @@ def soft_impute(blocks: Blocks, split: Split, cases: list[Case], *, rank: int, s
     assert best is not None
     # Basis and noise scaled together complete alike; their scale is what makes the deviations right.
     scale = best[1].calibration
-    scaled = Factors(mean, best[0].basis * scale**0.5, best[0].noise * scale)
+    scaled = Fixed(mean, best[0].basis * scale**0.5, best[0].noise * scale)
     return Fit(scaled, measure(scaled.complete, cases, n), history)
+
+
+class Fixed(Factors):
+    """Factors whose noise is the same for every model: soft-impute has one threshold for all rows."""
+
+    def complete(self, block: Block, _: Solved | None = None) -> tuple[Tensor, Tensor]:
+        """Return posterior means and variances; see `Factors.complete`."""
+        latent, covariance = self.posterior(block.observed, block.values)
+        values = self.mean + latent @ self.basis.T
+        variance = self.noise + ((self.basis @ covariance) * self.basis).sum(1)
+        values[:, block.observed] = block.values
+        variance[block.observed] = 0.0
+        return values, variance
 
 
 def _step(

@@ -30,9 +30,9 @@ HIDDEN = 0.1
 SHARE = 1 / 3
 """Share of all probes that a measured model is completed from, at most: the usual share of a partial model."""
 STEP = 1.4
-"""Factor between multiples of the noise that are tried."""
+"""Factor between cautions that are tried."""
 MOST = 10.0
-"""Largest multiple of the noise, and smallest inverse of one."""
+"""Largest caution, and smallest inverse of one."""
 
 
 @dataclass(frozen=True)
@@ -140,16 +140,17 @@ def measure(complete: Callable[[Block], tuple[Tensor, Tensor]], cases: list[Case
 
 
 def calibrated(factors: Factors, cases: list[Case]) -> tuple[Factors, Measured]:
-    """Return ``factors`` with the multiple of their noise that makes the hidden entries likeliest, and that measure.
+    """Return ``factors`` with the caution that makes the hidden entries likeliest, and that measure.
 
     The noise of an EM fit is too small when the gallery is: a basis fitted to few logits follows their noise. The
     likelihood of hidden entries prefers deviations that are right, and means that do not trust too much with them.
     """
     n = len(factors.mean)
+    solved = {case.given.key: factors.solve(case.given) for case in cases}
 
     def tried(times: float) -> tuple[Factors, Measured]:
-        noisier = factors.noisier(times)
-        return noisier, measure(noisier.complete, cases, n)
+        cautious = factors.cautious(times)
+        return cautious, measure(lambda block: cautious.complete(block, solved[block.key]), cases, n)
 
     best = tried(1.0)
     for direction in (STEP, 1 / STEP):  # the likelihood rises to one top and falls

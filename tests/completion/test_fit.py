@@ -98,7 +98,7 @@ def test_saved_factors_are_read_back_and_damage_is_told(tmp_path, em):
     factors, metadata = found
     assert torch.equal(factors.basis, em.factors.basis)
     assert torch.equal(factors.noise, em.factors.noise)
-    assert factors.digest() == em.factors.digest() != em.factors.noisier(2.0).digest()
+    assert factors.digest() == em.factors.digest() != em.factors.cautious(2.0).digest()
     assert (metadata["version"], metadata["rank"]) == ("1", str(em.factors.rank))
     assert load(path, "another", 200) is None
     assert load(tmp_path / "none", "set0", 200) is None
@@ -113,8 +113,8 @@ def test_no_basis_is_the_probe_mean():
     factors = Factors(torch.arange(4.0), torch.zeros(4, 0), torch.ones(4))
     from completion.factors import Block
 
-    values, variance = factors.complete(Block(("a", "b"), torch.tensor([1]), torch.tensor([[9.0]])))
-    assert values.tolist() == [[0.0, 9.0, 2.0, 3.0]]
+    values, variance = factors.complete(Block(("a", "b"), torch.tensor([1]), torch.tensor([[2.0]])))
+    assert values.tolist() == [[0.0, 2.0, 2.0, 3.0]]
     assert variance.tolist() == [1.0, 0.0, 1.0, 1.0]
 
 
