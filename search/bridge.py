@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,9 +109,17 @@ class Bridge:
         if near is not None:
             found[BRIDGE] = np.float32(counting(near.trust(self.width))) * near.side
         if self.mapped.size and self.share > 0:
-            mapped = unit(np.maximum(placed @ self.mapped.astype(np.float32), 0.0)[None])[0]
+            mapped = unit(np.maximum(placed @ self._map, 0.0)[None])[0]
             found[MAP] = np.float32(self.share) * mapped
         return found, 0.0 if near is None else near.trust(self.width)
+
+    @cached_property
+    def _wide(self) -> NDArray[np.float32]:
+        return self.embeddings.astype(np.float32)  # numpy multiplies halves a hundred times slower
+
+    @cached_property
+    def _map(self) -> NDArray[np.float32]:
+        return self.mapped.astype(np.float32)
 
     def place(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return text embeddings ``[texts, dim]`` without what all texts share, at unit length."""
@@ -120,7 +129,7 @@ class Bridge:
         self, placed: NDArray[np.float32], vectors: Vectors, allowed: NDArray[np.bool_] | None = None
     ) -> Near | None:
         """Return what the logits expect whose labels are nearest to a text ``[dim]``, or None when there are none."""
-        similarity = self.embeddings.astype(np.float32) @ placed
+        similarity = self._wide @ placed
         rows, shares, found = [], [], []
         for label in np.argsort(-similarity, kind="stable")[: 8 * LABELS].tolist():
             own = slice(int(self.first[label]), int(self.first[label + 1]))

@@ -159,6 +159,12 @@ class Index:
         own = query.descriptor.model if other_models_only else None
         return replace(query, without_model=own, neighbours=self.neighbours if whole else None)
 
+    def similar_models(self, repo_id: str, *, sha: str | None = None, limit: int = 10) -> pa.Table:
+        """Rank models by how well their outputs match those of a whole model; see `search.lookalikes`."""
+        from search.lookalikes import similar_models
+
+        return similar_models(self, repo_id, sha=sha, limit=limit)
+
     def search_many(
         self,
         queries: Sequence[Asked],

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from search.encoders import Encoder
 from search.reader import open as open_index
 from workspace import QueryError, Workspace
 from workspace.files import replacing
@@ -44,10 +45,11 @@ def read_qrels(text: str) -> dict[str, Any]:
 
 
 def write_trec(
-    workspace: Workspace, truth: Mapping[str, Any], folder: Path, *, scorings: Sequence[str], k: int | None = None
-) -> list[Path]:
+    workspace: Workspace, truth: Mapping[str, Any], folder: Path, *, scorings: Sequence[str], k: int | None = None,
+    encoder: Encoder | None = None,
+) -> list[Path]:  # fmt: skip
     """Write ``truth.qrels`` and one ``<scoring>.run`` for every scoring, of the text task; return the paths."""
-    index = open_index(workspace)
+    index = open_index(workspace, encoder=encoder)
     known = set(index.gallery.models.column("repo_id").to_pylist())
     lines = sorted(
         f"{_key(concept)} 0 {repo_id}#{logit} 1"

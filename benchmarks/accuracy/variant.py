@@ -88,6 +88,8 @@ def build(
         )  # fmt: skip
     write_table(workspace.catalog_dir / "part.parquet", pa.Table.from_pylist(catalog, schema=records.CATALOG))
     write_table(workspace.attempts_dir / "part.parquet", pa.Table.from_pylist(attempts, schema=records.ATTEMPTS))
+    if settings is None and run is None:
+        settings = completion.Settings(rank=4, iterations=0)  # nothing is missing: the factors are not used
     completion.complete(workspace, settings, progress=False)
     if index:
         search.index(workspace, encoder=captions(), progress=False)

@@ -147,7 +147,7 @@ def search(
 @click.command()
 @workspace_option
 @click.argument("repo_id")
-@click.argument("logit", type=click.IntRange(min=0))
+@click.argument("logit", type=click.IntRange(min=0), required=False)
 @click.option("--where", help="SQL condition on the metadata.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=10, show_default=True, help="How many hits.")
 @click.option("--sha", help="Commit of REPO_ID; the last indexed when not given.")
@@ -156,17 +156,25 @@ def search(
 @click.option("--evidence", type=click.Path(path_type=Path, dir_okay=False), help="Write a contact sheet (PNG).")
 @format_option
 def similar(
-    folder: Path, repo_id: str, logit: int, sha: str | None, same_model: bool, whole: bool, **shown: Any
+    folder: Path, repo_id: str, logit: int | None, sha: str | None, same_model: bool, whole: bool, **shown: Any
 ) -> None:
-    """Find logits of other models that respond like logit LOGIT of REPO_ID.
+    """Find logits of other models that respond like logit LOGIT of REPO_ID; without LOGIT, models like REPO_ID.
 
     \b
-    Example:
+    Examples:
       hubprobe similar --workspace my-index timm/tf_efficientnet_lite0.in1k 281
+      hubprobe similar --workspace my-index timm/tf_efficientnet_lite0.in1k
     """
     from hubprobe import front
 
     found = front.open(folder)
+    if logit is None:
+        if same_model or whole or shown["where"] or shown["evidence"]:
+            raise click.UsageError("--same-model, --whole, --where and --evidence need a LOGIT")
+        rows = found.similar_models(repo_id, sha=sha, limit=shown["limit"]).to_pylist()
+        columns = ["rank", "repo_id", "score", "shared", "num_logits", "downloads"]
+        click.echo(render(rows, columns if shown["kind"] == "table" else list(rows[0]), shown["kind"]), nl=False)
+        return
     query = found.similar(repo_id, logit, sha=sha, other_models_only=not same_model, whole=whole)
     _show_hits(found, query, **shown)
 

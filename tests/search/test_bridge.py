@@ -6,6 +6,7 @@ import pytest
 import search
 from search.bridge import BRIDGE, ZERO_SHOT, counting, plain
 from tests.search.conftest import CONCEPTS, FakeEncoder, make
+from workspace import QueryError
 
 
 class Blind(FakeEncoder):
@@ -153,3 +154,17 @@ def test_audit_lists_a_lie(tmp_path):
     assert (found[0]["repo_id"].endswith("model-005"), found[0]["logit"]) == (True, 0)
     assert found[0]["name"] == truth[0]
     assert len(found) < 12
+
+
+def test_a_whole_model_is_a_query(blind):
+    index = blind.open()
+    repos = list(blind.truth["models"])
+    found = index.similar_models(repos[3], limit=30).to_pylist()
+    assert repos[3] not in [row["repo_id"] for row in found]
+    assert [row["score"] for row in found] == sorted((row["score"] for row in found), reverse=True)
+    known = set(blind.truth["models"][repos[3]]["logits"])
+    overlap = [len(known & set(blind.truth["models"][row["repo_id"]]["logits"])) for row in found]
+    assert sum(overlap[:5]) > sum(overlap[-5:])
+    assert found[0]["shared"] == pytest.approx(overlap[0] / 10, abs=0.15)
+    with pytest.raises(QueryError, match="not in the index"):
+        index.similar_models("no/body")

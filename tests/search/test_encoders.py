@@ -99,3 +99,80 @@ def test_query_images_are_checked(tmp_path):
     with pytest.raises(QueryError, match="not finite"):
         read_image(Image.fromarray(np.full((4, 4), np.nan, np.float32)))
     assert read_image(Image.new("RGBA", (3, 3), (0, 0, 0, 0))).getpixel((1, 1)) == (255, 255, 255)
+
+
+@pytest.fixture(scope="module")
+def sentences(tmp_path_factory):
+    """A BertModel of a few thousand parameters, pooled by its mean as sentence-transformers writes it."""
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    path = tmp_path_factory.mktemp("bert")
+    words = ["[PAD]", "[UNK]", "a", "of", "photo", "dog", "cat", "car", "tree"]
+    tokenizer = Tokenizer(WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(path)
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=40, **size)).save_pretrained(path)
+    return path
+
+
+def test_a_sentence_encoder_compares_captions(fresh, sentences):
+    import search
+
+    encoder = load_encoder(fresh.workspace, f"captions:{sentences}")
+    together = encoder.encode_texts(["dog", "a photo of a cat", "dog dog dog tree"])
+    np.testing.assert_allclose(encoder.encode_texts(["a photo of a cat"])[0], together[1], atol=1e-5)  # padding is idle
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, rtol=1e-5)
+    fresh.index(encoder=encoder)
+    index = search.open(fresh.workspace, encoder=encoder)
+    captions = fresh.workspace.probes(["caption"]).column("caption").to_pylist()
+    np.testing.assert_allclose(index.probe_embeddings, encoder.encode_texts(captions), atol=1e-5)
+    assert index.info()["encoder"]["templates"] == ["{}"]
+    assert index.search("dog", scoring="bridged").limit(3).to_arrow().num_rows == 3
+    with pytest.raises(QueryError, match="cannot see"):
+        index.search(Image.new("RGB", (8, 8)))
+
+
+def test_pooling_by_the_first_token(made, sentences, tmp_path):
+    import shutil
+
+    shutil.copytree(sentences, tmp_path / "cls")
+    (tmp_path / "cls" / "1_Pooling").mkdir()
+    (tmp_path / "cls" / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
+    mean, first = (load_encoder(made.workspace, f"captions:{p}") for p in (sentences, tmp_path / "cls"))
+    assert not np.allclose(mean.encode_texts(["dog tree"]), first.encode_texts(["dog tree"]), atol=1e-3)
+
+
+def test_an_image_text_model_is_no_sentence_encoder(made, folder):
+    with pytest.raises(HubError, match="write clip:"):
+        load_encoder(made.workspace, f"captions:{folder}")
+
+
+def test_a_vision_backbone_sees_example_images(fresh, sentences, tmp_path):
+    import torch
+    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+    import search
+    from workspace import Config, SearchConfig
+
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ViTModel(ViTConfig(image_size=32, patch_size=8, **size)).save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
+    name = f"images:{tmp_path / 'vit'}"
+    with pytest.raises(QueryError, match="reads no text"):
+        load_encoder(fresh.workspace, name).encode_texts(["dog"])
+    config = Config(search=SearchConfig(image_encoder=name))
+    (fresh.workspace.root / "hubprobe.toml").write_text(config.to_toml())
+    workspace = type(fresh.workspace).open(fresh.workspace.root)
+    encoder = load_encoder(workspace, f"captions:{sentences}")
+    search.index(workspace, encoder=encoder, progress=False)
+    index = search.open(workspace, encoder=encoder)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8))
+    assert index.search(picture).limit(4).to_arrow().num_rows == 4
+    assert index.search("dog").limit(4).to_arrow().num_rows == 4

@@ -42,6 +42,16 @@ def test_a_search_in_sql_is_the_search(opened):
     assert near.num_rows == 3
 
 
+def test_the_sides_that_found_a_hit_can_be_asked(opened):
+    table = opened.sql("FROM search('dog', n := 7, scoring := 'bridged')")
+    assert table.to_pylist() == opened.search("dog", scoring="bridged").limit(7).to_dicts()
+    sides = opened.sql(
+        "SELECT unnest(found_by) AS side, count(*) AS hits FROM search('dog', scoring := 'bridged') GROUP BY 1"
+    )
+    assert set(sides.column("side").to_pylist()) <= {"zero-shot", "labels", "map"}
+    assert sides.num_rows > 0
+
+
 def test_joins_aliases_and_subqueries(opened):
     table = opened.sql(
         "SELECT s.rank, l.std, m.parameters FROM search('dog''s', n := 5) AS s "
