@@ -5,7 +5,7 @@ import time
 import pytest
 
 GATHER = ["crawl", "probes", "probe", "complete"]
-VERBS = [*GATHER, "index", "search", "similar", "sql", "evaluate", "status", "run", "demo"]
+VERBS = [*GATHER, "index", "search", "similar", "describe", "audit", "sql", "evaluate", "status", "run", "demo"]
 
 
 def hubprobe(*args: str) -> subprocess.CompletedProcess[str]:
