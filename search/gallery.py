@@ -20,7 +20,7 @@ from search.descriptor import Descriptor
 from search.finder import Finder, Found, Mask, Rows
 from search.kernels import HALF
 from search.scan import CpuScanner, Scanner
-from search.scoring import CALIBRATED, Comparison, compile_query, score_of
+from search.scoring import CALIBRATED, OWN_HUBNESS, Comparison, compile_query, score_of
 from search.tiles import Tile, TileInfo
 from workspace import QueryError, WorkspaceError
 
@@ -97,8 +97,11 @@ class Gallery(Finder):
         return Bridge.load(self.folder)
 
     @cached_property
-    def _shifted(self) -> NDArray[np.float32]:
-        return 1.0 + self.calibration.hubness if self.calibration is not None else self._strong[1]
+    def _shifted(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """For a text or an image, and for a logit or a vector."""
+        if self.calibration is None:
+            return self._strong[1], self._strong[1]
+        return 1.0 + self.calibration.hubness, 1.0 + np.float32(OWN_HUBNESS) * self.calibration.hubness
 
     def compile(self, query: Descriptor, scoring: str, k: int | None = None) -> Comparison:
         """Return the comparison of ``query`` under a scoring; raises `QueryError` for an unknown one or k < 1."""
@@ -106,7 +109,9 @@ class Gallery(Finder):
         if not comparison.positive:
             return comparison
         scale, shift = self._strong
-        return replace(comparison, scale=scale, shift=self._shifted if scoring in CALIBRATED else shift)
+        if scoring in CALIBRATED:
+            shift = self._shifted[0 if query.sides else 1]
+        return replace(comparison, scale=scale, shift=shift)
 
     def parts(self, query: Descriptor, rows: Rows) -> dict[str, NDArray[np.float64]]:
         """Return what each side of ``query`` adds to the score of ``rows``, float64 ``[rows]``, before calibration."""

@@ -87,7 +87,7 @@ def contrastive(query: Descriptor, k: int) -> Comparison:
     """Zero-shot side of a text or an image alone: contrast against a bank of concepts, cubed (`search.contrast`).
 
     As `strong` on the gallery's side, less each logit's hubness, which `search.gallery.Gallery.compile` puts in. A
-    logit's or a vector's query is its own squared positive values.
+    logit or a vector asks by its own positive values to the power of `OWN_POWER`, and half of the hubness counts.
     """
     return _evidence(query, [ZERO_SHOT], k)
 
@@ -102,7 +102,7 @@ def bridged(query: Descriptor, k: int) -> Comparison:
 
 def _evidence(query: Descriptor, sides: list[str], k: int) -> Comparison:
     found = [query.sides[side].astype(np.float64) for side in sides if side in query.sides]
-    weights = np.sum(found, axis=0) if found else np.maximum(query.vector.astype(np.float64), 0.0) ** 2
+    weights = np.sum(found, axis=0) if found else np.maximum(query.vector.astype(np.float64), 0.0) ** OWN_POWER
     norm = float(np.linalg.norm(weights))
     if norm == 0.0:
         raise QueryError("the query expects nothing of any probe, so there is nothing to rank by")
@@ -111,6 +111,12 @@ def _evidence(query: Descriptor, sides: list[str], k: int) -> Comparison:
     columns = columns[weights[columns] > 0]
     return Comparison(columns, query.vector[columns], weights[columns].astype(np.float32), positive=True)
 
+
+OWN_POWER = 1.5
+"""Exponent of a logit's own responses when it asks: it is no guess, so more of its weak ones count than of a text's."""
+
+OWN_HUBNESS = 0.5
+"""Share of the hubness that counts then: chosen, as the power, on real models' validation classes."""
 
 Scoring = Callable[[Descriptor, int], Comparison]
 SCORINGS: dict[str, Scoring] = {

@@ -49,7 +49,7 @@ def texts(
     present = set(concepts[found_in].tolist())
     wanted = [key for key in keys if key in present]
     nobody = np.zeros(len(index), bool)
-    index.prepare([collection.names[key] for key in wanted])
+    index.encoder.encode_texts([collection.names[key] for key in wanted])  # all at once: the encoder remembers
     return [
         Asked(index.without_labels_of(collection.names[key], nobody if lend is None else lend(key)), key, found_in)
         for key in wanted

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Rows = list[dict[str, Any]]
 
-SHARES = (1 / 50, 1 / 12, 1 / 6, 1 / 3)
+SHARES = (1 / 50, 1 / 6, 1 / 3)
 MODES = ("random", "adaptive", "fixed")
 _LOGITS = 1_000
 
@@ -37,19 +37,21 @@ def imagenet(collection: Collection, folder: Path) -> Rows:
     real = [model for model in collection.models if model.imagenet]
     others = [model for model in collection.models if not model.imagenet]
     validation, test = imagenet_halves()
-    for target in real[:1]:
-        rest = [model for model in real if model is not target] + others
-        for part, keys in (("validation", validation), ("test", test)):
-            about = {"study": "partial probing, ImageNet", "target": target.repo_id, "part": part}
-            rows += _study(collection, folder, [target], rest, keys, about, {m.repo_id for m in real})
+    target = real[0]
+    about = {"study": "partial probing, ImageNet", "target": target.repo_id}
+    parts = {"validation": validation, "test": test}
+    for gallery, rest in (("the other ImageNet model", real[1:]), ("that and the tiny models", real[1:] + others)):
+        searched = {m.repo_id for m in real}
+        rows += _study(collection, folder, [target], rest, parts, {**about, "gallery": gallery}, searched)
     return rows
 
 
 def minihub(collection: Collection, folder: Path) -> Rows:
     """Every tiny model run in part, each on its own probes."""
     models = [model for model in collection.models if not model.imagenet]
-    about = {"study": "partial probing, MiniHub", "target": "all tiny models", "part": "test"}
-    return _study(collection, folder, models, [], collection.parts["test"], about, {m.repo_id for m in models})
+    about = {"study": "partial probing, MiniHub", "target": "all tiny models", "gallery": "themselves"}
+    parts = {"validation": collection.parts["validation"], "test": collection.parts["test"]}
+    return _study(collection, folder, models, [], parts, about, {m.repo_id for m in models})
 
 
 def _study(
@@ -57,15 +59,16 @@ def _study(
     folder: Path,
     targets: list[Model],
     rest: list[Model],
-    keys: Sequence[str],
+    parts: Mapping[str, Sequence[str]],
     about: dict[str, Any],
     searched: set[str],
 ) -> Rows:
     """Measure every mode and share; ``rest`` is run in full, only ``searched`` models are found."""
-    full = _measure(
-        open_index(build(folder, collection, [*targets, *rest], labels=hidden)), collection, targets, keys, searched
-    )
-    rows: Rows = [{**about, "mode": "full", "share": 1.0, **_flat(full, full)}]
+    index = open_index(build(folder, collection, [*targets, *rest], labels=hidden))
+    full = {part: _measure(index, collection, targets, keys, searched) for part, keys in parts.items()}
+    rows: Rows = [
+        {**about, "part": part, "mode": "full", "share": 1.0, **_flat(whole, whole)} for part, whole in full.items()
+    ]
     n = collection.probes.num_rows
     for mode in MODES:
         for share in SHARES:
@@ -82,8 +85,11 @@ def _study(
                     drawn = _random(collection, targets, subset.size(n, adaptive.RANDOM_SHARE, None))
                     run = _adaptive(folder, collection, targets, rest, drawn, count)
                 workspace = build(folder, collection, [*targets, *rest], labels=hidden, run=run, drawn=drawn)
-            found = _measure(open_index(workspace), collection, targets, keys, searched)
-            rows.append({**about, "mode": mode, "share": round(share, 4), **_flat(found, full)})
+            index = open_index(workspace)
+            for part, keys in parts.items():
+                found = _measure(index, collection, targets, keys, searched)
+                measured = _flat(found, full[part])
+                rows.append({**about, "part": part, "mode": mode, "share": round(share, 4), **measured})
     return rows
 
 

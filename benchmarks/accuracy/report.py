@@ -83,14 +83,16 @@ def _probe_sets(rows: list[Row]) -> str:
 
 def _partial(title: str) -> Callable[[list[Row]], str]:
     def section(rows: list[Row]) -> str:
-        head = f"## {title}\n\n| part | mode | share of the probes | text top-1 | of full | logit top-1 | of full |\n"
+        head = f"## {title}\n\n| gallery | part | mode | share of the probes "
+        head += "| text top-1 | of full | logit top-1 | of full |\n"
         lines = [
-            f"| {r['part']} | {r['mode']} | {r['share']:.3f} | {r['text_top1']:.3f} [{r['text_low']:.3f}, "
+            f"| {r['gallery']} | {r['part']} | {r['mode']} | {r['share']:.3f} "
+            f"| {r['text_top1']:.3f} [{r['text_low']:.3f}, "
             f"{r['text_high']:.3f}] | {r['text_of_full']:.2f} | {r['logit_top1']:.3f} [{r['logit_low']:.3f}, "
             f"{r['logit_high']:.3f}] | {r['logit_of_full']:.2f} |"
             for r in rows
         ]
-        return head + "|---|---|---|---|---|---|---|\n" + "\n".join(lines) + "\n"
+        return head + "|---|---|---|---|---|---|---|---|\n" + "\n".join(lines) + "\n"
 
     return section
 
