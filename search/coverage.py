@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workspace import QueryError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from search.descriptor import Descriptor
+    from search.gallery import Gallery
 
 COVERED = 0.5
 """Probability under which a query is declined."""
@@ -22,6 +27,7 @@ DEFAULT = (-1.2, 0.7, 4.0, 0.5)
 """Bias and weights of the signs where a gallery has too few labels to learn from; see `benchmarks/accuracy`."""
 
 _SIGNS = ("contrast", "trust", "standing")
+_SAMPLE = 2_048  # logits that the nearest one is compared with
 _PRIOR = 1.0  # ridge towards `DEFAULT`, so that a small or one-sided gallery cannot turn a sign around
 _SHIFT, _SCALE = np.array([0.0, 0.0, 5.0]), np.array([1.0, 1.0, 2.0])
 
@@ -49,7 +55,8 @@ class Coverage:
         if self.covered:
             return f"probably answered: one of the ten nearest is right with probability {self.probability:.2f}"
         why = "the probes show nothing like it" if self.contrast < 0 else "no logit stands out"
-        return f"probably not covered ({why}, and no model's label names it): probability {self.probability:.2f}"
+        label = "" if self.trust >= COVERED else ", and no label can be trusted to name it"
+        return f"probably not covered ({why}{label}): probability {self.probability:.2f}"
 
 
 def probability(signs: NDArray[np.float64], weights: tuple[float, ...]) -> NDArray[np.float64]:
@@ -72,6 +79,25 @@ def fit(signs: NDArray[np.float64], answered: NDArray[np.bool_]) -> tuple[float,
         if float(np.abs(step).max()) < 1e-8:
             break
     return tuple(float(w) for w in weights)
+
+
+def of(gallery: Gallery, query: Descriptor, allowed: NDArray[np.bool_] | None = None) -> Coverage:
+    """Return the coverage of a text's descriptor when only the ``allowed`` logits, bool ``[logits]``, may be found.
+
+    Raises `QueryError` for another kind of query, or an index without an encoder.
+    """
+    if query.signs is None:
+        raise QueryError("coverage is known of texts only, and of an index that was built with an encoder")
+    rows = np.arange(len(gallery)) if allowed is None else np.flatnonzero(allowed)
+    if not rows.size:
+        return Coverage(0.0, False, *query.signs, 0.0)
+    comparison = gallery.compile(query, "bridged")
+    spread = rows[np.unique(np.linspace(0, rows.size - 1, min(_SAMPLE, rows.size)).astype(np.int64))]
+    nearest = 1.0 - gallery.nearest(comparison, 1, allowed)[1]
+    above = standing(nearest, 1.0 - gallery.distances(comparison, spread)[None])
+    weights = gallery.bridge.coverage if gallery.bridge is not None else DEFAULT
+    share = float(probability(np.array([[*query.signs, above[0]]]), weights)[0])
+    return Coverage(share, share >= COVERED, *query.signs, float(above[0]))
 
 
 def standing(best: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -95,7 +95,7 @@ def cached_texts(
                 some = new[start : start + 256]
                 known.update(zip(some, text_embeddings(encoder, some, templates), strict=True))
                 bar.update(len(some))
-        kept = {text: known[text] for text in sorted(set(texts))}
+        kept = {text: known[text] for text in sorted(known)}
         with replacing(path) as temporary:
             save_file({"rows": np.stack(list(kept.values()))}, temporary, metadata={"texts": json.dumps(list(kept))})
     return np.stack([known[text] for text in texts])

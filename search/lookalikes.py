@@ -19,7 +19,7 @@ ASKED = 64
 """Logits of the query that ask, evenly spread over its outputs when it has more."""
 
 CANDIDATES = 100
-"""Nearest models of every asking logit that are compared in full."""
+"""Models among the nearest logits of every asking logit that are compared in full, at most."""
 
 ALIKE = 0.5
 """Score from which two logits count as recognising the same."""
@@ -30,8 +30,8 @@ def similar_models(index: Index, repo_id: str, *, sha: str | None = None, limit:
 
     A model's score is the mean, over the query's logits, of the best match among its own: cosine of squared positive
     responses (`search.contrast.strengths`), 0 to 1. It is asymmetric: a model that knows all the query knows, and more,
-    scores as high as a copy. Candidates are the `CANDIDATES` nearest models of each asking logit, found exactly; a
-    model that is among them for no logit cannot be a hit.
+    scores as high as a copy. Candidates are the models of the ``4 * CANDIDATES`` nearest logits of each asking logit,
+    found exactly; a model that is among them for no logit cannot be a hit.
 
     Returns a table ``rank, score, repo_id, sha, shared`` (share of the query's logits with a match of at least
     `ALIKE`) and the model's metadata. Raises `QueryError` when the model is not in the index.

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from search import filters, hybrid
 from search.concepts import Concepts, nearest_models
+from search.coverage import of as coverage_of
 from search.descriptor import Descriptor
 from search.scoring import Comparison, score_of
 from search.trace import SILENT, Trace
@@ -20,6 +21,7 @@ from workspace import QueryError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from search.coverage import Coverage
     from search.finder import Mask, Rows
     from search.gallery import Gallery
     from search.neighbours import Neighbours
@@ -103,6 +105,10 @@ class Query:
         trace = Trace()
         self._run(trace)
         return trace
+
+    def coverage(self) -> Coverage:
+        """Say how probable it is that this text can be answered by what the conditions allow; see `search.coverage`."""
+        return coverage_of(self.gallery, self.descriptor, self._mask())
 
     # ── running ──────────────────────────────────────────────────────────────────────────────────────────────────
     def _run(self, trace: Trace) -> pa.Table:

@@ -15,7 +15,8 @@ from search import filters, layout
 from search.bridge import ZERO_SHOT
 from search.concepts import Concepts
 from search.contrast import zero_shot
-from search.coverage import COVERED, DEFAULT, Coverage, probability, standing
+from search.coverage import Coverage
+from search.coverage import of as coverage_of
 from search.descriptor import Descriptor
 from search.embeddings import read_embeddings
 from search.encoders import Encoder, checked_text, load_encoder, text_embeddings
@@ -35,7 +36,6 @@ Asked: TypeAlias = Union[str, "Image", Path, Descriptor, NDArray[Any]]
 """What can be searched for: words, an image or a path to one, a descriptor, or one number per probe."""
 
 _REMEMBERED_TEXTS = 1_024
-_SAMPLE = 2_048  # logits that the nearest one is compared with
 
 
 def open(  # noqa: A001
@@ -323,17 +323,7 @@ class Index:
 
     def coverage_of(self, query: Descriptor, allowed: NDArray[np.bool_] | None = None) -> Coverage:
         """Say it of a text's descriptor, when only the ``allowed`` logits, bool ``[logits]``, may be found."""
-        gallery, bridge = self.gallery, self.gallery.bridge
-        if query.signs is None:
-            raise QueryError("coverage is known of texts only, and of an index that was built with an encoder")
-        comparison = gallery.compile(query, "bridged")
-        rows = np.arange(len(gallery)) if allowed is None else np.flatnonzero(allowed)
-        spread = rows[np.unique(np.linspace(0, rows.size - 1, min(_SAMPLE, rows.size)).astype(np.int64))]
-        nearest = 1.0 - gallery.nearest(comparison, 1, allowed)[1]
-        above = standing(nearest, 1.0 - gallery.distances(comparison, spread)[None])
-        signs = np.array([[*query.signs, above[0]]])
-        share = float(probability(signs, bridge.coverage if bridge else DEFAULT)[0])
-        return Coverage(share, share >= COVERED, *query.signs, float(above[0]))
+        return coverage_of(self.gallery, query, allowed)
 
     def _text(self, text: str) -> Descriptor:
         clean = checked_text(text)

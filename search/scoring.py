@@ -1,7 +1,8 @@
 """What is compared: each scoring turns a query's descriptor into a weighted sum of squares over some probes.
 
 With q the query, g a logit of the gallery and w the weights (they sum to 1), the distance is
-``sum over the columns of w * (q - g)^2``: a mean of squares, so that distances of different queries compare.
+``sum over the columns of w * (q - g)^2``: a mean of squares, so that distances of different queries compare. Of the
+scorings that sum the logit's positive squares in place of differences, the weights have length 1.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Comparison:
     Attributes:
         columns: int32 ``[k]``, the probes compared, ascending.
         targets: float32 ``[k]``, the query's values there.
-        weights: float32 ``[k]``, summing to 1.
+        weights: float32 ``[k]``, summing to 1; of length 1 when ``positive``.
         raw: compare raw responses (descriptor times std plus mean) in place of z-scored ones; read exactly, unscanned.
         positive: sum ``w * max(g, 0)^2`` in place of squared differences; ``scale`` is then negative.
         scale, shift: calibration: the distance is the mean of squares times ``scale`` plus ``shift`` of the logit,

@@ -18,6 +18,9 @@ from workspace.files import replacing
 DEPTH = 100
 """Hits per query in a run."""
 
+MOST_LOGITS = 1_000_000
+"""Outputs that a model can have in a qrels file."""
+
 
 def read_qrels(text: str) -> dict[str, Any]:
     """Return the truth, as `search.evaluate` takes it, from qrels lines ``concept 0 repo_id#logit relevance``.
@@ -33,9 +36,16 @@ def read_qrels(text: str) -> dict[str, Any]:
             concept, _, document, relevance = line.split()
             repo_id, _, logit = document.rpartition("#")
             relevant, place = int(relevance) > 0, int(logit)
+            if not 0 <= place < MOST_LOGITS:
+                raise ValueError(place)
         except ValueError as error:
             raise QueryError(f"qrels line {number}: write 'concept 0 repo_id#logit 1', not {line[:80]!r}") from error
         if relevant:
+            if models[repo_id].get(place, concept) != concept:
+                raise QueryError(
+                    f"qrels line {number}: {document[:80]} is relevant to {models[repo_id][place]} already, and an "
+                    "output has one concept here"
+                )
             concepts[concept] = {"name": concept.replace("_", " ")}
             models[repo_id][place] = concept
     listed = {
@@ -56,7 +66,7 @@ def write_trec(
         for repo_id, about in truth["models"].items()
         if repo_id in known
         for logit, concept in enumerate(about["logits"])
-        if concept is not None
+        if concept is not None and concept in truth["concepts"]
     )
     asked = sorted({line.split()[0] for line in lines})
     names = {_key(key): str(about["name"]) for key, about in truth["concepts"].items()}

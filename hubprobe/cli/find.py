@@ -1,4 +1,4 @@
-"""The verbs that find: ``index``, ``search``, ``similar``, ``sql`` and ``evaluate``."""
+"""The verbs that find: ``index``, ``search``, ``similar`` and ``sql``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ HIT_COLUMNS = ("rank", "repo_id", "logit", "label", "score")
 @click.group(invoke_without_command=True)
 @workspace_option
 @click.option(
-    "--encoder", help="Image-text model for text queries: clip:OWNER/NAME, or none; else the configuration's."
+    "--encoder",
+    help="Encoder for text queries: clip:OWNER/NAME, captions:OWNER/NAME, or none; else the configuration's.",
 )
 @click.option("--rebuild", is_flag=True, help="Read every descriptor again, not only new ones.")
 @click.option("--verify", is_flag=True, help="Compare every byte of the index with its checksums; build nothing.")
@@ -138,8 +139,9 @@ def search(
     asked = text if text is not None else image
     query = found.search(asked, all_of=all_of, any_of=any_of, none_of=none_of, k=k, scoring=scoring, hybrid=hybrid)
     _show_hits(found, query, **shown)
-    if text is not None and query.scoring == "bridged":
-        coverage = found.coverage(text)
+    if text is not None and query.scoring == "bridged" and not hybrid and query.descriptor.signs is not None:
+        where = shown["where"]
+        coverage = (query.where(where) if where else query).coverage()
         if not coverage.covered:
             click.echo(f"{text}: {coverage}", err=True)
 

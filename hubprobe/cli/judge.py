@@ -51,7 +51,8 @@ def audit(folder: Path, repo_id: str | None, limit: int, quiet: bool, kind: str)
     from hubprobe import front
 
     rows = front.open(folder).audit(repo_id=repo_id, limit=limit, progress=not quiet).to_pylist()
-    click.echo(render(rows, ["doubt", "repo_id", "logit", "label", "name", "confidence", "source"], kind), nl=False)
+    columns = ["doubt", "repo_id", "logit", "label", "name", "confidence", "source"]
+    click.echo(render(rows, columns if kind == "table" or not rows else list(rows[0]), kind), nl=False)
     if not rows:
         click.echo("no label disagrees with its output's behaviour", err=True)
 
