@@ -197,23 +197,31 @@ _LOGGED = (
 
 
 class Bar:
-    """A tqdm bar on stderr: models, models an hour, images a second, and how they ended."""
+    """A tqdm bar on stderr: models an hour, images a second, share of the time in forward passes, bytes, failures.
+
+    Models, and models an hour, are of all processes; the rest is of this one. tqdm's own time left is too long at
+    first, for the largest models are run first.
+    """
 
     def __init__(self, total: int, shown: bool) -> None:
         from tqdm import tqdm
 
         self._counts: Counter[str] = Counter()
-        self._images = 0
+        self._images = self._bytes = 0
+        self._busy = 0.0
         self._bar = tqdm(total=total, desc="probe", unit="model", disable=None if shown else True)
 
     def add(self, fields: Mapping[str, Any], booked: int) -> None:
         """Count one model that ended here; ``booked`` models have ended in all processes together."""
-        self._counts[fields["outcome"]] += 1
+        self._counts["ok" if fields["outcome"] == Outcome.OK.value else str(fields["status"])] += 1
         self._images += fields.get("probes_run") or 0
+        self._bytes += fields.get("bytes_fetched") or 0
+        self._busy += fields.get("seconds_forward") or 0.0
         elapsed = self._bar.format_dict["elapsed"] or 1e-9
         self._bar.set_postfix_str(
             f"{3600 * booked / elapsed:.0f} models/h, {self._images / elapsed:.0f} images/s, "
-            + ", ".join(f"{n} {outcome}" for outcome, n in sorted(self._counts.items())),
+            f"{min(1.0, self._busy / elapsed):.0%} busy, {self._bytes / 1e9:.2f} GB, "
+            + ", ".join(f"{n} {status}" for status, n in sorted(self._counts.items())),
             refresh=False,
         )
         self.show(booked)
