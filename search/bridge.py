@@ -126,17 +126,26 @@ class Bridge:
         return unit(embeddings - self.centre)
 
     def nearest(
-        self, placed: NDArray[np.float32], vectors: Vectors, allowed: NDArray[np.bool_] | None = None
+        self,
+        placed: NDArray[np.float32],
+        vectors: Vectors,
+        allowed: NDArray[np.bool_] | None = None,
+        without: int | None = None,
     ) -> Near | None:
-        """Return what the logits expect whose labels are nearest to a text ``[dim]``, or None when there are none."""
+        """Return what the logits expect whose labels are nearest to a text ``[dim]``, or None when there are none.
+
+        The label ``without`` counts as shown by nobody.
+        """
         similarity = self._wide @ placed
+        if without is not None:
+            similarity[without] = -np.inf
         rows, shares, found = [], [], []
         for label in np.argsort(-similarity, kind="stable")[: 8 * LABELS].tolist():
             own = slice(int(self.first[label]), int(self.first[label + 1]))
             some, weights = self.rows[own], self.weights[own]
             if allowed is not None:
                 some, weights = some[allowed[self.rows[own]]], weights[allowed[self.rows[own]]]
-            if some.size and self.trust[label] > 0:
+            if some.size and self.trust[label] > 0 and label != without:
                 share = np.exp((similarity[label] - 1.0) / KERNEL) * self.trust[label]
                 rows.append(some)
                 shares.append(share * weights / max(float(weights.sum()), 1e-9))

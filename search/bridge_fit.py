@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from search import coverage
-from search.bridge import LOGITS, Bridge, counting, plain
+from search.bridge import LOGITS, Bridge, Near, counting, plain
 from search.contrast import strengths, unit, zero_shot
 
 if TYPE_CHECKING:
@@ -216,39 +216,71 @@ def _weighed(
     asked = rng.permutation(np.flatnonzero(bridge.trust > 0.5))[:_QUERIES]
     if asked.size < _ENOUGH:
         return bridge
-    target = bridge.rows[bridge.first[asked]]
-    others = rng.permutation(len(gallery))[:_CANDIDATES]
-    strong = np.concatenate([strengths(gallery.vectors(others[i : i + _ROWS])) for i in range(0, others.size, _ROWS)])
-    named = {int(label): set(bridge.rows[bridge.first[label] : bridge.first[label + 1]].tolist()) for label in asked}
-    rivals = np.array([[row not in named[int(label)] for row in others.tolist()] for label in asked])
-    mapped = leave_out(asked) if leave_out else np.zeros_like(expected[asked])
-    sides = {width: np.zeros_like(mapped) for width in _WIDTHS}
-    trusts = {width: np.zeros(asked.size) for width in _WIDTHS}
-    for i, (label, row) in enumerate(zip(asked.tolist(), target.tolist(), strict=True)):
-        allowed = gallery.model_of != gallery.model_of[row]
-        if len(gallery.models) == 1 or not allowed[bridge.rows].any():
-            allowed = np.ones(len(gallery), bool)  # one named model only: hide just the label itself
-            allowed[list(named[label])] = False
-        near = bridge.nearest(placed[label], gallery.vectors, allowed)
-        if near is not None:
-            for width in _WIDTHS:
-                trusts[width][i] = near.trust(width)
-                sides[width][i] = np.float32(counting(near.trust(width))) * near.side
-    exact = strengths(gallery.vectors(target))
+    trial = _Trial(gallery, bridge, asked, placed, expected[asked], hubness, leave_out)
+    own_model_hidden = trial.lent(everywhere=False)
     best, found = -1.0, bridge
-    signs = np.zeros((asked.size, 3))
     for width in _WIDTHS:
         for share in _SHARES if leave_out else (0.0,):
-            fused = unit(expected[asked] + sides[width] + np.float32(share) * mapped)
-            own = np.einsum("ij,ij->i", fused, exact) - hubness[target]
-            scores = fused @ strong.T - hubness[others]
-            above = ((scores > own[:, None]) & rivals).sum(axis=1)
+            above, _ = trial.ranked(own_model_hidden, width, share)
             score = float((1.0 / (1.0 + above)).mean())
             if score > best + 1e-4:
-                best = score
-                signs[:, 1] = trusts[width]
-                signs[:, 2] = coverage.standing(np.maximum(scores.max(axis=1), own), scores)
-                found = replace(bridge, width=width, share=share)
-                answered = above < _FIRST_PAGE
-    signs[:, 0] = contrast[asked]
+                best, found = score, replace(bridge, width=width, share=share)
+    # what decides about a query is whether anybody named it, so both cases are learned from
+    cases = []
+    for near in (own_model_hidden, trial.lent(everywhere=True)):
+        above, standing = trial.ranked(near, found.width, found.share)
+        trust = np.array([0.0 if n is None else n.trust(found.width) for n in near])
+        cases.append((np.column_stack([contrast[asked], trust, standing]), above < _FIRST_PAGE))
+    signs, answered = (np.concatenate(part) for part in zip(*cases, strict=True))
     return replace(found, coverage=coverage.fit(signs, answered))
+
+
+class _Trial:
+    """Named logits, each asked for by its label among other logits, with labels hidden."""
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        bridge: Bridge,
+        asked: NDArray[np.int64],
+        placed: NDArray[np.float32],
+        expected: NDArray[np.float32],
+        hubness: NDArray[np.float32],
+        leave_out: LeaveOut | None,
+    ) -> None:
+        self._gallery, self._bridge, self._asked, self._placed = gallery, bridge, asked, placed
+        self._expected = expected
+        self._target = bridge.rows[bridge.first[asked]]
+        others = np.random.default_rng(3).permutation(len(gallery))[:_CANDIDATES]
+        parts = [strengths(gallery.vectors(others[i : i + _ROWS])) for i in range(0, others.size, _ROWS)]
+        self._strong, self._common = np.concatenate(parts), hubness[others]
+        self._exact, self._own_common = strengths(gallery.vectors(self._target)), hubness[self._target]
+        self._named = [bridge.rows[bridge.first[label] : bridge.first[label + 1]] for label in asked.tolist()]
+        self._rivals = np.stack([~np.isin(others, named) for named in self._named])
+        self._mapped = leave_out(asked) if leave_out else np.zeros_like(expected)
+
+    def lent(self, *, everywhere: bool) -> list[Near | None]:
+        """Return what labels lend to each query when its own model's are hidden, or its own label ``everywhere``."""
+        gallery, found = self._gallery, list[Near | None]()
+        for label, row in zip(self._asked.tolist(), self._target.tolist(), strict=True):
+            allowed = gallery.model_of != gallery.model_of[row]
+            if not allowed[self._bridge.rows].any():
+                allowed = np.ones(len(gallery), bool)  # one named model only: hide just the label itself
+                allowed[self._named[len(found)]] = False
+            without = label if everywhere else None
+            found.append(self._bridge.nearest(self._placed[label], gallery.vectors, allowed, without))
+        return found
+
+    def ranked(
+        self, near: Sequence[Near | None], width: float, share: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return how many rivals come before each query's logit, and how far the best score stands out."""
+        fused = self._expected + np.float32(share) * self._mapped
+        for i, one in enumerate(near):
+            if one is not None:
+                fused[i] += np.float32(counting(one.trust(width))) * one.side
+        fused = unit(fused)
+        own = np.einsum("ij,ij->i", fused, self._exact) - self._own_common
+        scores = (fused @ self._strong.T - self._common).astype(np.float64)
+        above = ((scores > own[:, None]) & self._rivals).sum(axis=1)
+        return above, coverage.standing(np.maximum(scores.max(axis=1), own), scores)

@@ -62,8 +62,7 @@ class Coverage:
 def probability(signs: NDArray[np.float64], weights: tuple[float, ...]) -> NDArray[np.float64]:
     """Return the probability of an answer, float64 ``[queries]``, from signs ``[queries, 3]``."""
     logit = weights[0] + ((signs - _SHIFT) / _SCALE) @ np.array(weights[1:])
-    found: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-logit))
-    return found
+    return _logistic(logit)
 
 
 def fit(signs: NDArray[np.float64], answered: NDArray[np.bool_]) -> tuple[float, ...]:
@@ -72,13 +71,18 @@ def fit(signs: NDArray[np.float64], answered: NDArray[np.bool_]) -> tuple[float,
     prior = np.array(DEFAULT)
     weights = prior.copy()
     for _ in range(30):
-        p = 1.0 / (1.0 + np.exp(-inputs @ weights))
+        p = _logistic(inputs @ weights)
         hessian = (inputs * (p * (1.0 - p))[:, None]).T @ inputs + _PRIOR * np.eye(len(prior))
         step = np.linalg.solve(hessian, inputs.T @ (answered - p) - _PRIOR * (weights - prior))
         weights += step
         if float(np.abs(step).max()) < 1e-8:
             break
     return tuple(float(w) for w in weights)
+
+
+def _logistic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-np.clip(x, -50.0, 50.0)))
+    return found
 
 
 def of(gallery: Gallery, query: Descriptor, allowed: NDArray[np.bool_] | None = None) -> Coverage:
