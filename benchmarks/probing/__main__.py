@@ -130,7 +130,8 @@ def against_bare(root: Path, probes: int) -> list[Row]:
     total = sum(phases.values())
     meta = next((workspace.cache_dir / "inputs").glob("*/meta.json"))
     shape = json.loads(meta.read_text())["shape"]
-    batch = next(b for b in workspace.attempts(["batch_size"]).column(0).to_pylist() if b)  # the prober's own, so the same batches
+    sizes = workspace.attempts(["batch_size"]).column(0).to_pylist()
+    batch = next(size for size in sizes if size)  # the prober's own, so the same batches
     common = {"folder": str(keep[-1]), "pixels": str(meta.with_name("pixels")), "shape": shape, "batch": batch}
     cores = len(os.sched_getaffinity(0))
     plain = _baseline("bare", **common, device="cpu", workers=0)
