@@ -213,7 +213,7 @@ def _weighed(
 ) -> Bridge:
     """Return the bridge with the width and the share that find named logits best without their own model's labels."""
     rng = np.random.default_rng(2)
-    asked = rng.permutation(np.flatnonzero(bridge.trust > 0.5))[:_QUERIES]
+    asked = rng.permutation(np.flatnonzero(bridge.trust > 0.1))[:_QUERIES]  # not only the easy ones
     if asked.size < _ENOUGH:
         return bridge
     trial = _Trial(gallery, bridge, asked, placed, expected[asked], hubness, leave_out)
@@ -228,7 +228,8 @@ def _weighed(
     # what decides about a query is whether anybody named it, so both cases are learned from
     cases = []
     for near in (own_model_hidden, trial.lent(everywhere=True)):
-        above, standing = trial.ranked(near, found.width, found.share)
+        any_of = near is not own_model_hidden
+        above, standing = trial.ranked(near, found.width, found.share, any_of=any_of)
         trust = np.array([0.0 if n is None else n.trust(found.width) for n in near])
         cases.append((np.column_stack([contrast[asked], trust, standing]), above < _FIRST_PAGE))
     signs, answered = (np.concatenate(part) for part in zip(*cases, strict=True))
@@ -250,11 +251,12 @@ class _Trial:
     ) -> None:
         self._gallery, self._bridge, self._asked, self._placed = gallery, bridge, asked, placed
         self._expected = expected
-        self._target = bridge.rows[bridge.first[asked]]
+        rng = np.random.default_rng(4)
+        self._target = bridge.rows[rng.integers(bridge.first[asked], bridge.first[asked + 1])]
         others = np.random.default_rng(3).permutation(len(gallery))[:_CANDIDATES]
         parts = [strengths(gallery.vectors(others[i : i + _ROWS])) for i in range(0, others.size, _ROWS)]
         self._strong, self._common = np.concatenate(parts), hubness[others]
-        self._exact, self._own_common = strengths(gallery.vectors(self._target)), hubness[self._target]
+        self._hubness = hubness
         self._named = [bridge.rows[bridge.first[label] : bridge.first[label + 1]] for label in asked.tolist()]
         self._rivals = np.stack([~np.isin(others, named) for named in self._named])
         self._mapped = leave_out(asked) if leave_out else np.zeros_like(expected)
@@ -272,15 +274,22 @@ class _Trial:
         return found
 
     def ranked(
-        self, near: Sequence[Near | None], width: float, share: float
+        self, near: Sequence[Near | None], width: float, share: float, *, any_of: bool = False
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return how many rivals come before each query's logit, and how far the best score stands out."""
+        """Return how many rivals come before each query's logit, or ``any_of`` those that carry its label.
+
+        Also how far the best score stands out. Logits that carry the label are no rivals.
+        """
         fused = self._expected + np.float32(share) * self._mapped
         for i, one in enumerate(near):
             if one is not None:
                 fused[i] += np.float32(counting(one.trust(width))) * one.side
         fused = unit(fused)
-        own = np.einsum("ij,ij->i", fused, self._exact) - self._own_common
+        right = self._named if any_of else [self._target[i : i + 1] for i in range(self._target.size)]
+        vectors = self._gallery.vectors
+        own = np.array(
+            [(strengths(vectors(rows)) @ q - self._hubness[rows]).max() for q, rows in zip(fused, right, strict=True)]
+        )
         scores = (fused @ self._strong.T - self._common).astype(np.float64)
         above = ((scores > own[:, None]) & self._rivals).sum(axis=1)
         return above, coverage.standing(np.maximum(scores.max(axis=1), own), scores)

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 FILE = "calibration.safetensors"
 BANK = 1_024
-"""Everyday concepts that a text is contrasted with; more change nothing and cost the encoder's time."""
+"""Everyday concepts of the bank that a text is contrasted with: a third of them, for each costs the encoder's time."""
 
 _ROWS = 4_096
 

@@ -31,6 +31,7 @@ STUDIES = {
     "probe_sets": studies.probe_sets,
     "partial_imagenet": partial.imagenet,
     "partial_minihub": partial.minihub,
+    "methods": partial.methods,
 }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import completion
 from benchmarks.accuracy import ask
 from benchmarks.accuracy.collection import Collection, Model, imagenet_halves
 from benchmarks.accuracy.studies import rows_of
@@ -52,6 +53,22 @@ def minihub(collection: Collection, folder: Path) -> Rows:
     about = {"study": "partial probing, MiniHub", "target": "all tiny models", "gallery": "themselves"}
     parts = {"validation": collection.parts["validation"], "test": collection.parts["test"]}
     return _study(collection, folder, models, [], parts, about, {m.repo_id for m in models})
+
+
+def methods(collection: Collection, folder: Path) -> Rows:
+    """What retrieval makes of each way to complete a random third: the tiny models, all of them run in part."""
+    models = [model for model in collection.models if not model.imagenet]
+    run = _random(collection, models, subset.size(collection.probes.num_rows, 1 / 3, None))
+    names = {model.repo_id for model in models}
+    rows: Rows = []
+    for method in ("em", "soft-impute", "mean"):
+        settings = completion.Settings(method=method)
+        index = open_index(build(folder, collection, models, labels=hidden, run=run, settings=settings))
+        for part in ("validation", "test"):
+            found = _measure(index, collection, models, collection.parts[part], names)
+            about = {"study": "completion methods, MiniHub", "target": "all tiny models", "gallery": "themselves"}
+            rows.append({**about, "part": part, "mode": method, "share": 0.3333, **_flat(found, found)})
+    return rows
 
 
 def _study(

@@ -45,12 +45,17 @@ def _scorings(studies: dict[str, Any], path: Path) -> None:
 def _curves(studies: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
-    found = [name for name in ("partial_imagenet", "partial_minihub") if name in studies]
+    found = [
+        (name, gallery)
+        for name in ("partial_imagenet", "partial_minihub")
+        if name in studies
+        for gallery in dict.fromkeys(row["gallery"] for row in studies[name]["rows"])
+    ]
     if not found:
         return
     figure, axes = plt.subplots(1, 2 * len(found), figsize=(4.2 * 2 * len(found), 3.4), squeeze=False)
-    for at, name in enumerate(found):
-        rows = [row for row in studies[name]["rows"] if row["part"] == "test"]
+    for at, (name, gallery) in enumerate(found):
+        rows = [row for row in studies[name]["rows"] if row["part"] == "test" and row["gallery"] == gallery]
         for side, task in enumerate(("text", "logit")):
             plot = axes[0][2 * at + side]
             for mode in ("random", "adaptive", "fixed"):
@@ -59,7 +64,7 @@ def _curves(studies: dict[str, Any], path: Path) -> None:
                     plot.plot(*zip(*some, strict=True), marker="o", label=mode)
             full = next(r for r in rows if r["mode"] == "full")
             plot.axhline(full[f"{task}_top1"], color="#999999", linestyle="--", label="full")
-            plot.set_title(f"{name.replace('_', ' ')}: {task} to logit", fontsize=9)
+            plot.set_title(f"{name.rpartition('_')[2]}: {task} to logit\ngallery: {gallery}", fontsize=8)
             plot.set_xlabel("share of the probes run")
             plot.set_ylabel("top-1")
             plot.set_ylim(bottom=0)

@@ -1,7 +1,7 @@
 """The studies on full probing: each builds workspaces, asks them, and returns rows.
 
 What could be tuned was tuned on the validation half of the concepts: only ``k`` of the published scoring is here, and
-rows of the validation half say so in ``part``. Tests are asked once.
+rows of the validation half say so in ``part``.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def as_text(report: DemoReport) -> str:
     """Return the report as a person reads it."""
     parts = []
     for query, hits in report.hits.items():
-        table = render(hits, ["rank", "repo_id", "logit", "label", "score"])
+        table = render(hits, ["rank", "repo_id", "logit", "label", "score", "found_by"])
         parts.append(f"Which logits recognise “{query}”?   (evidence: {report.evidence[query]})\n\n{table}")
     if report.status is not None:
         counts = report.status
