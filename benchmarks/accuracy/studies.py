@@ -166,7 +166,7 @@ def _half_labelled(
         lending = rows_of(index, showing)
         asked = ask.texts(index, collection, collection.parts["test"], ~lending, lambda _, own=lending: own)  # type: ignore[misc]
         about = {"study": "minihub", "task": "text", "setting": setting, "probes": probes}
-        rows += measured(index, collection, asked, about, 100, ("probelog", "contrastive", "bridged"))
+        rows += measured(index, collection, asked, about, 0, ("contrastive", "bridged"))
         rows += baselines.declined(index, collection, asked, about)
         if setting.startswith("half"):
             asked = ask.texts(
@@ -176,7 +176,7 @@ def _half_labelled(
                 index, collection, asked, {**about, "setting": "half labelled; all are found"}
             )
             rows += measured(
-                index, collection, asked, {**about, "setting": "half labelled; all are found"}, 100, ("bridged",)
+                index, collection, asked, {**about, "setting": "half labelled; all are found"}, 0, ("bridged",)
             )
     return rows
 
