@@ -155,3 +155,16 @@ def test_a_truth_that_cannot_be_read(made, say, tmp_path):
     code, _, err = say(made, "evaluate", "--truth", str(tmp_path / "bad.json"))
     assert (code, ".qrels" in err) == (2, True)
     assert say(made, "evaluate", "--truth", str(tmp_path / "other.json"))[0] == 1
+
+
+def test_models_like_a_whole_model(made, say):
+    repo = next(r for r in made.truth["models"] if r.endswith("model-004"))
+    rows = records(say(made, "similar", repo, "--limit", "3", "--format", "json"))
+    assert [row["rank"] for row in rows] == [1, 2, 3]
+    assert repo not in {row["repo_id"] for row in rows}
+    code, out, _ = say(made, "similar", repo)
+    assert code == 0
+    assert "shared" in out
+    code, _, err = say(made, "similar", repo, "--whole")
+    assert code == 2
+    assert "LOGIT" in err
