@@ -203,8 +203,8 @@ def descriptors(n_probes: int) -> pa.Schema:
             _field(
                 "deviation",
                 pa.list_(pa.float16()),
-                "posterior standard deviation of every entry, 0 where it was run, the same for all logits of a model; on "
-                "the first row of a partially probed model, null elsewhere",
+                "posterior standard deviation of every entry, 0 where it was run, the same for all logits of a model; "
+                "on the first row of a partially probed model, null elsewhere",
                 "standard deviations",
             ),
         ],
