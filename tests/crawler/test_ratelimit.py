@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from crawler import ratelimit
 from crawler.ratelimit import Bucket, Standing, bucket_name
 from hubprobe.demo.limits import Limits, RateLimiter
 
@@ -52,8 +53,10 @@ def simulate(quota: int, window: int, workers: int, latency: float, windows: flo
 
 @pytest.mark.parametrize(("quota", "window"), [(500, 300), (3000, 300), (6_000, 300), (100, 60)])
 @pytest.mark.parametrize("latency", [0.02, 0.3])
-def test_no_refusal_after_warm_up_and_the_whole_quota_is_used(quota: int, window: int, latency: float) -> None:
-    random.seed(0)  # the jitter's
+def test_no_refusal_after_warm_up_and_the_whole_quota_is_used(
+    quota: int, window: int, latency: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ratelimit, "random", random.Random(0))  # the jitter's
     workers, windows = 16, 6 if window == 60 else 4
     allowed, _, late = simulate(quota, window, workers, latency, windows)
     assert late == 0
