@@ -29,6 +29,7 @@ from workspace.seams import Fetched
 logger = logging.getLogger(__name__)
 
 MODEL_SECONDS = 3_600.0  # one model's files, waiting for our turn not counted
+_GLANCE = 0.01  # seconds until a lock that others hold is looked at again
 ROOM_SECONDS = 600.0  # how long to wait for room on a disk full of models in use
 
 
@@ -118,8 +119,12 @@ class Fetcher:
             if self._store.is_complete(name):
                 return handle
             os.close(handle)
-            with self._store.locked(name):
-                if not self._store.is_complete(name):
+            with self._store.locked(name) as alone:
+                if (
+                    not alone
+                ):  # others look whether it is there, or have just fetched it and keep it as long as they like
+                    time.sleep(_GLANCE)
+                elif not self._store.is_complete(name):
                     try:
                         self._bring(row, name, deadline, patient=patient)
                     finally:

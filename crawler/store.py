@@ -67,14 +67,14 @@ class Store:
             os.close(descriptor)
 
     @contextmanager
-    def locked(self, name: str) -> Iterator[None]:
-        """Hold a model alone, to fetch it."""
-        descriptor = self.lock(name, shared=False)
-        assert descriptor is not None
+    def locked(self, name: str) -> Iterator[bool]:
+        """Hold a model alone, to fetch it; False when others hold it: who uses it may do so forever."""
+        descriptor = self.lock(name, shared=False, wait=False)
         try:
-            yield
+            yield descriptor is not None
         finally:
-            os.close(descriptor)
+            if descriptor is not None:
+                os.close(descriptor)
 
     def used(self) -> int:
         """Return the bytes that all models take, unfinished ones included."""

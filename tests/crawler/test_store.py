@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,46 @@ def test_two_demands_for_one_model_fetch_it_once(
     assert len(set(got)) == 1
     assert len(got) == 4
     assert server.requests.count("cdn") == 1
+
+
+def test_a_demand_does_not_wait_for_those_who_use_the_model(
+    server: HubServer, workspace: Workspace, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # between looking whether the model is there and locking it to fetch it, another demand fetches it, and keeps it
+    fetcher, other = (crawler.Fetcher(workspace, token=False) for _ in range(2))
+    kept = []
+    whole = fetcher._store.is_complete
+
+    def late(name: str) -> bool:
+        found = whole(name)
+        if not kept:
+            assert not found
+            monkeypatch.undo()
+            thread = threading.Thread(target=lambda: kept.append(other(rows[0])))
+            asking.append(thread)
+            thread.start()
+        return found
+
+    asking: list[threading.Thread] = []
+    monkeypatch.setattr(fetcher._store, "is_complete", late)
+    real = fetcher._store.locked
+
+    @contextmanager
+    def after_the_other(name: str) -> Iterator[bool]:
+        for thread in asking:
+            thread.join(30)
+        with real(name) as alone:
+            yield alone
+
+    fetcher._store.locked = after_the_other  # type: ignore[method-assign]
+    mine: list[Any] = []
+    thread = threading.Thread(target=lambda: mine.append(fetcher(rows[0])), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert mine, "waits for the other, who may use the model for as long as it likes"
+    assert mine[0].folder == kept[0].folder
+    mine[0].release()
+    kept[0].release()
 
 
 def test_prefetched_models_are_there_when_asked_for(
