@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from importlib import import_module
+from keyword import iskeyword
 
 import click
 
@@ -23,9 +24,14 @@ _VERBS = {
     "audit": ("judge", "List outputs whose label disagrees with their behaviour."),
     "sql": ("find", "Ask SQL of every table in the workspace."),
     "evaluate": ("judge", "Measure search accuracy against known concepts."),
+    "serve": ("page", "Search in the browser."),
+    "plot": ("draw", "Draw the crawl, the models or the search as a picture."),
+    "release": ("share", "Write the workspace as a dataset that anyone can load."),
+    "import": ("share", "Make a workspace and its index from a release."),
     "status": ("whole", "Count repositories by how they ended."),
     "run": ("whole", "Crawl, probe, complete and index in one go."),
     "demo": ("whole", "Do all of it on the embedded demo hub, in minutes."),
+    "doctor": ("doctor", "Check this machine, and say what to mend."),
 }
 
 
@@ -37,7 +43,7 @@ class _Verbs(click.Group):
         if cmd_name not in _VERBS:
             return None
         module = import_module(f"hubprobe.cli.{_VERBS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
