@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from completion.describe import completed_descriptors, full_descriptors
 from completion.factors import Factors
 from completion.gallery import Known, Model, damaged, models_in
-from workspace.files import canonical_json, check_version, replacing, table_files
+from workspace.files import IMPORTED_PREFIX, canonical_json, check_version, replacing, table_files
 from workspace.records import descriptors
 
 _SOURCE = b"hubprobe.responses_sha256"
@@ -107,7 +107,7 @@ def found_unchanged(target: Path, digest: str) -> dict[str, int] | None:
 
 
 def drop_orphans(folder: Path, alive: set[str]) -> None:
-    """Delete descriptors whose responses were compacted into another file or withdrawn."""
+    """Delete descriptors whose responses were compacted into another file or withdrawn; a release's never had any."""
     for path in table_files(folder):
-        if path.name not in alive:
+        if path.name not in alive and not path.name.startswith(IMPORTED_PREFIX):
             path.unlink()

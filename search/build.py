@@ -60,6 +60,7 @@ def index(
     workspace: Workspace,
     *,
     encoder: str | Encoder | None = None,
+    image_encoder: Encoder | None = None,
     token: str | None = None,
     rebuild: bool = False,
     progress: bool = True,
@@ -73,6 +74,7 @@ def index(
         workspace: where everything is read and ``index/`` is written.
         encoder: ``clip:<repo>``, ``captions:<repo>``, a folder in place of the repo, an `Encoder`, or ``none`` for an
             index without text and image queries; the configuration's when None.
+        image_encoder: sees example images; the configuration's, if it names one, when None.
         token: for fetching the encoder from the Hub.
         rebuild: read every descriptor again.
         progress: draw progress bars on stderr.
@@ -86,7 +88,7 @@ def index(
         layout.remove_unused(workspace)
         chosen = _encoder(workspace, encoder, token)
         embedded = embed_probes(workspace, chosen, progress=progress) if chosen else None
-        seeing = _image_encoder(workspace, token) if chosen else None
+        seeing = (image_encoder or _image_encoder(workspace, token)) if chosen else None
         pictures = embed_probes(workspace, seeing, progress=progress) if seeing else None
         entries = [sources.Source.of(path) for path in files]
         n = sources.n_probes(files[0])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from workspace.version import __version__
 
 if TYPE_CHECKING:
-    from workspace.config import Config, CrawlConfig, ProbeConfig, ProbesConfig, SearchConfig
+    from workspace.config import Config, CrawlConfig, ProbeConfig, ProbesConfig, ReleaseConfig, SearchConfig
     from workspace.errors import (
         ConfigError,
         HubError,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from workspace.status import LabelQuality, Outcome, Status
 
 _NAMES = {
-    "config": ("Config", "CrawlConfig", "ProbeConfig", "ProbesConfig", "SearchConfig"),
+    "config": ("Config", "CrawlConfig", "ProbeConfig", "ProbesConfig", "ReleaseConfig", "SearchConfig"),
     "errors": (
         "ConfigError", "HubError", "HubprobeError", "MissingStepError", "ModelError", "QueryError", "WorkspaceError",
     ),
@@ -47,6 +47,7 @@ __all__ = [
     "ProbeConfig",
     "ProbesConfig",
     "QueryError",
+    "ReleaseConfig",
     "SearchConfig",
     "Status",
     "Workspace",

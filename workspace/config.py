@@ -28,6 +28,7 @@ class CrawlConfig:
     max_weights_bytes: int = 8 * 1024**3
     max_labels: int = 200_000
     max_image_size: int = 1024  # pixels
+    cards: bool = True  # read the top of an eligible repository's card, one request, for full-text search
     excluded_licenses: tuple[str, ...] = ()
     opt_out: tuple[str, ...] = ()  # owners, or owner/name
 
@@ -61,6 +62,16 @@ class SearchConfig:
 
 
 @dataclass(frozen=True)
+class ReleaseConfig:
+    """What `hubprobe release` publishes; see docs/release.md."""
+
+    license: str = "cc-by-4.0"  # of the measurements, as the Hub tags it
+    licenses: tuple[str, ...] = ("permissive", "copyleft", "responsible", "none")  # classes or tags of models kept
+    probes_license: str = ""  # stated by you, for probe images whose source states none
+    opt_out: tuple[str, ...] = ()  # owners, or owner/name
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of a workspace."""
 
@@ -69,12 +80,16 @@ class Config:
     probes: ProbesConfig = field(default_factory=ProbesConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    release: ReleaseConfig = field(default_factory=ReleaseConfig)
 
     @property
     def hash(self) -> str:
-        """First 16 hex digits of the sha256 of the canonical JSON. The endpoint, an address, is left out."""
+        """First 16 hex digits of the sha256 of the canonical JSON.
+
+        What measures nothing is left out: the endpoint, an address, and ``[release]``.
+        """
         settings = asdict(self)
-        del settings["endpoint"]
+        del settings["endpoint"], settings["release"]
         return short_hash(canonical_json(settings))
 
     @classmethod
@@ -94,7 +109,7 @@ class Config:
     def to_toml(self) -> str:
         """Return the settings as TOML text that `load` reads back to an equal object."""
         lines = [f"endpoint = {_toml(self.endpoint)}"]
-        for section in ("crawl", "probes", "probe", "search"):
+        for section in ("crawl", "probes", "probe", "search", "release"):
             lines.append(f"\n[{section}]")
             lines += [f"{name} = {_toml(value)}" for name, value in asdict(getattr(self, section)).items()]
         return "\n".join(lines) + "\n"

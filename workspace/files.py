@@ -18,6 +18,9 @@ import pyarrow.parquet as pq
 from workspace.errors import WorkspaceError
 from workspace.records import SCHEMA_VERSION
 
+IMPORTED_PREFIX = "imported-"
+"""Descriptor files of a release start so: no responses stand behind them, and completing leaves them alone."""
+
 TEMPORARY_PREFIX = ".tmp-"
 """Unfinished files start so; readers ignore them, and a verb may delete those of dead processes."""
 

@@ -108,12 +108,21 @@ class Workspace:
         write_json(self.root / "probes" / "current.json", {"probe_set": probe_set})
 
     def probes(self, columns: list[str] | None = None) -> pa.Table:
-        """Return the probe set in use, a table of `records.PROBES` in order of ``probe_id``."""
+        """Return the probe set in use, a table of `records.PROBES` in order of ``probe_id``.
+
+        Raises `WorkspaceError` when it cannot be read, or when images are asked for that no release handed on.
+        """
         path = self.probes_dir(self.probe_set) / "probes.parquet"
         try:
-            return pq.read_table(path, columns=columns)
+            table = pq.read_table(path, columns=columns)
         except (pa.ArrowInvalid, OSError) as error:
             raise WorkspaceError(f"cannot read {path}: {error}; run 'hubprobe probes build' again") from error
+        if "image" in table.column_names and pc.any(pc.is_null(pc.struct_field(table["image"], "bytes"))).as_py():
+            raise WorkspaceError(
+                f"the probe images are not in {self.root}: the release it was imported from holds only their hashes. "
+                "Searching works without; evidence, example images of another encoder and probing do not"
+            )
+        return table
 
     def catalog(self, columns: list[str] | None = None, *, history: bool = False) -> pa.Table:
         """Return the catalog: the newest row of every repository, or every row ever written with ``history``."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workspace import Config, ConfigError, SearchConfig
+from workspace import Config, ConfigError, ReleaseConfig, SearchConfig
 
 
 @given(
@@ -28,6 +28,7 @@ def test_toml_round_trip(tmp_path_factory, encoder, k, opt_out):
 def test_hash_follows_settings_but_not_the_address():
     config = Config()
     assert replace(config, endpoint="http://127.0.0.1:1").hash == config.hash
+    assert replace(config, release=ReleaseConfig(license="mit")).hash == config.hash
     assert replace(config, search=SearchConfig(k=65)).hash != config.hash
 
 
