@@ -38,6 +38,7 @@ def row_of(decision: Decision, crawled_at: datetime) -> dict[str, Any]:
         "image_size": config.image_size if config else None,
         "files": files if listed.files is not None else None,
         "weights_bytes": header.size if header else None,
+        "card_summary": decision.card,
         "crawled_at": crawled_at,
         "eligibility": decision.status.value,
         "reason": decision.reason,

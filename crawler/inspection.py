@@ -8,6 +8,7 @@ config.json, pinned       resolvers (2)   the bucket with six times the quota of
 header of the weights     resolvers (1)   one ranged read; its redirect also states size and sha256
 paths-info, pinned        api (1)         only for what would be eligible: names the hash and size of every file a
                                           probe fetches in one answer, and says if it was renamed or taken away
+top of README.md, pinned  resolvers (1)   only for what is eligible, and unless ``[crawl] cards = false``
 ========================  ==============  ====================================================================
 
 A tree call per candidate instead would cost the scarcer bucket before anything is known, and a HEAD per file would cost
@@ -21,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from crawler.architectures import Architectures
+from crawler.cards import CARD, READ, summary
 from crawler.client import HubClient
 from crawler.configs import MAX_CONFIG, ModelConfig, parse_config
 from crawler.failures import UnansweredError
@@ -73,6 +75,7 @@ class Decision:
     config: ModelConfig | None = None
     header: Header | None = None
     renamed_to: str | None = None
+    card: str | None = None  # what its card says first
     known: dict[str, File] = field(default_factory=dict)  # sizes and hashes learned on the way
 
 
@@ -137,6 +140,17 @@ class Inspector:
         decision.header = self._header(decision, deadline)
         _pass(WEIGHTS_RULES, replace(facts, header=decision.header), observe)
         self._confirm(decision, deadline)
+        if self._limits.cards and decision.status is Status.ELIGIBLE and CARD in decision.listed.paths:
+            decision.card = self._card(decision, deadline)
+
+    def _card(self, decision: Decision, deadline: Deadline) -> str | None:
+        url = self._client.resolve_url(decision.listed.id, decision.listed.sha, CARD)
+        try:
+            answer = self._client.read(url, limit=READ, start=0, stop=READ, deadline=deadline)
+        except (UnansweredError, ModelError) as error:  # a model is as good without its card
+            logger.info("the card of %s was not read: %s", decision.listed.id, error)
+            return None
+        return summary(answer.body)
 
     def _config(self, decision: Decision, deadline: Deadline) -> ModelConfig:
         return parse_config(self._file(decision, CONFIG, MAX_CONFIG, deadline), self._limits.max_labels)

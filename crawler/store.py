@@ -39,7 +39,8 @@ class Store:
 
     def is_complete(self, name: str) -> bool:
         """Return whether every file of the model is there and verified."""
-        return (self.root / f"{name}{_DONE}").exists()
+        # people delete the big folders of a cache, and not the little files beside them
+        return (self.root / f"{name}{_DONE}").exists() and (self.root / name).is_dir()
 
     def complete(self, name: str) -> None:
         """Mark the model as whole."""

@@ -28,9 +28,10 @@ def connect(folder: Path) -> Any:
 
 
 def write_models(database: Any, models: pa.Table) -> None:
-    """Write the table of models with its full-text index over repository names; small, hence always whole."""
+    """Write the table of models with full-text indexes over names and cards; small, hence always whole."""
     table = database.create_table("models", models)
-    _full_text(table, "repo_id")
+    for column in ("repo_id", "card_summary"):
+        _full_text(table, column)
 
 
 def write_logits(database: Any, logits: pa.Table, start: int) -> None:

@@ -1,4 +1,4 @@
-"""Behaviour joined with words: what a logit answers, and what its label and its repository are called."""
+"""Behaviour joined with words: what a logit answers, its label, its repository's name, and what its card says."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ def fused(
 ) -> tuple[Rows, NDArray[np.float64], NDArray[np.float64], list[list[str]]]:
     """Return positions, distances, fused scores and the sides that found each, best first.
 
-    The sides are ``behaviour``, ``label`` (full text over the logit's label) and ``name`` (full text over the
-    repository's name: its logit of smallest distance). Equal scores are ordered by distance, then by key.
+    The sides are ``behaviour``, ``label`` (full text over the logit's label), ``name`` and ``card`` (full text over the
+    repository's name, and over its card's first sentences: its logit of smallest distance). Equal scores are ordered
+    by distance, then by key.
     """
     depth = max(_DEPTH, 2 * limit)
     sides: dict[str, list[int]] = {"behaviour": gallery.nearest(comparison, depth, mask)[0].tolist()}
     sides["label"] = _labels(gallery, text, depth, mask)
-    sides["name"] = _names(gallery, comparison, text, depth, mask)
+    for side, column in (("name", "repo_id"), ("card", "card_summary")):
+        sides[side] = _models(gallery, comparison, column, text, depth, mask)
     scores: dict[int, float] = {}
     found: dict[int, list[str]] = {}
     for side, rows in sides.items():
@@ -62,9 +64,11 @@ def _labels(gallery: Gallery, text: str, depth: int, mask: Mask | None) -> list[
         limit *= 10
 
 
-def _names(gallery: Gallery, comparison: Comparison, text: str, depth: int, mask: Mask | None) -> list[int]:
-    """Return for each model whose name holds the words its logit of smallest distance, best name first."""
-    table = _match(gallery.database.open_table("models"), "repo_id", text, depth, "model")
+def _models(
+    gallery: Gallery, comparison: Comparison, column: str, text: str, depth: int, mask: Mask | None
+) -> list[int]:
+    """Return for each model whose ``column`` holds the words its logit of smallest distance, best match first."""
+    table = _match(gallery.database.open_table("models"), column, text, depth, "model")
     models, scores = table.column("model").to_pylist(), table.column("_score").to_pylist()
     if not models:
         return []

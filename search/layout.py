@@ -27,7 +27,7 @@ from workspace.files import read_json, write_json
 
 _LOCKS = find_spec("fcntl") is not None  # not on Windows: there nothing is locked, so one must build at a time
 
-FORMAT = "3"
+FORMAT = "4"
 """Of the index's files; an index of another format is refused, and rebuilt by ``hubprobe index``."""
 
 

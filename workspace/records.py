@@ -71,6 +71,7 @@ CATALOG = _schema(
         _field("image_size", pa.int32(), "edge of the input the config announces", "pixels"),
         _field("files", pa.list_(FILE), "files of the commit"),
         _field("weights_bytes", pa.int64(), "size of the weights a probe would fetch", "bytes"),
+        _field("card_summary", pa.string(), "first sentences of its card as plain text, of eligible repositories"),
         _field("crawled_at", _TIME, "when this row was read from the Hub", nullable=False),
         _field("eligibility", pa.string(), "'eligible', or the status that says why not", nullable=False),
         _field("reason", pa.string(), "a sentence about this repository; empty when eligible", nullable=False),

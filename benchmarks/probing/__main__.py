@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -113,18 +112,21 @@ def against_bare(root: Path, probes: int) -> list[Row]:
         probing.probes.build(workspace, images, n=probes, progress=False)
         crawler.crawl(workspace, progress=False)
         name = next(i for i in workspace.catalog(["id"])["id"].to_pylist() if "lite0" in i)
-        keep: list[Path] = []
-        fetcher = crawler.Fetcher(workspace)
+        files: list[Path] = []
+        for retry in ((), ("ok",)):  # the first run makes the cache of preprocessed probes, the second is measured
+            for folder in files:
+                shutil.rmtree(folder)  # so that it fetches the files again
+            files.clear()
+            fetcher = crawler.Fetcher(workspace, keep=True)  # for the bare passes afterwards
 
-        def fetch(row: Any) -> Any:
-            fetched = fetcher(row)
-            keep.append(fetched.folder)
-            return replace(fetched, release=lambda: None)
+            def fetch(row: Any, fetcher: Any = fetcher) -> Any:
+                fetched = fetcher(row)
+                files.append(fetched.folder)
+                return fetched
 
-        probing.probe(workspace, fetch, models=[name], progress=False)  # makes the cache of preprocessed probes
-        shutil.rmtree(keep.pop())  # the second run fetches it again
-        used = _children_cpu() + process_time()
-        summary = probing.probe(workspace, fetch, models=[name], retry=["ok"], progress=False)
+            used = _children_cpu() + process_time()
+            summary = probing.probe(workspace, fetch, models=[name], retry=retry, progress=False)
+            fetcher.close()
         cpu = _children_cpu() + process_time() - used
     phases = summary.seconds_by_phase
     total = sum(phases.values())
@@ -132,7 +134,7 @@ def against_bare(root: Path, probes: int) -> list[Row]:
     shape = json.loads(meta.read_text())["shape"]
     sizes = workspace.attempts(["batch_size"]).column(0).to_pylist()
     batch = next(size for size in sizes if size)  # the prober's own, so the same batches
-    common = {"folder": str(keep[-1]), "pixels": str(meta.with_name("pixels")), "shape": shape, "batch": batch}
+    common = {"folder": str(files[0]), "pixels": str(meta.with_name("pixels")), "shape": shape, "batch": batch}
     cores = len(os.sched_getaffinity(0))
     plain = _baseline("bare", **common, device="cpu", workers=0)
     best = _baseline("bare", **common, device="cpu", workers=cores)
@@ -179,14 +181,26 @@ def kills(root: Path, models: int, probes: int) -> list[Row]:
     """A rank, the launcher, and everything at once killed with SIGKILL; then the rows against an undisturbed run's."""
     from benchmarks.probing.kills import kill_and_compare
 
+    said = _disturbed(root / "kills", models, probes, kill_and_compare)
+    return [(f"{models} models x {probes} probes, two processes; rank, launcher, all killed", said, "goal: same")]
+
+
+def full_disk(root: Path, models: int, probes: int) -> list[Row]:
+    """The same on disks that fill up during the run."""
+    from benchmarks.probing.kills import fill_and_compare
+
+    said = _disturbed(root / "full", models, probes, fill_and_compare)
+    return [(f"{models} models x {probes} probes on a disk too small, a quarter larger each time", said, "goal: same")]
+
+
+def _disturbed(root: Path, models: int, probes: int, disturb: Callable[..., str]) -> str:
     repos = setting.demo_models(models)
     images = setting.images(root / "images", probes)
     workspaces = [_workspace(root / name, repos, images, probes) for name in ("disturbed", "quiet")]
     for workspace in workspaces:
         (workspace.root / "models.json").write_text(json.dumps({k: str(v) for k, v in repos.items()}))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    said = kill_and_compare(workspaces, Path(__file__).with_name("one_run.py"), environment)
-    return [(f"{models} models x {probes} probes, two processes; rank, launcher, all killed", said, "goal: same")]
+    return disturb(workspaces, Path(__file__).with_name("one_run.py"), environment)
 
 
 def idle(ranks: int = 64, models: int = 5000, mean_seconds: float = 0.2) -> list[Row]:
@@ -260,7 +274,7 @@ def on_gpu(root: Path, device: str, copies: int, probes: int) -> list[Row]:
 
 @click.command()
 @click.option(
-    "--only", type=click.Choice(["preprocess", "pipeline", "bare", "scaling", "idle", "kills", "gpu"]), multiple=True
+    "--only", type=click.Choice(["preprocess", "pipeline", "bare", "scaling", "idle", "kills", "full", "gpu"]), multiple=True
 )
 @click.option("--device", default="cpu", show_default=True, help="'cuda' runs the comparison for GPUs.")
 @click.option("--models", default=40, show_default=True)
@@ -279,6 +293,7 @@ def main(only: tuple[str, ...], device: str, models: int, probes: int, copies: i
             "scaling": lambda: scaling(root, models, probes),
             "idle": idle,
             "kills": lambda: kills(root, models, probes),
+            "full": lambda: full_disk(root, models, probes),
             "gpu": lambda: on_gpu(root, device, copies, probes),
         }
         for name in chosen:

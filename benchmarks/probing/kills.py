@@ -1,9 +1,10 @@
-"""Kills of everything that can be killed: a rank, the launcher, all at once; then one run to the end, compared."""
+"""Kills of all that can be killed (a rank, the launcher, all at once), and disks that fill up; then the rows compared."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,10 +42,52 @@ def kill_and_compare(workspaces: list[Any], script: Path, environment: dict[str,
     for workspace in (disturbed, quiet):
         subprocess.run([sys.executable, str(script), str(workspace.root)], env=environment, check=True,
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-    rows = [w.responses().sort_by([("repo_id", "ascending"), ("logit", "ascending")]) for w in workspaces]
     history = disturbed.attempts(["repo_id"], history=True).num_rows
-    same = "the same rows" if rows[0].equals(rows[1]) else "OTHER ROWS"
-    return f"{same}, {history} attempts for {count} models"
+    return f"{_compared(workspaces)}, {history} attempts for {count} models"
+
+
+def _compared(workspaces: list[Any]) -> str:
+    order = [("repo_id", "ascending"), ("logit", "ascending")]
+    rows = [w.responses().sort_by(order) for w in workspaces]
+    return "the same rows" if rows[0].equals(rows[1]) else "OTHER ROWS"
+
+
+def fill_and_compare(workspaces: list[Any], script: Path, environment: dict[str, str]) -> str:
+    """Run the first workspace on a disk that is too small again and again, larger each time, and compare likewise.
+
+    Needs the right to mount a file system in memory, whose size is the disk's.
+    """
+    cramped, quiet = workspaces
+    count = len(json.loads((cramped.root / "models.json").read_text()))
+    kept = cramped.root.with_name("kept")
+    cramped.root.rename(kept)
+    cramped.root.mkdir()
+    size = sum(f.stat().st_size for f in kept.rglob("*") if f.is_file()) + 200_000
+    _mount(f"size={size}", cramped.root)
+    said, full = [], 0
+    try:
+        shutil.copytree(kept, cramped.root, dirs_exist_ok=True)
+        while True:
+            done = subprocess.run([sys.executable, str(script), str(cramped.root)], env=environment,
+                                  capture_output=True, text=True, check=False)  # fmt: skip
+            if done.returncode == 0:
+                break
+            said.append(done.stderr.strip().splitlines()[-1][:120])
+            full += 1
+            size = int(size * 1.25)
+            _mount(f"remount,size={size}", cramped.root)
+        subprocess.run([sys.executable, str(script), str(quiet.root)], env=environment, check=True,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        history = cramped.attempts(["repo_id"], history=True).num_rows
+        same = _compared(workspaces)
+    finally:
+        subprocess.run(["umount", str(cramped.root)], check=True)
+    said = [f"{said.count(line)} times {line!r}" for line in dict.fromkeys(said)]
+    return f"full {full} times; {same}, {history} attempts for {count} models; {'; '.join(said)}"
+
+
+def _mount(options: str, folder: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
 
 
 def _committed(workspace: Any) -> int:

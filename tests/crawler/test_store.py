@@ -214,3 +214,16 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     assert handle is not None
     assert store.lock("m", shared=True, wait=False) is None
     os.close(handle)
+
+
+def test_a_model_whose_folder_somebody_deleted_is_fetched_again(
+    workspace: Workspace, rows: list[dict[str, Any]]
+) -> None:
+    with closing(crawler.Fetcher(workspace, keep=True)) as fetcher:
+        fetcher(rows[0]).release()
+        for folder in (workspace.cache_dir / "models").iterdir():
+            if folder.is_dir():
+                shutil.rmtree(folder)
+        fetched = fetcher(rows[0])
+        assert (fetched.folder / "model.safetensors").exists()
+        fetched.release()

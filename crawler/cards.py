@@ -1,0 +1,45 @@
+"""What a model card says in its first sentences, as plain text for full-text search. Untrusted, like all of a card."""
+
+from __future__ import annotations
+
+import html
+import re
+
+CARD = "README.md"
+READ = 16_384
+"""Bytes of a card that are read: its summary is at the top, and some cards hold megabytes of tables."""
+
+SUMMARY = 600
+"""Characters of a summary."""
+
+# each pattern looks ahead over a bounded distance or up to the next mark: the time is linear in the text
+_FENCED = re.compile(r"^(```|~~~).*?(?:^\1|\Z)", re.MULTILINE | re.DOTALL)
+_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
+_HIDDEN = re.compile(r"<(style|script)\b.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"</?[a-zA-Z][^<>]{0,1000}>")
+_IMAGE = re.compile(r"!\[[^\[\]]{0,500}\]\([^()\s]{0,1000}(?:\s[^()]{0,200})?\)")
+_LINK = re.compile(r"\[([^\[\]]{0,500})\]\([^()\s]{0,1000}(?:\s[^()]{0,200})?\)")
+_MARKS = re.compile(r"[*_`~]{1,3}|^\s{0,3}(?:#{1,6}\s|>\s?|[-+]\s|\d{1,3}[.)]\s)", re.MULTILINE)
+_TABLE = re.compile(r"^\s*\|.*$|^\s*[-=:|+ ]{3,}$", re.MULTILINE)
+_UNFILLED = re.compile(r"\[?\s*more information needed\s*\]?", re.IGNORECASE)
+
+
+def summary(card: bytes) -> str | None:
+    """Return the first `SUMMARY` characters of a card's prose, or None when it has none.
+
+    Front matter, code, tables, pictures, HTML, Markdown's marks and the template's "More Information Needed" go.
+    """
+    text = card.decode("utf-8", "replace").removeprefix("\ufeff").replace("\r\n", "\n").replace("\x00", " ")
+    if text.startswith("---\n"):
+        _, found, text = text[4:].partition("\n---")
+        if not found:  # front matter longer than what was read, or never closed
+            return None
+    for pattern in (_COMMENT, _FENCED, _HIDDEN, _IMAGE):
+        text = pattern.sub(" ", text)
+    text = _LINK.sub(r"\1", text)
+    for pattern in (_TABLE, _TAG, _UNFILLED):
+        text = pattern.sub(" ", text)
+    words = " ".join(html.unescape(_MARKS.sub("", text)).split())
+    if len(words) > SUMMARY:
+        words = words[:SUMMARY].rsplit(" ", 1)[0] + "…"
+    return words if any(c.isalpha() for c in words) else None

@@ -1,0 +1,80 @@
+"""What is kept of a card: its first sentences as plain text; and what is not asked for, or not there, costs nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+import crawler
+from crawler.cards import READ, SUMMARY, summary
+from hubprobe.demo.repository import Repo
+from hubprobe.demo.server import HubServer
+from workspace import Workspace
+
+Open = Callable[..., Workspace]
+CARD = b"""---
+license: mit
+---
+# My *model*
+<!-- hidden -->
+[![badge](http://x/y.svg)](http://z) Recognises **dogs** &amp; `cats`, see [the paper](http://p "t").
+
+| a | b |
+|---|---|
+```python
+code()
+```
+<div align='center'><img src=x onerror=alert(1)></div>
+- [More Information Needed]
+"""
+
+
+def test_a_summary_is_prose():
+    assert summary(CARD) == "My model Recognises dogs & cats, see the paper."
+
+
+@pytest.mark.parametrize("card", [b"", b"---\nlicense: mit", b"---\nlicense: mit\n---\n", b"| a |\n|---|\n", b"<br>"])
+def test_a_card_without_prose_has_none(card):
+    assert summary(card) is None
+
+
+def test_a_summary_is_cut_at_a_word():
+    found = summary(b"word " * 1_000)
+    assert found is not None
+    assert len(found) <= SUMMARY + 1
+    assert found.endswith(" word…")
+
+
+@pytest.mark.parametrize("mark", ["<", "[", "![", "*", "|", "<!--", "```", "> ", "&", "[](", "<a", "1. ", "\xff"])
+def test_no_card_takes_long(mark):
+    started = time.perf_counter()
+    summary((mark * READ).encode("latin-1")[:READ])
+    assert time.perf_counter() - started < 1.0
+
+
+@pytest.fixture
+def server(make_repo: Callable[..., Repo]) -> Iterator[HubServer]:
+    with HubServer([make_repo("acme/told"), make_repo("acme/broken")]) as server:
+        yield server
+
+
+def test_the_crawl_keeps_it_of_eligible_repositories(server: HubServer, open_workspace: Open) -> None:
+    workspace = open_workspace(server.url)
+    crawler.crawl(workspace, token=False, progress=False)
+    rows = {r["id"]: r for r in workspace.catalog().to_pylist()}
+    assert rows["acme/told"]["eligibility"] == "eligible"
+    assert rows["acme/told"]["card_summary"]
+    assert "---" not in rows["acme/told"]["card_summary"]
+    assert len([asked for asked in server.requests if asked.target.endswith("README.md")]) == 2
+
+
+def test_cards_can_be_left_out(server: HubServer, open_workspace: Open) -> None:
+    workspace = open_workspace(server.url)
+    config = replace(workspace.config, crawl=replace(workspace.config.crawl, cards=False))
+    workspace = Workspace(workspace.root, config)
+    crawler.crawl(workspace, token=False, progress=False)
+    assert workspace.catalog(["card_summary"]).column(0).null_count == 2
+    assert not [asked for asked in server.requests if asked.target.endswith("README.md")]
