@@ -1,8 +1,12 @@
-"""What holds for all tests: those that need a GPU are not collected where there is none."""
+"""What holds for all tests: those that need a GPU are not collected where there is none; the demo runs once."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from tests.demo_run import demo, installed, report
+
+__all__ = ["demo", "installed", "report"]  # fixtures for every folder
 
 if TYPE_CHECKING:
     import pytest

@@ -1,4 +1,4 @@
-"""One run of the demo for all end-to-end tests: from the built wheel, outside the checkout, as a user would."""
+"""One run of the demo for all tests that want a finished one: from the built wheel, as a user would run it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent
 
 
 class Installed:
