@@ -139,6 +139,7 @@ def add_models(made: Made, numbers: range, *, n: int, content: np.ndarray, seed:
                 "license": "mit" if i % 3 else "apache-2.0", "tags": ["image-classification", f"t{i % 4}"],
                 "library_name": "transformers", "model_type": "vit", "architectures": ["ViTForImageClassification"],
                 "label_quality": "named" if i % 2 else "LABEL_i", "crawled_at": now(), "eligibility": "eligible",
+                "card_summary": f"Sorts pictures from survey{i}." if i % 5 else None,
                 "reason": "", "createdAt": now(), "lastModified": now(), "num_labels": 10,
             }
         )  # fmt: skip

@@ -22,6 +22,13 @@ def test_hybrid_finds_a_model_by_its_name(opened):
     assert any("name" in h["found_by"] and h["repo_id"] == "owner2/model-007" for h in hits)
 
 
+def test_hybrid_finds_a_model_by_its_card(opened):
+    hits = opened.search("survey7", hybrid=True).limit(100).to_dicts()
+    (found,) = [h for h in hits if "card" in h["found_by"]]
+    assert found["repo_id"] == "owner2/model-007"
+    assert found["card_summary"] == "Sorts pictures from survey7."
+
+
 def test_hybrid_keeps_to_the_filter(opened):
     hits = opened.search("dog", hybrid=True).where("downloads > 500").by("model").limit(50).to_dicts()
     assert hits
