@@ -23,24 +23,24 @@ T = TypeVar("T")
 class CrawlConfig:
     """What is listed, and the caps that decide eligibility before any weights are fetched."""
 
-    pipeline_tag: str = "image-classification"
-    max_parameters: int = 2_000_000_000
-    max_weights_bytes: int = 8 * 1024**3
-    max_labels: int = 200_000
-    max_image_size: int = 1024  # pixels
+    pipeline_tag: str = "image-classification"  # task to list; "" for any
+    max_parameters: int = 2_000_000_000  # of a model that is probed
+    max_weights_bytes: int = 8 * 1024**3  # bytes of its weights
+    max_labels: int = 200_000  # outputs
+    max_image_size: int = 1024  # pixels, the edge of its input
     cards: bool = True  # read the top of an eligible repository's card, one request, for full-text search
-    excluded_licenses: tuple[str, ...] = ()
-    opt_out: tuple[str, ...] = ()  # owners, or owner/name
+    excluded_licenses: tuple[str, ...] = ()  # as the Hub tags them: "cc-by-nc-4.0"
+    opt_out: tuple[str, ...] = ()  # owners, or owner/name, that are left alone
 
 
 @dataclass(frozen=True)
 class ProbesConfig:
     """Where the probe images come from when none were built: COCO 2017 validation, as in the published method."""
 
-    source: str = "lmms-lab/COCO-Caption2017"
-    split: str = "val"
+    source: str = "lmms-lab/COCO-Caption2017"  # folder, Parquet or dataset of the Hub
+    split: str = "val"  # of the dataset
     n: int = 4000  # images
-    seed: int = 0
+    seed: int = 0  # of the sample
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class ProbeConfig:
 class SearchConfig:
     """How queries are answered."""
 
-    encoder: str = "clip:openai/clip-vit-base-patch16"
-    image_encoder: str = ""  # "images:<repo>": sees example images in place of the encoder
+    encoder: str = "clip:openai/clip-vit-base-patch16"  # what reads texts: clip:, captions: or none
+    image_encoder: str = ""  # images:OWNER/NAME sees example images in place of the encoder
     scoring: str = "bridged"  # beats the published "probelog"; docs/results.md has the figures
     k: int = 0  # probes compared, the query's strongest; 0: as many as the scoring takes by itself
 
@@ -75,7 +75,7 @@ class ReleaseConfig:
 class Config:
     """All settings of a workspace."""
 
-    endpoint: str = "https://huggingface.co"
+    endpoint: str = "https://huggingface.co"  # of the Hub; HF_ENDPOINT and --endpoint go before it
     crawl: CrawlConfig = field(default_factory=CrawlConfig)
     probes: ProbesConfig = field(default_factory=ProbesConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)

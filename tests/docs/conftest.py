@@ -1,0 +1,92 @@
+"""A finished workspace for every page to play with, and what the pages left out, said at the end."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.docs.reader import Reader, environment
+
+if TYPE_CHECKING:
+    from hubprobe.demo.server import HubServer
+
+_ROOMS = ("completion", "crawler", "hubprobe", "probing", "search", "workspace")
+_readers: list[Reader] = []
+
+
+@pytest.fixture(scope="session")
+def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a reader has it after the README: ``my-index`` and ``demo-index``, some images, the truth.
+
+    ``HUBPROBE_DEMO_INDEX`` names a finished demo's workspace to copy, in place of running the demo.
+    """
+    given = os.environ.get("HUBPROBE_DEMO_INDEX")
+    source = Path(given) if given else request.getfixturevalue("demo").cwd / "demo-index"
+    folder = tmp_path_factory.mktemp("docs") / "finished"
+    shutil.copytree(source, folder / "my-index")
+    shutil.copytree(folder / "my-index", folder / "demo-index", copy_function=os.link)
+    from hubprobe.demo.run import TRUTH
+
+    shutil.copy(TRUTH, folder / "truth.json")
+    _pictures(folder)
+    return folder
+
+
+def _pictures(folder: Path) -> None:
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    from hubprobe.demo.run import PROBES
+
+    rows = pq.read_table(PROBES, columns=["image", "caption"]).slice(0, 40).to_pylist()
+    (folder / "my-images").mkdir()
+    for number, row in enumerate(rows):
+        with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
+            image.convert("RGB").save(folder / "my-images" / f"{number:03}.png")
+            if number == 0:
+                image.convert("RGB").save(folder / "cat.jpg")
+
+
+@pytest.fixture(scope="session")
+def hub() -> Iterator[HubServer]:
+    """The demo hub, served by this process."""
+    from hubprobe.demo.server import serve_demo
+
+    with serve_demo() as server:
+        yield server
+
+
+@pytest.fixture
+def reader(finished: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
+    """A reader in a folder of its own. Files are links: those of a workspace are replaced, never changed in place."""
+    folder = tmp_path / "page"
+    shutil.copytree(finished, folder, copy_function=os.link)
+    before = {name: (logging.getLogger(name).handlers, logging.getLogger(name).propagate) for name in _ROOMS}
+    monkeypatch.chdir(folder)
+    found = Reader(folder, environment(hub.url))
+    monkeypatch.setattr(os, "environ", os.environ)  # restored below: libraries set variables of their own
+    kept = dict(os.environ)
+    os.environ.update({"HF_ENDPOINT": hub.url, "NO_PROXY": "127.0.0.1", "MPLBACKEND": "Agg"})
+    yield found
+    os.environ.clear()
+    os.environ.update(kept)
+    for name, (handlers, propagate) in before.items():
+        logging.getLogger(name).handlers, logging.getLogger(name).propagate = handlers, propagate
+    _readers.append(found)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _readers:
+        return
+    left_out = [entry for reader in _readers for entry in reader.left_out]
+    ran = sum(reader.ran for reader in _readers)
+    terminalreporter.section(f"documentation: {ran} commands and blocks were run, {len(left_out)} were not")
+    for what, why in left_out:
+        terminalreporter.line(f"not run: {why:40} {what}")

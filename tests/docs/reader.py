@@ -1,0 +1,162 @@
+"""Somebody who types what a page says, block by block, beside a finished workspace and a hub on this machine.
+
+``hubprobe`` commands run in this process, through the command line that the console script calls; whatever needs a
+shell is run by bash, and ``python -m hubprobe`` as a process of its own. What no page can ask of a test (an installer,
+a scheduler, several GPUs) is left out by `OUTSIDE`; what a page leaves out, it says in a comment before the block.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+
+from tests.docs.pages import Block
+
+MODEL = "tiny-vision-lab/resnet-mini-everyday"
+STANDS_FOR = {"OWNER/MODEL": MODEL, "OWNER/NAME": MODEL}
+"""What a page writes in capitals, and what of the demo's index is put there."""
+
+OUTSIDE = {
+    "make": "sets up the environment that the tests run in",
+    "pip": "installs packages", "pipx": "installs packages", "uv": "installs packages", "conda": "installs packages",
+    "git": "needs the network", "docker": "needs Docker", "podman": "needs Podman",
+    "sbatch": "needs SLURM", "srun": "needs SLURM", "accelerate": "needs several GPUs",
+}  # fmt: skip
+_SECONDS = 120
+_SHELL = re.compile(r"^\s*(for|while|if|case|function|set)\b|<<|^\s*\w+\(\)", re.MULTILINE)
+
+
+@dataclass
+class Reader:
+    """Runs the blocks of one page, in order, in one folder and one namespace.
+
+    Attributes:
+        folder: where everything is typed; holds ``my-index``.
+        environment: variables set for it; ``export`` adds to them.
+        left_out: commands that were not run, each with the reason.
+        ran: how many commands and blocks were.
+    """
+
+    folder: Path
+    environment: dict[str, str]
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    ran: int = 0
+    said: str = ""
+    _names: dict[str, Any] = field(default_factory=lambda: {"__name__": "page"})
+    _index: Any = None
+
+    def read(self, block: Block) -> None:
+        """Do what ``block`` says; raises `AssertionError`, or what its code raises."""
+        if block.excuse is not None:
+            self.left_out.append((f"{block.name} {block.text.strip().splitlines()[0]}", block.excuse))
+            return
+        if block.language == "bash":
+            for command in commands(block.text):
+                self._type(command, block)
+        elif block.language == "python":
+            exec(compile("\n" * block.line + block.text, str(block.page), "exec"), self._names)
+            self.ran += 1
+        elif block.language == "sql":
+            self._ask(block.text)
+            self.ran += 1
+
+    def _type(self, command: str, block: Block) -> None:
+        for word, what in STANDS_FOR.items():
+            command = command.replace(word, what)
+        excuse = excuse_of(command)
+        if excuse is not None:
+            self.left_out.append((f"{block.name} {command}", excuse))
+            return
+        self.ran += 1
+        words = shlex.split(command, comments=True)
+        if words[0] == "export":
+            self.environment |= dict(word.split("=", 1) for word in words[1:])
+        elif words[0] == "hubprobe" and not needs_shell(command):
+            self._call(words[1:], command, block)
+        else:
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", command],
+                cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False, timeout=_SECONDS,
+            )  # fmt: skip
+            self.said = done.stdout
+            assert done.returncode == 0, f"{block.name}\n$ {command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+    def _call(self, words: list[str], command: str, block: Block) -> None:
+        from hubprobe.cli.app import cli
+
+        result = CliRunner().invoke(cli, words, env=self.environment)
+        self.said = result.stdout
+        wrong = result.exception if result.exit_code else None
+        assert wrong is None, f"{block.name}\n$ {command}\n{result.output[-2000:]}\n{wrong!r}"
+
+    def _ask(self, statement: str) -> None:
+        """Ask the open index; a statement that names Parquet files is for DuckDB alone, as it says."""
+        if ".parquet'" in statement:
+            import duckdb
+
+            with duckdb.connect() as connection:
+                connection.sql(statement).to_arrow_table()
+            return
+        import hubprobe
+
+        self._index = self._index or hubprobe.open("my-index")
+        assert self._index.sql(statement).num_columns > 0
+
+
+def commands(text: str) -> list[str]:
+    """Split a block into what is typed before each Enter: lines, joined where a quote or a backslash goes on."""
+    if _SHELL.search(text):
+        return [text]
+    found: list[str] = []
+    held = ""
+    for line in text.splitlines():
+        held += line + "\n"
+        if line.endswith("\\"):
+            continue
+        try:
+            words = shlex.split(held, comments=True)
+        except ValueError:  # a quote is open
+            continue
+        if words:
+            found.append(held.strip().replace("\\\n", " "))
+        held = ""
+    assert not held, f"this command does not end: {held}"
+    return found
+
+
+def excuse_of(command: str) -> str | None:
+    """Return why a test cannot run ``command``, or None."""
+    words = shlex.split(command, comments=True)
+    program = Path(next((w for w in words if "=" not in w), words[0])).name
+    if program in OUTSIDE:
+        return OUTSIDE[program]
+    if program.startswith("python") and words[1:3] in (["-m", "venv"], ["-m", "pip"]):
+        return "installs packages"
+    if "--workers" in words and int(words[words.index("--workers") + 1]) > 2:
+        return "needs several GPUs"
+    return None
+
+
+def needs_shell(command: str) -> bool:
+    """Return whether ``command`` holds a pipe, a redirection, an expansion or a second command."""
+    lexer = shlex.shlex(command, posix=False, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words = list(lexer)
+    marks = any(set(word) <= set("();<>|&") for word in words)
+    return marks or any("$" in word or "`" in word for word in words if not word.startswith("'"))
+
+
+def environment(hub: str) -> dict[str, str]:
+    """Return a new user's environment: nothing set for Hugging Face's libraries but where the hub is."""
+    theirs = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "HUBPROBE_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(theirs)}
+    path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
+    return kept | {"HF_ENDPOINT": hub, "NO_PROXY": "127.0.0.1", "PATH": path, "COLUMNS": "120", "MPLBACKEND": "Agg"}

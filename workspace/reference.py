@@ -1,0 +1,211 @@
+"""Writes ``docs/records.md`` and ``docs/configuration.md`` from the schemas, the settings and the statuses themselves.
+
+``python -m workspace.reference docs`` writes both; a test asserts that they are what it would write.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from workspace import config, records
+from workspace.config import Config
+from workspace.status import MEANING, LabelQuality, Status
+
+COMMAND = "python -m workspace.reference docs"
+
+_RECORDS = """\
+# Records
+
+<!-- Written by `{command}` from workspace/records.py and workspace/status.py. -->
+
+The tables of a workspace: Parquet, zstd, small row groups, page index. A model is keyed by `(repo_id, sha)`, a logit by
+`(repo_id, sha, logit)`, a probe by `probe_id`. Each field's meaning and unit are also in the metadata of the files,
+beside `hubprobe.schema_version` = {version}. What of them SQL sees, and under which names, is in [SQL](sql.md). Labels,
+names and messages are strangers' text: [security](security.md).
+
+"""
+
+_STATUSES = """\
+## Statuses
+
+How a repository can end: `attempts.status`. `catalog.eligibility` holds `eligible`, a skipped status, or the *fetch*
+status of a request that the next crawl makes again. The first rule that refuses decides: *list*, *config* and *weights*
+are asked by the crawler, in this order, before any weights are fetched; *fetch*, *load* and *run* are met by the
+prober.
+`attempted = ok + skipped + failed`, always.
+
+| status | outcome | decided from | meaning |
+|---|---|---|---|
+"""
+
+_LABELS = """\
+## Label quality
+
+How far a model's label names can be trusted to be names at all.
+
+| `label_quality` | its labels are |
+|---|---|
+"""
+
+_READING = '''\
+## Reading them without hubprobe
+
+```python
+import duckdb
+
+duckdb.sql("""
+    SELECT repo_id, count(*) AS logits, round(avg(std), 2) AS spread
+    FROM 'my-index/responses/*/*.parquet' WHERE excluded IS NULL GROUP BY 1 ORDER BY 2 DESC LIMIT 5
+""").show()
+```
+
+DuckDB 2.0 refuses an *Arrow* table with a float16 column, but reads such a column from Parquet. In numpy, descriptors
+are a matrix:
+
+```python
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset as ds
+
+folder = next(Path("my-index/descriptors").iterdir())
+table = ds.dataset(folder, format="parquet").to_table(columns=["repo_id", "sha", "logit", "vector"])
+vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
+assert vectors.dtype == np.float16
+```
+'''
+
+_CONFIGURATION = """\
+# Configuration
+
+<!-- Written by `{command}` from workspace/config.py. -->
+
+`hubprobe.toml` in the workspace's folder. It is written when the workspace is made, with every setting at its default,
+and read by every verb; an unknown name or a value of another type is an error. A command line option goes before the
+setting, for that one command. The hash of all settings but `endpoint` and `[release]`, which measure nothing, is in
+every run's manifest and with every attempt.
+
+When a setting of `[crawl]` changes, the next crawl decides every repository again. `[search] encoder` and
+`image_encoder` are settled when the index is built; `scoring` and `k` when it is asked.
+
+"""
+
+_TABLES = {
+    "catalog": (
+        "catalog/*.parquet",
+        "id, crawled_at",
+        "One row per repository and crawl that saw it change; the newest `crawled_at` of an `id` is its state.",
+    ),
+    "probes": (
+        "probes/<probe_set>/probes.parquet",
+        "probe_id",
+        "One row per probe image. `probe_set` is the hash of the ordered `image_hash` column.",
+    ),
+    "attempts": (
+        "attempts/*.parquet",
+        "repo_id, sha, attempt",
+        "One row per attempt at a model, always: ok, skipped and failed alike.",
+    ),
+    "responses": (
+        "responses/<probe_set>/*.parquet",
+        "repo_id, sha, logit",
+        "One row per logit of a probed model: `raw = response * std + mean`; its softmax is `exp(raw - logsumexp)`.",
+    ),
+    "descriptors": (
+        "descriptors/<probe_set>/*.parquet",
+        "repo_id, sha, logit",
+        "One row per searchable logit; n is the number of probes.",
+    ),
+}
+"""Where each table lies in the workspace's folder, its key, and what a row is."""
+
+_QUALITIES = {
+    LabelQuality.NAMED: "words. Only these may lend themselves to other models, as far as behaviour bears them out",
+    LabelQuality.LABEL_I: "generated: `LABEL_0`, `LABEL_1` ...",
+    LabelQuality.NUMERIC: "numbers",
+    LabelQuality.MISSING: "not there",
+    LabelQuality.GUESSED_BY_COUNT: "not there, in a timm model that has as many classes as an ImageNet variant: timm "
+    "would give it ImageNet's names by that number alone",
+}
+_KINDS = {str: "string", int: "integer", float: "number", bool: "true or false", tuple: "list of strings"}
+
+
+def records_page() -> str:
+    """Return ``docs/records.md``."""
+    schemas = {**records.TABLES, "descriptors": records.descriptors(4000)}
+    tables = "\n".join(_table(name, schema) for name, schema in schemas.items())
+    statuses = [
+        f"| `{s.value}` | {MEANING[s].outcome.value} | {MEANING[s].stage} | {MEANING[s].sentence} |\n"
+        for s in Status
+        if s is not Status.ELIGIBLE
+    ]
+    labels = [f"| `{quality.value}` | {_QUALITIES[quality]} |\n" for quality in LabelQuality]
+    head = _RECORDS.format(command=COMMAND, version=records.SCHEMA_VERSION)
+    return "\n".join([head + tables, _LABELS + "".join(labels), _STATUSES + "".join(statuses), _READING])
+
+
+def configuration_page() -> str:
+    """Return ``docs/configuration.md``."""
+    parts = [_CONFIGURATION.format(command=COMMAND) + _section("Outside any section", Config())]
+    parts += [_section(f"[{f.name}]", getattr(Config(), f.name)) for f in fields(Config) if f.name != "endpoint"]
+    return "\n".join([*parts, f"## The whole file\n\n```toml\n{Config().to_toml()}```\n"])
+
+
+def _section(title: str, settings: Any) -> str:
+    """Return one dataclass as a table: a field's meaning is the comment behind it in the source."""
+    source = inspect.getsource(type(settings))
+    about = re.sub(r"`+", "`", (inspect.getdoc(type(settings)) or "").splitlines()[0])
+    lines = [f"## {title}\n", f"{about}\n", "| setting | type | default | meaning |", "|---|---|---|---|"]
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if is_dataclass(value):
+            continue
+        line = next(line for line in source.splitlines() if re.match(rf"\s+{field.name}:", line))
+        meaning = line.partition("  # ")[2].strip().replace("|", "\\|")
+        lines.append(f"| `{field.name}` | {_KINDS[type(value)]} | `{config._toml(value)}` | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _table(name: str, schema: pa.Schema) -> str:
+    where, key, row = _TABLES[name]
+    lines = [f"## {name}\n", f"{row} In `{where}`; key `{key}`.\n"]
+    lines += ["| column | type | unit | meaning |", "|---|---|---|---|"]
+    for field in schema:
+        metadata = {k.decode(): v.decode().replace("|", "\\|") for k, v in (field.metadata or {}).items()}
+        kind = _type(field.type) + ("" if field.nullable else ", never null")
+        lines.append(f"| `{field.name}` | {kind} | {metadata.get('unit', '')} | {metadata['doc']} |")
+    return "\n".join(lines) + "\n"
+
+
+def _type(kind: pa.DataType) -> str:
+    if pa.types.is_map(kind):
+        return f"map of {_type(kind.key_type)} to {_type(kind.item_type)}"
+    if pa.types.is_struct(kind):
+        return "struct of " + ", ".join(f"`{f.name}` {_type(f.type)}" for f in kind)
+    if pa.types.is_fixed_size_list(kind):
+        return f"list of n {_type(kind.value_type)}"
+    if pa.types.is_list(kind):
+        return f"list of {_type(kind.value_type)}"
+    names = {"halffloat": "float16", "float": "float32", "timestamp[us, tz=UTC]": "timestamp (µs, UTC)"}
+    return names.get(str(kind), str(kind))
+
+
+PAGES = {"records.md": records_page, "configuration.md": configuration_page}
+"""What writes each page, by its name in ``docs/``."""
+
+
+def main(folder: str) -> None:
+    """Write every page into ``folder``."""
+    for name, page in PAGES.items():
+        (Path(folder) / name).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
