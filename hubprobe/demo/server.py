@@ -22,6 +22,7 @@ from hubprobe.demo.listing import Catalog, FolderCatalog, RefusedError, read_fol
 from hubprobe.demo.protocol import Protocol, error
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.request_log import RequestLog
+from hubprobe.demo.uploads import Datasets
 from hubprobe.demo.wire import Listener, Request, Respond, Response
 
 HUB = Path(__file__).parent / "hub"
@@ -69,6 +70,7 @@ class HubServer:
         self._protocol = Protocol(
             self.catalog, cdn=lambda _: self.cdn_url, page_size=page_size, tree_page_size=tree_page_size
         )
+        self._datasets = Datasets(lambda: self.url, lambda: self.cdn_url)
         self._endpoint = Listener(self._respond, port=port)
         self._cdn = Listener(self._respond_cdn)
         self._back: threading.Timer | None = None  # set while `down`
@@ -117,14 +119,16 @@ class HubServer:
         return self._logged(_bucket(request), request, self._answer)
 
     def _respond_cdn(self, request: Request) -> Response:
-        return self._logged("cdn", request, self._protocol.deliver)
+        datasets = request.segments[0] == "datasets"
+        return self._logged("cdn", request, self._datasets.deliver if datasets else self._protocol.deliver)
 
     def _answer(self, request: Request) -> Response:
         bucket = _bucket(request)
         token = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
         standing = self._limiter.take(bucket, request.client, token)
         if standing.allowed:
-            response = self._protocol.answer(request)
+            here = self._datasets if self._datasets.answers(request) else self._protocol
+            response = here.answer(request)
         else:
             message = f"We had to rate limit you, you hit the quota of {standing.quota} {bucket} requests"
             message += f" per {standing.window} seconds."

@@ -1,0 +1,170 @@
+"""The verbs that share an index: ``release`` and ``import``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hubprobe.cli.options import (
+    endpoint_option,
+    format_option,
+    local_offline,
+    quiet_option,
+    token_option,
+    workspace_option,
+)
+from hubprobe.output import render
+
+if TYPE_CHECKING:
+    from hubprobe.release import ReleaseSummary
+
+
+@click.command()
+@workspace_option
+@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--push", "repo", metavar="ORG/NAME", help="Then upload it as this dataset.")
+@click.option("--public", is_flag=True, help="Make a new dataset public; private otherwise.")
+@click.option("--licenses", help="Classes or tags of models' licences to keep, with commas; 'all' for any.")
+@click.option("--license", "own", metavar="TAG", help="Licence of the measurements; [release] license, cc-by-4.0.")
+@click.option("--probes-license", metavar="TAG", help="Licence of probe images whose source states none: you state it.")
+@click.option("--without-images", is_flag=True, help="Hashes in place of probe images and captions.")
+@click.option("--dry-run", is_flag=True, help="Print rows, sizes and what is left out; write and upload nothing.")
+@click.option("--yes", is_flag=True, help="Upload without asking.")
+@token_option
+@endpoint_option
+@quiet_option
+@format_option
+def release(
+    folder: Path,
+    out: Path,
+    repo: str | None,
+    public: bool,
+    licenses: str | None,
+    own: str | None,
+    probes_license: str | None,
+    without_images: bool,
+    dry_run: bool,
+    yes: bool,
+    token: str | None,
+    endpoint: str | None,
+    quiet: bool,
+    kind: str,
+) -> None:
+    """Write the workspace as a dataset into OUT: tables, card, manifest; with --push, upload it.
+
+    Gated, private, disabled and deleted repositories are left out, models whose licence forbids, and whoever is in
+    release-optout.txt; they are counted. The same workspace gives the same bytes.
+
+    \b
+    Examples:
+      hubprobe release my-release --workspace my-index --dry-run
+      hubprobe release my-release --workspace my-index --licenses permissive,copyleft
+      hubprobe release my-release --workspace my-index --push my-org/classifiers
+    """
+    from hubprobe.release import pushing
+    from hubprobe.release import release as write
+    from workspace import Workspace
+
+    workspace = Workspace.open(folder)
+    if repo is not None:
+        pushing.check_repo(repo)
+    summary = write(
+        workspace,
+        out,
+        keep=tuple(licenses.split(",")) if licenses else None,
+        license=own,
+        probes_license=probes_license,
+        probe_images=not without_images,
+        repo=repo or "OWNER/NAME",
+        dry_run=dry_run,
+        progress=not quiet,
+    )
+    shown = _show(summary, kind)
+    if repo is not None and not dry_run:
+        address = (endpoint or workspace.config.endpoint).rstrip("/")
+        pushed = pushing.push(
+            out, repo, endpoint=address, token=token, public=public, confirm=lambda what: _ask(what, yes)
+        )
+        shown |= {"push": asdict(pushed)}
+        state = "uploaded" if pushed.changed else "nothing to upload: it is there already"
+        click.echo(f"{state}: {pushed.url} at {pushed.commit}", err=True)
+    elif repo is not None:
+        click.echo(f"would upload {len(summary.files)} files to {repo}", err=True)
+    if kind == "json":
+        click.echo(render([shown], list(shown), kind), nl=False)
+
+
+def _ask(what: str, yes: bool) -> None:
+    if not yes:
+        click.confirm(f"{what}?", abort=True, err=True)
+
+
+def _show(summary: ReleaseSummary, kind: str) -> dict[str, Any]:
+    """Print what a release holds, unless as JSON, which is printed when all is done; return it."""
+    from hubprobe.release.licences import REASONS
+
+    rows = [{"what": name, "rows": count, "bytes": _bytes_of(summary, name)} for name, count in summary.rows.items()]
+    rows += [
+        {"what": name, "bytes": size} for name, size in summary.files.items() if name.split("/")[0] not in summary.rows
+    ]
+    rows += [
+        {"what": f"left out: {name}", "rows": count, "meaning": REASONS[name]}
+        for name, count in summary.left_out.items()
+    ]
+    if kind != "json":
+        click.echo(render(rows, ["what", "rows", "bytes", "meaning"], kind, width=80), nl=False)
+        images = "with" if summary.probe_images else "without"
+        about = (
+            f"release {summary.release_id} in {summary.folder}" if summary.release_id else "dry run, sizes are about"
+        )
+        click.echo(f"{about}; {images} probe images; encoder {summary.encoder or 'none: no text queries'}", err=True)
+    return {**asdict(summary), "folder": str(summary.folder)}
+
+
+def _bytes_of(summary: ReleaseSummary, table: str) -> int:
+    return sum(size for name, size in summary.files.items() if name.split("/")[0] == table)
+
+
+@click.command("import")
+@click.argument("source", metavar="SRC")
+@workspace_option
+@click.option("--encoder", type=click.Choice(["released", "none"]), default="released", show_default=True,
+              help="Fetch the released encoder, or do without text queries.")  # fmt: skip
+@token_option
+@endpoint_option
+@quiet_option
+@format_option
+def import_(
+    source: str, folder: Path, encoder: str, token: str | None, endpoint: str | None, quiet: bool, kind: str
+) -> None:
+    """Make a workspace and its index from a release, so that you can search without running a model.
+
+    SRC is a folder or hf://datasets/ORG/NAME, with @REVISION for another than the newest. Every file's sha256 is
+    checked before it is used. Interrupted, the same command goes on.
+
+    \b
+    Examples:
+      hubprobe import my-release --workspace copy
+      hubprobe import hf://datasets/my-org/classifiers --workspace classifiers
+    """
+    local_offline()
+    from hubprobe.release import import_release
+
+    summary = import_release(
+        source,
+        folder,
+        endpoint=endpoint,
+        token=token,
+        encoder="none" if encoder == "none" else None,
+        progress=not quiet,
+    )
+    values = {**asdict(summary), "folder": str(summary.folder)}
+    if kind == "table":
+        rows = [{"what": name.replace("_", " "), "value": value} for name, value in values.items() if value != ""]
+        click.echo(render(rows, ["what", "value"], kind, width=100), nl=False)
+    else:
+        click.echo(render([values], list(values), kind), nl=False)
+    click.echo(f'\nnext: hubprobe search --workspace {folder} "dog"', err=True)

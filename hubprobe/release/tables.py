@@ -1,0 +1,225 @@
+"""The tables of a release: their schemas, their order, and how their files are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from hubprobe.release.sorting import in_buckets, without_repeats
+from search import layout, sources
+from search.database import connect, read_logits, read_models
+from workspace import Workspace, records
+from workspace.files import table_files
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NAMES = ("models", "logits", "attempts", "descriptors", "probes")
+"""The configurations of the dataset, one a table."""
+
+SHARD_BYTES = 384 * 1024**2
+"""Size of a file's vectors or images, in bytes before compression: files of 300 to 400 MB, and memory for two."""
+
+_SHARD_ROWS = {"models": 200_000, "logits": 5_000_000, "attempts": 500_000}
+_GROUP_ROWS = {"models": 1_000, "logits": 10_000, "attempts": 1_000, "probes": 100}
+_GROUP_BYTES = 4 * 1024**2  # of a row group of descriptors
+_KEY = ["repo_id", "sha", "logit"]
+Model = tuple[str, str]
+
+POSITION = pa.field(
+    "position",
+    pa.int64(),
+    metadata={"doc": "place in the index that was released; in this order an index answers as that one does"},
+)
+
+LOGITS = pa.schema(
+    [
+        *(records.RESPONSES.field(name) for name in (*_KEY, "label", "mean", "std", "excluded")),
+        pa.field("observed", pa.float32(), metadata={"doc": "share of the probes that were run, 0 to 1"}),
+        records.descriptors(1).field("variance").with_nullable(True),
+    ],
+    metadata={"hubprobe.table": "logits", "hubprobe.schema_version": records.SCHEMA_VERSION},
+)
+"""One row per output of every released model: those with a descriptor, and those excluded from search."""
+
+
+def descriptors(n: int) -> pa.Schema:
+    """Return the released schema of descriptors: `records.descriptors` and ``position``."""
+    return records.descriptors(n).append(POSITION)
+
+
+def probes(images: bool) -> pa.Schema:
+    """Return the released schema of the probes: with images and captions, or hashes and sizes alone."""
+    left_out = set() if images else {"image", "caption"}
+    schema = pa.schema([field for field in records.PROBES if field.name not in left_out], records.PROBES.metadata)
+    if not images:
+        return schema
+    # what `datasets` and the Hub's viewer read, so that the bytes are shown as pictures
+    kinds = {field.name: {"dtype": str(field.type), "_type": "Value"} for field in schema}
+    about = {"info": {"features": kinds | {"image": {"_type": "Image"}}}}
+    return schema.with_metadata({**schema.metadata, "huggingface": json.dumps(about, sort_keys=True)})
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file of a table: its path within the release, and its rows."""
+
+    path: str
+    rows: int
+
+
+def write(folder: Path, name: str, parts: Iterator[pa.Table], count: int, *, group: int | None = None) -> list[Written]:
+    """Write each of ``count`` tables as a file of ``<folder>/<name>/``; bytes depend on nothing but the rows.
+
+    Row groups are small and have a page index, so that a reader fetches little; pages end where the content says
+    (content-defined chunking), so that a next release shares most bytes with this one on the Hub.
+    """
+    (folder / name).mkdir(parents=True)
+    written = []
+    for number, table in enumerate(parts):
+        path = f"{name}/train-{number:05d}-of-{count:05d}.parquet"
+        pq.write_table(
+            table.combine_chunks(),
+            folder / path,
+            row_group_size=group or _GROUP_ROWS[name],
+            compression="zstd",
+            compression_level=3,
+            use_dictionary=[f.name for f in table.schema if pa.types.is_string(f.type)],
+            write_page_index=True,
+            use_content_defined_chunking=True,
+        )
+        written.append(Written(path, table.num_rows))
+    return written
+
+
+def write_whole(folder: Path, name: str, table: pa.Table) -> list[Written]:
+    """Write a table that is in memory, cut into files of a bounded number of rows."""
+    rows = _rows_of_shard(name, table)
+    starts = range(0, max(table.num_rows, 1), rows)
+    return write(folder, name, (table.slice(start, rows) for start in starts), len(starts))
+
+
+def _rows_of_shard(name: str, table: pa.Table) -> int:
+    if name in _SHARD_ROWS:
+        return _SHARD_ROWS[name]
+    return max(1, SHARD_BYTES // max(1, table.nbytes // max(1, table.num_rows)))
+
+
+def write_descriptors(
+    workspace: Workspace, folder: Path, kept: frozenset[str], *, progress: bool = True
+) -> list[Written]:
+    """Stream the descriptors of the repositories ``kept``, by repository, commit and logit, into files."""
+    files = sources.descriptor_files(workspace)
+    n = sources.n_probes(files[0])
+    schema = records.descriptors(n)
+    bucket_of, count = _buckets(files, kept, rows=max(1, SHARD_BYTES // (2 * n)))
+    position_of = _positions(workspace, kept)
+
+    def read() -> Iterator[pa.Table]:
+        for path in tqdm(files, desc="descriptors", unit="file", disable=not progress):
+            for batch in pq.ParquetFile(path).iter_batches(sources.BATCH_ROWS, columns=schema.names):
+                yield pa.Table.from_batches([batch]).cast(schema)
+
+    def parts() -> Iterator[pa.Table]:
+        for table in in_buckets(read(), schema, count, bucket_of, folder):
+            ordered = without_repeats(table.sort_by([(name, "ascending") for name in _KEY]), _KEY)
+            yield ordered.append_column(POSITION, position_of(ordered)).cast(descriptors(n))
+
+    return write(folder, "descriptors", parts(), count, group=max(64, _GROUP_BYTES // (2 * n)))
+
+
+def _buckets(files: list[Path], kept: frozenset[str], rows: int) -> tuple[Callable[[pa.Table], NDArray[np.int64]], int]:
+    """Return what puts whole models of the repositories ``kept`` into buckets of about ``rows`` logits."""
+    counts: dict[Model, int] = {}
+    for path in files:
+        for row in pq.read_table(path, columns=_KEY[:2]).group_by(_KEY[:2]).aggregate([([], "count_all")]).to_pylist():
+            if row["repo_id"] in kept:
+                key = (row["repo_id"], row["sha"])
+                counts[key] = counts.get(key, 0) + row["count_all"]
+    bucket, filled, of = 0, 0, dict[Model, int]()
+    for key in sorted(counts):
+        if filled and filled + counts[key] > rows:
+            bucket, filled = bucket + 1, 0
+        of[key] = bucket
+        filled += counts[key]
+
+    def bucket_of(table: pa.Table) -> NDArray[np.int64]:
+        found = np.empty(table.num_rows, np.int64)
+        for key, start, stop in sources.runs(table):
+            found[start:stop] = of.get(key, -1)
+        return found
+
+    return bucket_of, bucket + 1
+
+
+def _positions(workspace: Workspace, kept: frozenset[str]) -> Callable[[pa.Table], pa.Array]:
+    """Return what says of every logit where the index in use holds it, counting only the repositories ``kept``."""
+    folder, _, lock = layout.open_current(workspace)
+    try:
+        database = connect(folder)
+        models, logits = read_models(database), read_logits(database)
+    finally:
+        if lock is not None:
+            lock.close()
+    repos, shas = models["repo_id"].to_pylist(), models["sha"].to_pylist()
+    ordinal = {key: i for i, key in enumerate(zip(repos, shas, strict=True))}
+    model_of = logits["model"].to_numpy().astype(np.int64)
+    counted = np.array([repo in kept for repo in repos], bool)[model_of]
+    place = np.cumsum(counted) - 1
+    code = (model_of << 32) | logits["logit"].to_numpy()
+    order = np.argsort(code, kind="stable")
+    code, place = code[order], place[order]
+
+    def position_of(table: pa.Table) -> pa.Array:
+        asked = np.full(table.num_rows, -1, np.int64)
+        for key, start, stop in sources.runs(table):
+            asked[start:stop] = ordinal.get(key, -1)
+        wanted = np.where(asked < 0, -1, (asked << 32) | table["logit"].to_numpy())
+        at = np.minimum(np.searchsorted(code, wanted), max(code.size - 1, 0))
+        there = code[at] == wanted if code.size else np.zeros(wanted.size, bool)
+        return pa.array(place[at] if code.size else wanted, pa.int64(), mask=~there)
+
+    return position_of
+
+
+def logits(workspace: Workspace, kept: frozenset[str]) -> pa.Table:
+    """Return the table `LOGITS` of the repositories ``kept``, by key: some hundred bytes a row, all in memory."""
+    names = [*_KEY, "label", "mean", "std", "variance", "observed"]
+    parts = [LOGITS.empty_table()]
+    for path in sources.descriptor_files(workspace):
+        table = _of(pq.read_table(path, columns=names), kept)
+        table = table.set_column(names.index("observed"), "observed", _share(table, sources.n_probes(path)))
+        table = table.append_column("excluded", pa.nulls(table.num_rows, pa.string()))
+        parts.append(table.select(LOGITS.names).cast(LOGITS))
+    names = [*_KEY, "label", "mean", "std", "excluded"]
+    for path in table_files(workspace.responses_dir(workspace.probe_set)):
+        table = pq.read_table(path, columns=names, filters=pc.is_valid(pc.field("excluded")))
+        table = _of(table, kept)
+        for name in ("observed", "variance"):
+            table = table.append_column(name, pa.nulls(table.num_rows, pa.float32()))
+        parts.append(table.select(LOGITS.names).cast(LOGITS))
+    # a searchable row comes before an excluded one of the same key, which only an older response can be
+    order = [(name, "ascending") for name in _KEY]
+    return without_repeats(pa.concat_tables(parts).sort_by(order), _KEY)
+
+
+def _of(table: pa.Table, kept: frozenset[str]) -> pa.Table:
+    return table.filter(pc.is_in(table["repo_id"], value_set=pa.array(sorted(kept), pa.string())))
+
+
+def _share(table: pa.Table, n: int) -> pa.Array:
+    """Return the share of the probes that were run, float32; null bits mean all of them."""
+    share = np.ones(table.num_rows, np.float32)
+    bits: list[Any] = table["observed"].to_pylist()
+    for i in (i for i, one in enumerate(bits) if one is not None):
+        share[i] = int(np.unpackbits(np.frombuffer(bits[i], np.uint8))[:n].sum()) / n
+    return pa.array(share)
