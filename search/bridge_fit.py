@@ -1,24 +1,26 @@
 """Building the label bridge: which labels a gallery carries, how far each can be trusted, and how much they count.
 
 Nothing but the gallery is used. A label is trusted by two signs: its logit answers the probes as an encoder expects of
-its words more than it would of other labels' words (a local false discovery rate, Efron 2004), and as its namesakes in
-other models do. The two numbers of the fusion are those that rank held-out named logits best when their own model's
-labels are hidden.
+its words (`search.trust`), and as its namesakes in other models do. The two numbers of the fusion are those that rank
+held-out named logits best when their own model's labels are hidden.
+
+What is learned (the curve of trust, the map, the two numbers, coverage) is learned anew when the named logits have
+grown by `GROWTH`; a smaller append takes it over, and costs as much as what is new.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from search import coverage
-from search.bridge import LOGITS, Bridge, Near, counting, plain
+from search import coverage, trust
+from search.bridge import LOGITS, Bridge, Near, counting
 from search.contrast import strengths, unit, zero_shot
+from search.trust import ENOUGH, Named, Trust
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,13 +28,9 @@ if TYPE_CHECKING:
     from search.calibration import Calibration
     from search.gallery import Gallery
 
-NAMED = "named"
-"""The label quality of a model whose labels are words."""
+GROWTH = 1.1
+"""Learn anew from so many times the named logits that were learned from: all appends together cost a few builds."""
 
-TRUST_WITHOUT_EVIDENCE = 0.8
-"""Of labels in a gallery with too few to tell."""
-
-_ENOUGH = 50  # labels below which nothing is learned from them
 _MAP_LABELS = 200  # labels below which no map is fitted
 _MAP_MOST = 20_000
 _RIDGES = (1.0, 3.0, 10.0)  # per thousand labels
@@ -44,112 +42,105 @@ _FIRST_PAGE = 10  # hits among which one must be right for a query to count as a
 Embed = Callable[[Sequence[str]], "NDArray[np.float32]"]
 
 
-def build(gallery: Gallery, embed: Embed, probes: NDArray[np.float32], calibration: Calibration) -> Bridge | None:
-    """Return the bridge of a version, or None when no model in it has honest labels.
+def build(
+    gallery: Gallery,
+    embed: Embed,
+    probes: NDArray[np.float32],
+    calibration: Calibration,
+    previous: Path | None = None,
+) -> tuple[Bridge, Trust] | None:
+    """Return the bridge of a version and the trust it rests on, or None when no model in it has honest labels.
 
     Args:
         gallery: the version's logits.
         embed: embeds texts, float32 ``[texts, dim]`` of unit length.
         probes: float32 ``[n, dim]``, the probes under the same encoder.
         calibration: of the version.
+        previous: folder of the version that this one continues, when its calibration has the same centre.
     """
-    rows, words, label_of = _named(gallery)
-    if not words:
+    named = Named.of(gallery)
+    if not named.words:
         return None
-    texts = embed(words)
+    older = (Bridge.load(previous), Trust.load(previous)) if previous is not None else (None, None)
+    if older[0] is not None and older[1] is not None:
+        bridge, believed = older
+        small = named.rows.size < GROWTH * believed.learned
+        if small and bridge.trust.size and named.begins_with(believed.rows, believed.label_of):
+            return _extended(bridge, believed, gallery, named, embed, probes, calibration)
+    texts = embed(named.words)
     expected = zero_shot(texts @ probes.T, calibration.centre)
-    trust = _trust(gallery, rows, label_of, expected, calibration.hubness)
-    first, kept, weights = _namesakes(gallery, rows, label_of, trust, len(words))
-    best = np.array([weights[a:b].max(initial=0.0) for a, b in pairwise(first.tolist())], np.float32)
+    believed = trust.learn(gallery, named, expected, calibration.hubness)
+    lists = _namesakes(gallery, believed, range(len(named.words)))
     none = np.empty((0, probes.shape[0]), np.float16)
-    bridge = Bridge(calibration.texts, none, best, first, kept, weights, none)
+    empty = np.empty(0, np.float32)
+    bridge = Bridge(calibration.texts, none, empty, np.zeros(1, np.int64), np.empty(0, np.int64), empty, none)
     placed = bridge.place(texts)
-    bridge = replace(bridge, embeddings=placed.astype(np.float16))
-    if len(words) < _ENOUGH:
-        return bridge
+    bridge = _listed(replace(bridge, embeddings=placed.astype(np.float16)), lists)
+    if len(named.words) < ENOUGH:
+        return bridge, believed
     bridge, leave_out = _mapped(gallery, bridge, placed)
     contrast = calibration.contrast(texts @ probes.T)
-    return _weighed(gallery, bridge, placed, expected, calibration.hubness, contrast, leave_out)
+    return _weighed(gallery, bridge, placed, expected, calibration.hubness, contrast, leave_out), believed
 
 
-def _named(gallery: Gallery) -> tuple[NDArray[np.int64], list[str], NDArray[np.int64]]:
-    """Return the rows with an honest label, the distinct labels, and which of them each row carries."""
-    quality = np.array([q == NAMED for q in gallery.models.column("label_quality").to_pylist()])
-    labels = gallery.logits.column("label").to_pylist()
-    rows, words, of = [], dict[str, int](), []
-    for row in np.flatnonzero(quality[gallery.model_of]).tolist():
-        word = plain(labels[row])
-        if word is not None:
-            rows.append(row)
-            of.append(words.setdefault(word, len(words)))
-    return np.array(rows, np.int64), list(words), np.array(of, np.int64)
-
-
-def _trust(
+def _extended(
+    bridge: Bridge,
+    believed: Trust,
     gallery: Gallery,
-    rows: NDArray[np.int64],
-    label_of: NDArray[np.int64],
-    expected: NDArray[np.float32],
-    hubness: NDArray[np.float32],
-) -> NDArray[np.float32]:
-    """Return for each named row the probability that its label tells the truth, as far as an encoder can see.
-
-    1 - lfdr with the labels of other rows as the null: ``1 - pi0 f0(s) / f(s)``, made monotone in the score s.
-    """
-    if rows.size < _ENOUGH:
-        return np.full(rows.size, TRUST_WITHOUT_EVIDENCE, np.float32)
-    rng = np.random.default_rng(0)
-    own, other = np.empty(rows.size, np.float32), []
-    for start in range(0, rows.size, _ROWS):
-        part = slice(start, start + _ROWS)
-        strong = strengths(gallery.vectors(rows[part]))
-        of = label_of[part]
-        own[part] = np.einsum("ij,ij->i", strong, expected[of]) - hubness[rows[part]]
-        for _ in range(4):
-            mixed = label_of[rng.integers(0, rows.size, of.size)]
-            scores = np.einsum("ij,ij->i", strong, expected[mixed]) - hubness[rows[part]]
-            other.append(scores[mixed != of])
-    null = np.concatenate(other)
-    if not null.size:
-        return np.full(rows.size, TRUST_WITHOUT_EVIDENCE, np.float32)
-    grid = np.linspace(min(own.min(), null.min()), max(own.max(), null.max()), 256)
-    density, density0 = _density(own, grid), _density(null, grid)
-    wrong = min(1.0, 2.0 * float((own < np.median(null)).mean()))  # Storey's estimate at the null's median
-    right = np.maximum.accumulate(np.clip(1.0 - wrong * density0 / density, 0.0, 1.0))
-    return np.asarray(np.interp(own, grid, right), np.float32)
+    named: Named,
+    embed: Embed,
+    probes: NDArray[np.float32],
+    calibration: Calibration,
+) -> tuple[Bridge, Trust]:
+    """Return the bridge with the named rows that are new; what was learned stays."""
+    touched, which = np.unique(named.label_of[believed.rows.size :], return_inverse=True)
+    if not touched.size:
+        return bridge, believed
+    texts = embed([named.words[label] for label in touched.tolist()])
+    expected = zero_shot(texts @ probes.T, calibration.centre)[which]
+    believed = trust.extend(believed, gallery, named, expected, calibration.hubness)
+    known = bridge.trust.size
+    fresh = bridge.place(texts)[touched >= known].astype(np.float16)  # words are numbered as they appear
+    lists = {label: _list_of(bridge, label) for label in range(known)}
+    lists |= dict(zip(touched.tolist(), _namesakes(gallery, believed, touched.tolist()), strict=True))
+    grown = replace(bridge, embeddings=np.concatenate([bridge.embeddings, fresh]))
+    return _listed(grown, [lists[label] for label in range(len(named.words))]), believed
 
 
-def _density(values: NDArray[np.float32], grid: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a Gaussian kernel density estimate on the grid, Silverman's bandwidth, from at most 20,000 values."""
-    sample = values[:: max(1, values.size // 20_000)].astype(np.float64)
-    width = max(0.9 * float(sample.std()) * sample.size**-0.2, 1e-4)
-    kernel = np.exp(-0.5 * ((grid[:, None] - sample[None]) / width) ** 2)
-    density: NDArray[np.float64] = kernel.mean(axis=1) / width + 1e-9
-    return density
+Listed = tuple["NDArray[np.int64]", "NDArray[np.float32]"]
+"""A label's rows and their weights, the most trusted first."""
 
 
-def _namesakes(
-    gallery: Gallery, rows: NDArray[np.int64], label_of: NDArray[np.int64], trust: NDArray[np.float32], labels: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+def _listed(bridge: Bridge, lists: Sequence[Listed]) -> Bridge:
+    """Return the bridge with these rows for its labels, in order."""
+    first = np.cumsum([0, *(rows.size for rows, _ in lists)])
+    best = np.array([weights.max(initial=0.0) for _, weights in lists], np.float32)
+    rows, weights = (np.concatenate(part) for part in zip(*lists, strict=True))
+    return replace(bridge, trust=best, first=first.astype(np.int64), rows=rows, weights=weights)
+
+
+def _list_of(bridge: Bridge, label: int) -> Listed:
+    own = slice(int(bridge.first[label]), int(bridge.first[label + 1]))
+    return bridge.rows[own], bridge.weights[own]
+
+
+def _namesakes(gallery: Gallery, believed: Trust, labels: Sequence[int]) -> list[Listed]:
     """Return each label's most trusted rows; namesakes in other models that answer alike raise each other's trust."""
-    carriers = defaultdict(list)
-    for i, label in enumerate(label_of.tolist()):
-        carriers[label].append(i)
-    first, kept, weights = [0], [], []
-    for label in range(labels):
-        some = np.array(sorted(carriers[label], key=lambda i: (-trust[i], rows[i]))[: 4 * LOGITS])
-        weight = trust[some].astype(np.float64)
+    order = np.lexsort((believed.rows, -believed.trust, believed.label_of))
+    bounds = np.searchsorted(believed.label_of[order], np.arange(int(believed.label_of.max()) + 2))
+    found = []
+    for label in labels:
+        at = order[bounds[label] : bounds[label + 1]][: 4 * LOGITS]
+        some, weight = believed.rows[at], believed.trust[at].astype(np.float64)
         if some.size > 2:
-            strong = strengths(gallery.vectors(rows[some]))
+            strong = strengths(gallery.vectors(some))
             alike = np.maximum(strong @ strong.T, 0.0)
             np.fill_diagonal(alike, 0.0)
             support = alike @ (weight + 0.1) / ((weight + 0.1).sum() - weight - 0.1)
             weight = np.sqrt((weight + 0.05) * support / max(float(support.max()), 1e-9)).clip(0.0, 1.0)
-        order = np.lexsort((rows[some], -weight))[:LOGITS]
-        kept.append(rows[some][order])
-        weights.append(weight[order])
-        first.append(first[-1] + order.size)
-    return np.array(first, np.int64), np.concatenate(kept), np.concatenate(weights).astype(np.float32)
+        best = np.lexsort((some, -weight))[:LOGITS]
+        found.append((some[best], weight[best].astype(np.float32)))
+    return found
 
 
 def _prototypes(gallery: Gallery, bridge: Bridge, labels: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -214,7 +205,7 @@ def _weighed(
     """Return the bridge with the width and the share that find named logits best without their own model's labels."""
     rng = np.random.default_rng(2)
     asked = rng.permutation(np.flatnonzero(bridge.trust > 0.1))[:_QUERIES]  # not only the easy ones
-    if asked.size < _ENOUGH:
+    if asked.size < ENOUGH:
         return bridge
     trial = _Trial(gallery, bridge, asked, placed, expected[asked], hubness, leave_out)
     own_model_hidden = trial.lent(everywhere=False)

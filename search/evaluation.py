@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from search.bridge_fit import NAMED
 from search.descriptor import Descriptor
 from search.encoders import Encoder
 from search.reader import Index
 from search.reader import open as open_index
+from search.trust import NAMED
 from workspace import QueryError, Workspace
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from search import bank
 from search.bridge import plain
-from search.bridge_fit import NAMED
 from search.contrast import TEMPERATURE, strengths, zero_shot
 from search.embeddings import cache, cached_texts
+from search.trust import NAMED
 from workspace import QueryError
 
 if TYPE_CHECKING:

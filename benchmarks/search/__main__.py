@@ -1,10 +1,10 @@
 """Speed and recall of search against what else could answer: ``python -m benchmarks.search [part ...] --folder F``.
 
-Without a part: ``build``, ``gallery``, ``others``, ``filters``, ``batch``, ``threads`` on 200,000 logits (about twelve
-minutes and 10 GB on two quiet cores). Long ones by name: ``scale`` (codes alone, to ten million: 1.3 GB), ``million``
-(a million logits over 4,000 probes: 22 GB, deleted with ``--clean``). Each prints one JSON line with machine and load
-and appends it to ``--log``. What the folder holds already is not made again, and a part that is done there is left out,
-so the same command goes on where it was stopped; ``--again`` measures anew.
+Without a part: ``build``, ``texts``, ``gallery``, ``others``, ``filters``, ``batch``, ``threads`` on 200,000 logits
+(about ten minutes and 10 GB on two quiet cores). Long ones by name: ``scale`` (codes alone, to ten million: 1.3 GB),
+``million`` (a million logits over 4,000 probes: 22 GB, deleted with ``--clean``). Each prints a JSON line with machine
+and load and appends it to ``--log``. What the folder holds already is not made again, and a part that is done there is
+left out, so the same command goes on where it was stopped; ``--again`` measures anew.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from benchmarks.search import concurrent, growth, others, parts
 from benchmarks.search.timing import bandwidth_gb_s, machine
 
 USUAL = {
-    "build": growth.build, "gallery": parts.gallery, "others": others.measure, "filters": parts.filters,
-    "batch": parts.batch, "threads": concurrent.measure,
+    "build": growth.build, "texts": growth.texts, "gallery": parts.gallery, "others": others.measure,
+    "filters": parts.filters, "batch": parts.batch, "threads": concurrent.measure,
 }  # fmt: skip
 LONG = {"scale": growth.scale, "million": growth.million}
 

@@ -6,10 +6,10 @@ rectified, noisy and z-scored. Skewed like real ones, with about half of the var
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -52,10 +52,13 @@ class World:
         raw /= raw.std(axis=1, keepdims=True)
         return raw
 
+    def chosen(self, first: int, count: int) -> NDArray[np.int64]:
+        """Return the concepts of some models' logits, int64 ``[count * LOGITS_PER_MODEL]``."""
+        return np.random.default_rng([self.seed, 1, first]).integers(0, CONCEPTS, count * LOGITS_PER_MODEL)
+
     def models(self, first: int, count: int) -> NDArray[np.float16]:
         """Return the descriptors of some models, float16 ``[count * LOGITS_PER_MODEL, n]``; the same at every call."""
-        rng = np.random.default_rng([self.seed, 1, first])
-        chosen = rng.integers(0, CONCEPTS, count * LOGITS_PER_MODEL)
+        chosen, rng = self.chosen(first, count), np.random.default_rng([self.seed, 4, first])
         quirk = np.repeat(rng.standard_normal((count, FACTORS), np.float32), LOGITS_PER_MODEL, axis=0)
         factors = self.concepts[chosen] + 0.3 * quirk
         return self.respond(factors, rng).astype(np.float16)
@@ -64,6 +67,30 @@ class World:
         """Return text-like queries, float32 ``[count, n]``: a concept seen without quirk, through weaker noise."""
         rng = np.random.default_rng([self.seed, 2])
         return self.respond(self.concepts[rng.integers(0, CONCEPTS, count)], rng)
+
+
+class WorldEncoder:
+    """Knows what a caption ``probe 7`` and a text ``concept 7`` are; other words point anywhere."""
+
+    of_captions = True
+
+    def __init__(self, world: World) -> None:
+        self.name, self.commit, self._world = "captions:benchmark", f"{world.seed:040x}", world
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        rows = np.stack([self._row(text) for text in texts])
+        return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+    def encode_images(self, images: Sequence[Any]) -> NDArray[np.float32]:
+        raise NotImplementedError
+
+    def _row(self, text: str) -> NDArray[np.float32]:
+        kind, _, number = text.rpartition(" ")
+        if kind == "probe":
+            return self._world.probes[int(number)]
+        if kind == "concept":
+            return self._world.concepts[int(number)]
+        return np.random.default_rng(list(text.encode())).standard_normal(FACTORS, np.float32)
 
 
 def file_starts(rows: int) -> Iterator[tuple[int, int]]:
@@ -79,8 +106,13 @@ def write_workspace(root: Path, world: World, first_model: int, rows: int) -> Wo
     n = len(world.probes)
     if first_model == 0:
         workspace.use_probe_set(PROBE_SET)
-        empty = {f.name: [] for f in records.PROBES}
-        write_table(workspace.probes_dir(PROBE_SET) / "probes.parquet", pa.table(empty, schema=records.PROBES))
+        probes = [
+            {"probe_id": i, "image": {"bytes": b"", "path": None}, "image_hash": "", "width": 1, "height": 1,
+             "caption": f"probe {i}"}
+            for i in range(n)
+        ]  # fmt: skip
+        table = pa.Table.from_pylist(probes, schema=records.PROBES)
+        write_table(workspace.probes_dir(PROBE_SET) / "probes.parquet", table)
     catalog, attempts = [], []
     schema = records.descriptors(n)
     for start, count in file_starts(rows):
@@ -112,6 +144,7 @@ def write_workspace(root: Path, world: World, first_model: int, rows: int) -> Wo
                 {
                     "id": repo, "sha": sha, "author": repo.split("/")[0], "downloads": popular, "crawled_at": now(),
                     "eligibility": "eligible", "reason": "", "license": "apache-2.0" if popular % 2 else "mit",
+                    "label_quality": "named",
                 }
             )  # fmt: skip
             attempts.append(

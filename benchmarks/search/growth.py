@@ -10,7 +10,7 @@ from typing import Any
 
 import search
 from benchmarks.search import parts
-from benchmarks.search.data import write_workspace
+from benchmarks.search.data import World, WorldEncoder, write_workspace
 from benchmarks.search.scale import measure
 from benchmarks.search.timing import bandwidth_gb_s, milliseconds
 from search import layout
@@ -36,6 +36,25 @@ def build(options: Namespace) -> dict[str, Any]:
         "build_load": built.get("load"), "bytes_per_logit": round(built["bytes"] / options.rows),
         "append_1_percent_s": round(grown.seconds, 2), "append_mode": grown.mode, "appended": grown.added,
         "append_share_of_build": round(grown.seconds / built["seconds"], 4),
+    }  # fmt: skip
+
+
+def texts(options: Namespace) -> dict[str, Any]:
+    """Build and append as `build` does, for text queries too: hubness of every logit, the bridge of all labels."""
+    root = parts.root_of(Namespace(**{**vars(options), "folder": options.folder / "texts"}))
+    world = World.make(options.probes, options.seed)
+    encoder = WorldEncoder(world)
+    workspace = write_workspace(root, world, 0, options.rows)
+    built = search.index(workspace, encoder=encoder, rebuild=True, progress=False)
+    plain = search.index(workspace, encoder="none", rebuild=True, progress=False)
+    search.index(workspace, encoder=encoder, rebuild=True, progress=False)
+    write_workspace(root, world, 10_000_000, options.rows // 100)
+    grown = search.index(Workspace.open(root), encoder=encoder, progress=False)
+    shutil.rmtree(root)
+    return {
+        "build_s": round(built.seconds, 2), "build_without_encoder_s": round(plain.seconds, 2),
+        "append_1_percent_s": round(grown.seconds, 2), "append_mode": grown.mode, "appended": grown.added,
+        "append_share_of_build": round(grown.seconds / built.seconds, 4),
     }  # fmt: skip
 
 

@@ -1,12 +1,17 @@
 """The label bridge: other models' honest labels find outputs that say nothing, and wrong ones do little harm."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import search
+from search import bridge_fit
 from search.bridge import BRIDGE, ZERO_SHOT, counting, plain
+from search.trust import Trust
 from tests.search.conftest import CONCEPTS, FakeEncoder, make
-from workspace import QueryError
+from workspace import QueryError, records
+from workspace.files import write_table
+from workspace.runs import now
 
 
 class Blind(FakeEncoder):
@@ -68,8 +73,6 @@ def test_wrong_labels_do_not_poison_it(tmp_path):
     made = make(tmp_path / "workspace", models=24)
     import pyarrow.parquet as pq
 
-    from workspace.files import write_table
-
     folder = made.workspace.descriptors_dir(made.workspace.probe_set)
     rng = np.random.default_rng(0)
     for path in sorted(folder.glob("*.parquet")):
@@ -97,6 +100,70 @@ def test_labels_survive_an_append_and_a_gallery_without_any_has_none(tmp_path):
     other.index()
     assert other.open().gallery.bridge is None
     assert other.open().search("dog", scoring="bridged").limit(3).to_arrow().num_rows == 3
+
+
+def learned_of(made):
+    gallery = made.open().gallery
+    return gallery.bridge, Trust.load(gallery.folder)
+
+
+def answers(made):
+    index = made.open()
+    return [
+        [((h["repo_id"], h["logit"]), pytest.approx(h["score"], abs=1e-5)) for h in index.search(c).limit(5).to_dicts()]
+        for c in CONCEPTS
+    ]
+
+
+def test_a_small_append_learns_nothing_anew_but_lists_what_is_new(tmp_path):
+    made = make(tmp_path / "workspace", models=24)
+    made.encoder = Blind()
+    made.index()
+    before, believed = learned_of(made)
+    made.add(range(24, 26))  # one of them labelled: 130 named logits in place of 120
+    assert made.index().mode == "appended"
+    after, trust = learned_of(made)
+    assert trust.learned == believed.learned == 120
+    assert (after.width, after.share, after.coverage) == (before.width, before.share, before.coverage)
+    np.testing.assert_array_equal(after.mapped, before.mapped)
+    np.testing.assert_array_equal(trust.trust[:120], believed.trust)
+    assert set(after.rows.tolist()) & set(range(240, 260))
+    # each label's list is what listing all of them from the same trust gives
+    lists = bridge_fit._namesakes(made.open().gallery, trust, range(after.trust.size))
+    np.testing.assert_array_equal(after.rows, np.concatenate([rows for rows, _ in lists]))
+    np.testing.assert_array_equal(after.weights, np.concatenate([weights for _, weights in lists]))
+    np.testing.assert_array_equal(np.diff(after.first), [rows.size for rows, _ in lists])
+    assert share_right(made, "bridged") > 0.85
+
+
+def test_a_larger_append_learns_what_a_build_would(tmp_path):
+    made = make(tmp_path / "workspace", models=20)
+    made.encoder = Blind()
+    made.index()
+    made.add(range(20, 26))
+    assert made.index().mode == "appended"
+    _, trust = learned_of(made)
+    assert trust.learned == trust.rows.size == 130
+    appended = answers(made)
+    made.index(rebuild=True)
+    assert answers(made) == appended  # rows are in another order, and nothing else
+
+
+def test_an_append_notices_labels_that_changed_their_quality(tmp_path):
+    made = make(tmp_path / "workspace", models=24)
+    made.encoder = Blind()
+    made.index()
+    _, believed = learned_of(made)
+    rows = made.workspace.catalog().to_pylist()
+    changed = [{**row, "label_quality": "numeric", "crawled_at": now()} for row in rows if row["id"].endswith("-001")]
+    table = pa.Table.from_pylist(changed, schema=records.CATALOG)
+    write_table(made.workspace.catalog_dir / "zz.parquet", table)
+    made.add(range(24, 26))
+    assert made.index().mode == "appended"
+    _, trust = learned_of(made)
+    assert believed.rows.size == trust.rows.size == 120  # ten left, ten came
+    assert trust.learned == 120
+    assert not np.array_equal(trust.rows, believed.rows)
 
 
 @pytest.mark.parametrize(
@@ -137,8 +204,6 @@ def test_names_of_outputs_that_say_nothing(blind):
 
 def test_audit_lists_a_lie(tmp_path):
     import pyarrow.parquet as pq
-
-    from workspace.files import write_table
 
     made = make(tmp_path / "workspace", models=24)
     folder = made.workspace.descriptors_dir(made.workspace.probe_set)
