@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint types clean
+.PHONY: demo test lint types clean dist lowest test-lowest
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,5 +23,26 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
+# The wheel and the sdist, into dist/.
+dist:
+	$(PYTHON) -m venv build/venv
+	build/venv/bin/python -m pip install --quiet build
+	build/venv/bin/python -m build --outdir dist .
+
+# Every dependency at the lower bound in pyproject.toml: LOWEST_PYTHON is the oldest Python that has wheels of them all.
+LOWEST_PYTHON ?= python3.10
+lowest:
+	$(BIN)/python requirements/lowest.py
+
+.venv-lowest/.installed: pyproject.toml requirements/lowest.txt
+	$(LOWEST_PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --constraint requirements/lowest.txt '.[page,plots]' \
+		'build>=1.2' 'hatchling>=1.27' 'hypothesis>=6.100' 'pytest>=8.3' 'pytest-timeout>=2.3'
+	touch $@
+
+test-lowest: .venv-lowest/.installed
+	.venv-lowest/bin/python requirements/lowest.py --check
+	PYTHONPATH=. .venv-lowest/bin/python -m pytest -m 'not slow and not gpu and not network'
+
 clean:
-	rm -rf $(VENV) demo-index build dist *.egg-info
+	rm -rf $(VENV) .venv-lowest demo-index build dist *.egg-info

@@ -9,7 +9,6 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import httpx2
 import pytest
 from huggingface_hub import HfApi, hf_hub_download, hf_hub_url, snapshot_download
 from huggingface_hub.errors import (
@@ -21,6 +20,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import httpx
 
 from hubprobe.demo import tiny, unhealthy
 from hubprobe.demo.limits import Limits, RateLimiter
@@ -202,7 +202,7 @@ def test_safetensors_metadata(api):
 
 
 def test_redirects_as_on_the_hub(hub):
-    client = httpx2.Client(follow_redirects=False)
+    client = httpx.Client(follow_redirects=False)
     small = client.head(f"{hub.url}/{HOME}/resolve/main/config.json")
     assert small.status_code == 307
     assert small.headers["location"] == f"/api/resolve-cache/models/{HOME}/{home().sha}/config.json"
@@ -220,7 +220,7 @@ def test_redirects_as_on_the_hub(hub):
 def test_ranges(hub):
     url = hf_hub_url(HOME, "model.safetensors", endpoint=hub.url)
     data = tiny.files()["model.safetensors"]
-    client = httpx2.Client(follow_redirects=True)
+    client = httpx.Client(follow_redirects=True)
 
     def get(span):
         return client.get(url, headers={"Range": span})
@@ -275,7 +275,7 @@ def test_gated(hub, api, tmp_path):
 def test_renamed(hub, api, tmp_path):
     assert api.model_info(trouble(Status.RENAMED)).id == HOME
     assert [entry.path for entry in api.list_repo_tree(trouble(Status.RENAMED))] == sorted(home().files)
-    answer = httpx2.get(f"{hub.url}/api/models/{trouble(Status.RENAMED)}/tree/main?recursive=true")
+    answer = httpx.get(f"{hub.url}/api/models/{trouble(Status.RENAMED)}/tree/main?recursive=true")
     assert (answer.status_code, answer.headers["location"]) == (307, f"/api/models/{HOME}/tree/main?recursive=true")
     assert hf_hub_download(trouble(Status.RENAMED), "config.json", endpoint=hub.url, cache_dir=tmp_path, token=False)
 
@@ -293,7 +293,7 @@ def test_missing_files_and_revisions(hub, tmp_path):
 
 def test_every_answer_says_where_the_caller_stands(hub):
     for path in ("/api/models", f"/{HOME}/resolve/main/config.json", "/api/models/no/body", "/"):
-        answer = httpx2.get(hub.url + path)
+        answer = httpx.get(hub.url + path)
         assert '";r=' in answer.headers["ratelimit"]
         assert answer.headers["ratelimit-policy"].startswith('"fixed window";')
         assert answer.headers["x-request-id"]
@@ -305,7 +305,7 @@ def test_limits_are_kept_by_bucket_and_caller_and_windows_end():
     with HubServer([home()], limiter=limiter) as server:
 
         def ask(path="/api/models", token=""):
-            return httpx2.get(server.url + path, headers={"Authorization": f"Bearer {token}"} if token else {})
+            return httpx.get(server.url + path, headers={"Authorization": f"Bearer {token}"} if token else {})
 
         assert ask().headers["ratelimit"] == '"api";r=1;t=300'
         assert ask().headers["ratelimit-policy"] == '"fixed window";"api";q=2;w=300'
@@ -331,13 +331,13 @@ def test_a_server_that_is_down_refuses_and_comes_back():
     with HubServer([home()]) as server:
         url = server.url
         server.down(0.3).join(timeout=0.0)
-        with pytest.raises(httpx2.ConnectError):
-            httpx2.get(url + "/api/models")
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(url + "/api/models")
         for _ in range(50):
             try:
-                assert httpx2.get(url + "/api/models").status_code == 200
+                assert httpx.get(url + "/api/models").status_code == 200
                 break
-            except httpx2.ConnectError:
+            except httpx.ConnectError:
                 time.sleep(0.05)
         else:
             pytest.fail("the server did not come back")
@@ -347,8 +347,8 @@ def test_a_server_stopped_while_down_stays_stopped():
     with HubServer([home()]) as server:
         back = server.down(0.2)
     back.join(1)
-    with pytest.raises(httpx2.ConnectError):
-        httpx2.get(server.url + "/api/models")
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(server.url + "/api/models")
 
 
 @pytest.mark.parametrize(
@@ -367,12 +367,12 @@ def test_strange_requests_do_not_bring_it_down(hub):
         request = urllib.request.Request(hub.url + target)
         with pytest.raises(urllib.error.HTTPError):
             urllib.request.urlopen(request)
-    bad = httpx2.get(hub.url + "/api/models?cursor=nonsense")
+    bad = httpx.get(hub.url + "/api/models?cursor=nonsense")
     assert bad.status_code == 400
-    assert httpx2.get(hub.url + "/api/models?limit=-1").status_code == 400
-    assert httpx2.post(hub.url + f"/api/models/{HOME}/paths-info/main", content=b"[]", headers={
+    assert httpx.get(hub.url + "/api/models?limit=-1").status_code == 400
+    assert httpx.post(hub.url + f"/api/models/{HOME}/paths-info/main", content=b"[]", headers={
         "content-type": "application/json"}).status_code == 400  # fmt: skip
-    assert httpx2.get(hub.url + "/api/models").status_code == 200
+    assert httpx.get(hub.url + "/api/models").status_code == 200
 
 
 # ── the repositories that must not be probed ─────────────────────────────────────────────────────────────────────

@@ -4,10 +4,10 @@ import json
 import time
 from pathlib import Path
 
-import httpx2
 import pytest
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import httpx
 
 from hubprobe.demo import faults as f
 from hubprobe.demo import tiny
@@ -34,7 +34,7 @@ def hub(faults):
 
 @pytest.fixture
 def client():
-    with httpx2.Client(follow_redirects=True, timeout=5) as client:
+    with httpx.Client(follow_redirects=True, timeout=5) as client:
         yield client
 
 
@@ -78,13 +78,13 @@ def test_the_real_client_gets_over_a_few_bad_answers(hub, faults):
 
 def test_a_body_cut_by_a_reset(hub, faults, client):
     faults.add(Fault(f.cut(after=1000), bucket="cdn"))
-    with pytest.raises(httpx2.TransportError):
+    with pytest.raises(httpx.TransportError):
         client.get(hub.url + FILE)
 
 
 def test_a_body_shorter_than_stated(hub, faults, client):
     faults.add(Fault(f.short(missing=10), bucket="cdn"))
-    with pytest.raises(httpx2.RemoteProtocolError):
+    with pytest.raises(httpx.RemoteProtocolError):
         client.get(hub.url + FILE)
 
 
@@ -120,7 +120,7 @@ def test_a_header_that_claims_five_gigabytes(hub, faults, client):
 
 def test_redirects_round_and_round(hub, faults, client):
     faults.add(Fault(f.redirect_loop(), match="/resolve/", times=None))
-    with pytest.raises(httpx2.TooManyRedirects):
+    with pytest.raises(httpx.TooManyRedirects):
         client.get(hub.url + FILE)
 
 
@@ -157,7 +157,7 @@ def test_dripping_and_hanging(hub, faults, client):
     assert client.get(hub.url + FILE).content == WEIGHTS
     assert time.monotonic() - began > 0.14  # three pauses
     faults.add(Fault(f.hang(0.5), match="/api/models"))
-    with pytest.raises(httpx2.ReadTimeout):
+    with pytest.raises(httpx.ReadTimeout):
         client.get(hub.url + "/api/models", timeout=0.1)
 
 

@@ -4,10 +4,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import httpx2
 import pytest
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.utils import httpx
 
 from hubprobe.demo.listing import Query
 from hubprobe.demo.rows import list_fields
@@ -122,9 +122,9 @@ def test_a_new_commit_changes_sha_and_date():
 
 def test_a_cursor_outlives_the_server():
     with HubServer(SyntheticCatalog(300), page_size=100) as server:
-        link = httpx2.get(server.url + "/api/models").links["next"]["url"]
+        link = httpx.get(server.url + "/api/models").links["next"]["url"]
     with HubServer(SyntheticCatalog(300), page_size=100) as server:
-        rows = httpx2.get(server.url + link[link.index("/api/") :]).json()
+        rows = httpx.get(server.url + link[link.index("/api/") :]).json()
     assert [row["id"] for row in rows] == [SyntheticCatalog(300).repo_id(i) for i in range(100, 200)]
 
 

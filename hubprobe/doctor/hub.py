@@ -1,0 +1,264 @@
+"""The Hub: environment variables, whether it answers and how quickly, whose token this is, and what it allows."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from hubprobe.doctor.check import Check, Setting
+from workspace.errors import ConfigError, HubprobeError
+
+T = TypeVar("T")
+
+CLOCK_SECONDS = 60.0
+"""A clock that is further off confuses certificates, and histories written by several machines."""
+
+_BODY_BYTES = 1 << 20
+_OFFLINE = "datasets and encoders that are not on disk will not be fetched: unset it before probes build or index"
+_TRUE = {"1", "true", "yes", "on"}
+_IN_THE_WAY = {
+    "HF_HUB_OFFLINE": _OFFLINE,
+    "TRANSFORMERS_OFFLINE": _OFFLINE,
+    "HF_DATASETS_OFFLINE": _OFFLINE,
+    "HF_HUB_ENABLE_HF_TRANSFER": "huggingface_hub 1 and later do not know it, hf_xet took its place: unset it",
+    "HF_HUB_DISABLE_IMPLICIT_TOKEN": "a saved token is not sent for datasets and encoders: unset it, or pass --token",
+}
+_FILES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+def environment(_: Setting) -> Iterator[Check]:
+    """Variables that change what the Hub's libraries do. Only names are told, and values that cannot be secret."""
+    set_here = sorted(name for name in os.environ if name.startswith(("HF_", "HUGGING_FACE_", "HUGGINGFACE_")))
+    fine = True
+    for name, advice in _IN_THE_WAY.items():
+        if os.environ.get(name, "").lower() in _TRUE:
+            fine = False
+            yield Check(name, "warn", f"{name}={os.environ[name]}", advice)
+    for name in _FILES:
+        if (path := os.environ.get(name)) and not Path(path).exists():
+            fine = False
+            yield Check(name, "fail", f"{name} names {path}, which is not there", f"unset {name}, or mend the path")
+    if fine:
+        found = f"set: {', '.join(set_here)}" if set_here else "no HF_ variable is set"
+        yield Check("environment", "ok", f"{found}; none in the way")
+
+
+def contact(setting: Setting) -> Iterator[Check]:
+    """Whether a crawl says whom to write to."""
+    from crawler.identity import CONTACT, user_agent
+
+    stated = os.environ.get(CONTACT, "").strip()
+    address = setting.endpoint or _configured(setting.root)
+    if not stated and _is_loopback(urlsplit(address).hostname or ""):
+        yield Check("contact", "ok", "nobody is named; a hub on this machine need not be told")
+        return
+    advice = "" if stated else f"before a crawl: export {CONTACT}=you@example.org, sent with every request"
+    yield Check("contact", "ok" if stated else "warn", user_agent() if stated else "nobody is named", advice)
+
+
+def reach(setting: Setting) -> Iterator[Check]:
+    """Endpoint, latency, clock, token, rate limits: three small requests, the first without the token."""
+    own = _configured(setting.root)
+    address = (setting.endpoint or own).rstrip("/")
+    if setting.offline:
+        yield Check("endpoint", "ok", f"{address}, not asked: --offline")
+        return
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        yield Check("endpoint", "fail", f"{address} is no address", "write one as https://huggingface.co")
+        return
+    from crawler.credentials import resolve_token
+
+    try:
+        token = resolve_token(setting.token)
+        problem = ""
+    except ConfigError as error:
+        token, problem = None, str(error)
+    listing = f"{address}/api/models?limit=1"
+    try:
+        first = _Asked.of(address, listing, None, setting.seconds)
+    except (HubprobeError, OSError) as error:
+        yield Check("endpoint", "fail", f"{address}: {_said(error, token)}", _advice())
+        yield Check("token", "warn", f"{'one is set' if token else 'none'}, not checked: no endpoint to ask")
+        return
+    yield _endpoint(address, own, first)
+    yield from _clock(first)
+    here = _is_loopback(parts.hostname)
+    if token is None:
+        yield _no_token(address, here, problem)
+        yield _limits(first)
+        return
+    check = _token(address, token, setting.seconds)
+    yield check
+    try:
+        yield _limits(first if check.state == "fail" else _Asked.of(address, listing, token, setting.seconds))
+    except (HubprobeError, OSError) as error:
+        yield Check("rate limits", "warn", _said(error, token), "wait some minutes")
+
+
+class _Asked:
+    """An answer and how long it took."""
+
+    def __init__(self, headers: dict[str, str], body: bytes, seconds: float) -> None:
+        self.headers, self.body, self.seconds = headers, body, seconds
+
+    @classmethod
+    def of(cls, address: str, url: str, token: str | None, seconds: float) -> _Asked:
+        """GET ``url`` once; raises `HubprobeError` for a refusal and `OSError` for silence, within ``seconds``."""
+        from crawler.answers import bounded
+        from crawler.client import HubClient
+        from crawler.failures import RetryError
+        from crawler.transport import BROKEN, exchange
+
+        def ask() -> _Asked:
+            client = HubClient(address, token)
+            try:
+                with exchange(seconds):
+                    started = time.monotonic()
+                    with client.open(url) as (answer, chunks):
+                        took = time.monotonic() - started
+                        return cls(answer.headers, bounded(answer, chunks, _BODY_BYTES, None, None), took)
+            except RetryError as error:
+                raise error.problem from None
+            except BROKEN as error:
+                raise OSError(str(error) or type(error).__name__) from None
+            finally:
+                client.close()
+
+        return within(seconds, ask)
+
+
+def within(seconds: float, function: Callable[[], T]) -> T:
+    """Return what ``function`` does, or raise `TimeoutError`: looking a name up cannot be given a time limit."""
+    done: list[T] = []
+    broken: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(function())
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            broken.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)  # a lookup that hangs must not keep the process
+    thread.start()
+    thread.join(seconds)
+    if broken:
+        raise broken[0]
+    if not done:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    return done[0]
+
+
+def _endpoint(address: str, own: str, first: _Asked) -> Check:
+    found = f"{address} answers in {first.seconds * 1000:.0f} ms"
+    if not _is_loopback(urlsplit(address).hostname or "") and address.startswith("http:"):
+        return Check("endpoint", "warn", f"{found}, over plain HTTP", "use https: the token can be read on its way")
+    if address != own.rstrip("/"):
+        advice = "HF_ENDPOINT or --endpoint wins over the workspace: unset it if that is not meant"
+        return Check("endpoint", "ok", f"{found}; the workspace itself names {own}", advice)
+    return Check("endpoint", "ok", found)
+
+
+def _clock(first: _Asked) -> Iterator[Check]:
+    try:
+        theirs = parsedate_to_datetime(first.headers["date"])
+        ahead = (datetime.now(timezone.utc) - theirs).total_seconds()
+    except (KeyError, ValueError, TypeError):  # it states no time, or one without a zone
+        return
+    off = abs(ahead) > CLOCK_SECONDS
+    found = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the endpoint's"
+    yield Check("clock", "warn" if off else "ok", found, "set it: timedatectl set-ntp true" if off else "")
+
+
+def _no_token(address: str, here: bool, problem: str) -> Check:
+    if problem:
+        return Check("token", "fail", problem, "copy it again: no spaces, no line break")
+    if here:
+        return Check("token", "ok", "none; a hub on this machine needs none")
+    advice = f"make a read token at {address}/settings/tokens, then: export HF_TOKEN=hf_..."
+    return Check("token", "warn", "none: the lowest rate limits", advice)
+
+
+def _token(address: str, token: str, seconds: float) -> Check:
+    """Ask whose token it is and what it may; hubprobe only reads, so a token that may write is too much."""
+    from crawler.failures import UnansweredError
+
+    again = f"make a new read token at {address}/settings/tokens, or unset HF_TOKEN and run 'hf auth logout'"
+    try:
+        answer = json.loads(_Asked.of(address, f"{address}/api/whoami-v2", token, seconds).body)
+        name, role, may_write = _whose(answer)
+    except UnansweredError as error:
+        if error.http in (401, 403):
+            return Check("token", "fail", f"refused: {_said(error, token)}", again)
+        if error.http == 404:
+            return Check("token", "warn", "one is set; this endpoint does not say whose it is")
+        return Check("token", "warn", f"not checked: {_said(error, token)}", "try again later")
+    except (HubprobeError, OSError, ValueError) as error:
+        return Check("token", "warn", f"not checked: {_said(error, token)}", "try again later")
+    found = f"valid, of {name}, {role}".replace(token, "[token]")
+    if may_write:
+        return Check("token", "warn", found, "only release --push needs to write: for the rest use a read token")
+    return Check("token", "ok", found)
+
+
+def _whose(answer: Any) -> tuple[str, str, bool]:
+    """Return user, role and whether the token may write, from a whoami answer; a `ValueError` if it is none."""
+    if not isinstance(answer, dict) or not isinstance(answer.get("name"), str):
+        raise ValueError("an answer that makes no sense")
+    auth = answer.get("auth")
+    about = auth.get("accessToken") if isinstance(auth, dict) else None
+    role = about.get("role") if isinstance(about, dict) else None
+    if role == "read":
+        return answer["name"], "may only read", False
+    if role == "write":
+        return answer["name"], "may write", True
+    if role == "fineGrained" and isinstance(about, dict):
+        may_write = "write" in json.dumps(about.get("fineGrained"))
+        return answer["name"], f"fine-grained, {'may write' if may_write else 'may only read'}", may_write
+    return answer["name"], "the endpoint does not say what it may", False
+
+
+def _limits(asked: _Asked) -> Check:
+    from crawler.ratelimit import Standing
+
+    standing = Standing.of(asked.headers)
+    if standing is None:
+        return Check("rate limits", "ok", "the endpoint states none: requests are not paced")
+    found = f"{standing.name}: {standing.remaining}"
+    found += f" of {standing.quota} requests left in {standing.window} s" if standing.quota else " requests left"
+    if standing.remaining == 0:
+        return Check("rate limits", "warn", found, f"wait {standing.reset_in} s; a crawl would do so by itself")
+    return Check("rate limits", "ok", found)
+
+
+def _configured(root: Path) -> str:
+    from workspace.config import Config
+    from workspace.layout import MARKER
+
+    try:
+        return Config.load(root / MARKER).endpoint
+    except (ConfigError, OSError):  # the workspace's own row says so
+        return Config().endpoint
+
+
+def _advice() -> str:
+    proxies = [name for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy") if os.environ.get(name)]
+    through = f" and the proxy in {proxies[0]}" if proxies else ""
+    return f"check the network{through}, or name another address with --endpoint; what is on disk works without"
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _said(error: BaseException, token: str | None) -> str:
+    text = str(error) or type(error).__name__
+    return text.replace(token, "[token]") if token else text
