@@ -3,7 +3,8 @@
 ::
 
     plan.py        which repositories may be published, by the rules of licences.py, and why the others are left out
-    tables.py      the released tables; sorting.py puts logits in order without holding them all
+    tables.py      the released tables; sorting.py puts logits in order without holding them all, columns.py
+                   writes maps as lists
     card.py        README.md with its front matter; queries.py are its questions
     manifest.py    the hash of every file: written, read and checked
     writing.py     `release`: all of it into a folder; pushing.py uploads that folder

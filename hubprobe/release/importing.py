@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from hubprobe.release.columns import restored
 from hubprobe.release.sorting import in_buckets
 from hubprobe.release.source import Source, open_source
 from hubprobe.release.tables import SHARD_BYTES, descriptors
@@ -221,7 +222,7 @@ def _write_rows(folder: Path, source: Source, table: str, schema: pa.Schema) -> 
     for number, name in enumerate(source.files(table)):
         path = source.folder / name
         check_version(path)
-        read = pq.read_table(path, schema=schema).cast(schema)
+        read = restored(pq.read_table(path), schema)
         write_table(folder / f"{IMPORTED_PREFIX}{number:05d}.parquet", read)
         rows += read.num_rows
     return rows

@@ -56,8 +56,8 @@ FROM 'models/*.parquet' GROUP BY ALL ORDER BY models DESC""",
     ),
     (
         "From which models were most others made?",
-        """SELECT unnest(base_models) AS base, count(*) AS made_from_it
-FROM 'models/*.parquet' GROUP BY ALL ORDER BY made_from_it DESC LIMIT 10""",
+        """SELECT base, count(*) AS made_from_it
+FROM (SELECT unnest(base_models) AS base FROM 'models/*.parquet') GROUP BY ALL ORDER BY made_from_it DESC LIMIT 10""",
     ),
 )
 """What is asked, and the SQL, which reads the files of the folder it is run in."""

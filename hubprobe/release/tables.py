@@ -66,6 +66,8 @@ def probes(images: bool) -> pa.Schema:
     # what `datasets` and the Hub's viewer read, so that the bytes are shown as pictures
     kinds = {field.name: {"dtype": str(field.type), "_type": "Value"} for field in schema}
     about = {"info": {"features": kinds | {"image": {"_type": "Image"}}}}
+    at = schema.get_field_index("image")
+    schema = schema.set(at, schema.field(at).with_nullable(True))  # `datasets` takes no other field for an image
     return schema.with_metadata({**schema.metadata, "huggingface": json.dumps(about, sort_keys=True)})
 
 
