@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ _readers: list[Reader] = []
 
 
 @pytest.fixture(scope="session")
-def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(request: pytest.FixtureRequest, hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as a reader has it after the README: ``my-index`` and ``demo-index``, some images, the truth.
 
     ``HUBPROBE_DEMO_INDEX`` names a finished demo's workspace to copy, in place of running the demo.
@@ -31,6 +32,11 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     source = Path(given) if given else request.getfixturevalue("demo").cwd / "demo-index"
     folder = tmp_path_factory.mktemp("docs") / "finished"
     shutil.copytree(source, folder / "my-index")
+    settings = folder / "my-index" / "hubprobe.toml"  # the page's hub is where the workspace says the Hub is
+    settings.write_text(re.sub(r"http://127\.0\.0\.1:\d+", hub.url, settings.read_text("utf-8")), encoding="utf-8")
+    import hubprobe
+
+    hubprobe.open(folder / "my-index").audit(limit=1, progress=False)  # embeds the bank's names, once for all pages
     shutil.copytree(folder / "my-index", folder / "demo-index", copy_function=os.link)
     from hubprobe.demo.run import TRUTH
 
@@ -71,8 +77,8 @@ def reader(finished: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.M
     before = {name: (logging.getLogger(name).handlers, logging.getLogger(name).propagate) for name in _ROOMS}
     monkeypatch.chdir(folder)
     found = Reader(folder, environment(hub.url))
-    monkeypatch.setattr(os, "environ", os.environ)  # restored below: libraries set variables of their own
-    kept = dict(os.environ)
+    _keep_registries(monkeypatch)
+    kept = dict(os.environ)  # libraries set variables of their own
     os.environ.update({"HF_ENDPOINT": hub.url, "NO_PROXY": "127.0.0.1", "MPLBACKEND": "Agg"})
     yield found
     os.environ.clear()
@@ -82,11 +88,27 @@ def reader(finished: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.M
     _readers.append(found)
 
 
+def _keep_registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take back afterwards what a page adds to the lists of encoders, scorings and rules."""
+    from crawler import explanation, inspection
+    from search import encoder_models, encoders, scoring
+
+    for module, name in ((encoders, "KINDS"), (inspection, "LIST_RULES"), (explanation, "STAGES")):
+        monkeypatch.setattr(module, name, getattr(module, name))
+    for table in (encoder_models.MODELS, scoring.SCORINGS, scoring.PROBES):
+        for name in ("words", "evenly"):
+            monkeypatch.setitem(table, name, None)  # so that it is taken out afterwards
+            del table[name]
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not _readers:
         return
     left_out = [entry for reader in _readers for entry in reader.left_out]
-    ran = sum(reader.ran for reader in _readers)
+    ran = sum(len(reader.took) for reader in _readers)
     terminalreporter.section(f"documentation: {ran} commands and blocks were run, {len(left_out)} were not")
+    slow = sorted((entry for reader in _readers for entry in reader.took), reverse=True)[:5]
+    for seconds, what in slow:
+        terminalreporter.line(f"{seconds:6.1f} s  {what}")
     for what, why in left_out:
         terminalreporter.line(f"not run: {why:40} {what}")

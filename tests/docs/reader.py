@@ -12,6 +12,9 @@ import re
 import shlex
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,13 +45,14 @@ class Reader:
         folder: where everything is typed; holds ``my-index``.
         environment: variables set for it; ``export`` adds to them.
         left_out: commands that were not run, each with the reason.
-        ran: how many commands and blocks were.
+        took: seconds of each command and block that was.
+        said: what the last command wrote to stdout.
     """
 
     folder: Path
     environment: dict[str, str]
     left_out: list[tuple[str, str]] = field(default_factory=list)
-    ran: int = 0
+    took: list[tuple[float, str]] = field(default_factory=list)
     said: str = ""
     _names: dict[str, Any] = field(default_factory=lambda: {"__name__": "page"})
     _index: Any = None
@@ -62,11 +66,11 @@ class Reader:
             for command in commands(block.text):
                 self._type(command, block)
         elif block.language == "python":
-            exec(compile("\n" * block.line + block.text, str(block.page), "exec"), self._names)
-            self.ran += 1
+            with self._timed(block.name):
+                exec(compile("\n" * block.line + block.text, str(block.page), "exec"), self._names)
         elif block.language == "sql":
-            self._ask(block.text)
-            self.ran += 1
+            with self._timed(block.name):
+                self._ask(block.text)
 
     def _type(self, command: str, block: Block) -> None:
         for word, what in STANDS_FOR.items():
@@ -75,7 +79,10 @@ class Reader:
         if excuse is not None:
             self.left_out.append((f"{block.name} {command}", excuse))
             return
-        self.ran += 1
+        with self._timed(f"{block.name} {command}"):
+            self._do(command, block)
+
+    def _do(self, command: str, block: Block) -> None:
         words = shlex.split(command, comments=True)
         if words[0] == "export":
             self.environment |= dict(word.split("=", 1) for word in words[1:])
@@ -88,6 +95,12 @@ class Reader:
             )  # fmt: skip
             self.said = done.stdout
             assert done.returncode == 0, f"{block.name}\n$ {command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.took.append((time.perf_counter() - start, what))
 
     def _call(self, words: list[str], command: str, block: Block) -> None:
         from hubprobe.cli.app import cli
