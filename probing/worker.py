@@ -57,9 +57,12 @@ def main() -> None:
 
     import_early()
     first = json.loads(sys.stdin.readline())
+    settings = Settings(**first["settings"])
+    if settings.device == "cpu":
+        bound_memory(settings.memory_bytes)
     stages = Stages(
         Workspace(first["root"]),
-        Settings(**first["settings"]),
+        settings,
         watch=lambda job, phase: answer(id=job.attempt.stem, phase=phase),
         ended=ended,
     )
@@ -78,6 +81,24 @@ def import_early() -> None:
     from transformers import AutoImageProcessor, AutoModelForImageClassification  # noqa: F401
 
     torch.set_num_threads(1)
+
+
+def bound_memory(more: int) -> None:
+    """Let this process's private memory grow by ``more`` bytes, activations included; beyond is an error, not a death.
+
+    `probing.forward.run` answers the error with smaller batches. Files that are mapped, such as preprocessed probes,
+    do not count. A device has a bound of its own: its memory.
+    """
+    try:
+        import resource
+
+        (line,) = [s for s in Path("/proc/self/status").read_text(encoding="ascii").splitlines() if "VmData" in s]
+        most = 1024 * int(line.split()[1]) + more  # libraries map gigabytes that they never touch
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+    except (ImportError, OSError, ValueError, OverflowError) as error:  # not on this system
+        _log.debug("memory is not bounded: %s", error)
 
 
 def _exit_with_parent(parent: int) -> None:

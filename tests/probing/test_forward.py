@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ from probing.inputs import Inputs
 from probing.processors import Affine
 from workspace import ModelError, Status
 
+ROOT = Path(__file__).parents[2]
 N = 50
 IDS = np.arange(N, dtype=np.int32)
 
@@ -131,3 +135,26 @@ def test_a_gpu_agrees_with_the_processor() -> None:
     np.testing.assert_allclose(exact.raw, wanted, rtol=1e-3, atol=1e-4)
     quick = _run(model, device="cuda:0", precision="auto")
     assert np.corrcoef(quick.raw.ravel(), wanted.ravel())[0, 1] > 0.999
+
+
+_HUNGRY = """
+import torch
+import timm, transformers  # as the worker does, before it is bounded
+from tests.probing.test_forward import _model, _run
+from probing.worker import bound_memory
+
+bound_memory(192 * 2**20)
+model = _model()
+def hungry(x):
+    scratch = torch.ones(len(x), 16 * 2**20)  # 64 MiB an image
+    return model(x) + 0 * scratch[:, :1]
+print(_run(hungry).batch_size)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the bound is Linux's")
+def test_activations_beyond_the_bound_make_batches_smaller() -> None:
+    """Really too large, in a process of its own: the allocation fails, the process lives, and half the batch fits."""
+    done = subprocess.run([sys.executable, "-c", _HUNGRY], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() in ("1", "2"), "of 8: 512 MiB"
