@@ -1,0 +1,184 @@
+"""The index that the page answers from: one version with all that is remembered of it, until a new one is built."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import search
+from hubprobe.page.names import Names, SharedEncoder, examples, facets
+from hubprobe.page.strips import Strips, small
+from search import layout
+from search.encoders import load_encoder
+from workspace import HubprobeError, QueryError, Workspace
+from workspace.text import printable
+
+if TYPE_CHECKING:
+    from search import Descriptor, Index
+
+CHECK_S = 2.0
+"""How often the page looks for a new version of the index, while it is asked."""
+
+_KEPT_IMAGES = 256
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Example:
+    """An uploaded image, as far as it is remembered: what the encoder saw in it, and a small picture of it."""
+
+    descriptor: Descriptor = field(repr=False)
+    probe_set: str
+    name: str
+    picture: bytes = field(repr=False)
+
+
+class Opened:
+    """One version of the index."""
+
+    def __init__(self, index: Index) -> None:
+        self.index, self.names, self.strips = index, Names(index), Strips(index)
+        self._tables: OrderedDict[tuple[str, str], Any] = OrderedDict()
+        self._tables_lock = threading.Lock()
+
+    @cached_property
+    def facets(self) -> dict[str, list[tuple[str, int]]]:
+        """Values to filter by, with the models that have them: ``library``, ``license``, ``quality``."""
+        columns = {"library": "library_name", "license": "license", "quality": "label_quality"}
+        return {name: facets(self.index, column) for name, column in columns.items()}
+
+    @cached_property
+    def examples(self) -> list[tuple[str, int]]:
+        """Words worth trying, each with the row of a logit that carries it."""
+        return examples(self.index)
+
+    def lookalikes(self, repo_id: str, sha: str) -> list[dict[str, Any]]:
+        """Return the models that recognise what this one does, best first; the last 256 asked are remembered."""
+        key = (repo_id, sha)
+        with self._tables_lock:
+            found = self._tables.get(key)
+        if found is None:
+            table = self.index.similar_models(repo_id, sha=sha, limit=6)
+            found = table.select(["repo_id", "score", "shared", "num_logits", "family"]).to_pylist()
+            with self._tables_lock:
+                self._tables[key] = found
+                while len(self._tables) > 256:
+                    self._tables.popitem(last=False)
+        return list(found)
+
+    def prepare(self) -> None:
+        """Read what makes later answers quick: the encoder, the bank of names, the thumbnails."""
+        try:
+            self.index.search("dog").limit(1).to_arrow()
+        except HubprobeError as error:
+            _LOG.warning("the page answers no texts: %s", error)
+        self.names.prepare()
+        self.strips.warm()
+
+
+class Current:
+    """The version in use, and the images that were uploaded.
+
+    Args:
+        workspace: whose index.
+        token: for fetching the encoder when it is not in the workspace's cache.
+
+    Raises `MissingStepError` when there is no index, `HubError` when its encoder cannot be had.
+    """
+
+    def __init__(self, workspace: Workspace, *, token: str | None = None) -> None:
+        self.workspace, self._token = workspace, token
+        self._encoder: SharedEncoder | None = None
+        self._images: OrderedDict[str, Example] = OrderedDict()
+        self._lock, self._decoding = threading.Lock(), threading.Lock()
+        self._checked, self._renewing = time.monotonic(), False
+        self._opened = self._open()
+
+    def prepare(self) -> threading.Thread:
+        """Start reading, beside the first visitors, what makes later answers quick."""
+        thread = threading.Thread(target=self._opened.prepare, name="prepare", daemon=True)
+        thread.start()
+        return thread
+
+    def get(self) -> Opened:
+        """Return the version to answer from; looks for a newer one now and then, which is opened in the background."""
+        now = time.monotonic()
+        if now - self._checked > CHECK_S:
+            with self._lock:
+                self._checked = now
+                folder = layout.current(self.workspace)
+                if folder is not None and folder.name != self._opened.index.version and not self._renewing:
+                    self._renewing = True
+                    threading.Thread(target=self._renew, name="renew", daemon=True).start()
+        return self._opened
+
+    def remember(self, data: bytes, name: str) -> str:
+        """Return the key of an uploaded image: what it answers on the probes is kept for the last 256.
+
+        Raises `QueryError` for what is no image, or one too large.
+        """
+        key = hashlib.sha256(data).hexdigest()[:32]
+        opened = self._opened
+        with self._lock:
+            known = self._images.get(key)
+        if known is None or known.probe_set != opened.strips.probe_set:
+            example = self._example(opened, data, name)
+            with self._lock:
+                self._images[key] = example
+                while len(self._images) > _KEPT_IMAGES:
+                    self._images.popitem(last=False)
+        return key
+
+    def image(self, key: str) -> Example:
+        """Return a remembered image; raises `QueryError` when it was forgotten."""
+        with self._lock:
+            found = self._images.get(key)
+        if found is None or found.probe_set != self._opened.strips.probe_set:
+            raise QueryError("this example image is no longer remembered: choose it again")
+        return found
+
+    def _example(self, opened: Opened, data: bytes, name: str) -> Example:
+        from PIL import Image
+
+        with self._decoding:  # one at a time: a large photograph takes 150 MB while it is decoded
+            try:
+                image = Image.open(io.BytesIO(data), formats=_FORMATS)
+                descriptor = opened.index.descriptor(image)
+                picture = small(data, 192)
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                if isinstance(error, QueryError):
+                    raise
+                raise QueryError(
+                    "this file is no image that can be read: choose a PNG, JPEG, WebP, GIF or BMP"
+                ) from error
+        shown = printable(name.replace("\\", "/").rpartition("/")[2], 60) or "example.png"
+        return Example(descriptor, opened.strips.probe_set, shown, picture)
+
+    def _open(self) -> Opened:
+        index = search.open(self.workspace, token=self._token)
+        about = index.gallery.manifest["encoder"]
+        if about is None:
+            return Opened(index)
+        if self._encoder is None or (self._encoder.name, self._encoder.commit) != (about["name"], about["commit"]):
+            loaded = load_encoder(self.workspace, about["name"], commit=about["commit"], token=self._token)
+            self._encoder = SharedEncoder(loaded)
+        return Opened(search.open(self.workspace, encoder=self._encoder, token=self._token))
+
+    def _renew(self) -> None:
+        try:
+            opened = self._open()
+            opened.prepare()
+            self._opened = opened
+            _LOG.info("answering from index version %s", opened.index.version)
+        except (HubprobeError, OSError) as error:  # the old version stays good; the next look tries again
+            _LOG.warning("the new index cannot be opened yet: %s", error)
+        finally:
+            self._renewing = False

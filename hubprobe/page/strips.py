@@ -1,0 +1,142 @@
+"""Evidence: the probes that a logit answers most strongly, and their thumbnails."""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from search.embeddings import decode
+
+if TYPE_CHECKING:
+    from search import Index
+
+PER_LOGIT = 8
+"""Probes of a strip."""
+
+EDGE = 224
+"""Longer edge of a thumbnail in pixels: twice what the page shows, for screens of double density."""
+
+_KEPT_THUMBNAILS = 8_192  # about 6 KB each
+_KEPT_STRIPS = 50_000
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One probe that a logit answers strongly.
+
+    Attributes:
+        probe: its ``probe_id``.
+        caption: what it shows; a stranger's text, empty when the source does not say.
+        strength: the logit's answer in standard deviations.
+    """
+
+    probe: int
+    caption: str
+    strength: float
+
+
+class Strips:
+    """Reads the probes of one opened index, from any number of threads; images are decoded when first asked for."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self.probe_set = str(index.gallery.manifest["probe_set"])
+        self._path = index.workspace.probes_dir(self.probe_set) / "probes.parquet"
+        self._lock = threading.Lock()
+        self._strips: OrderedDict[int, tuple[Answer, ...]] = OrderedDict()
+        self._thumbnails: OrderedDict[int, bytes | None] = OrderedDict()
+
+    @cached_property
+    def captions(self) -> list[str]:
+        """Caption of every probe, in order of ``probe_id``."""
+        try:
+            column = pq.read_table(self._path, columns=["caption"]).column("caption")
+        except (OSError, pa.ArrowInvalid):
+            _LOG.warning("%s cannot be read: the page shows no evidence", self._path)
+            return [""] * self._index.gallery.n_probes
+        return [caption or "" for caption in column.to_pylist()]
+
+    def strongest(self, row: int) -> tuple[Answer, ...]:
+        """Return the probes that the logit at ``row`` of the gallery answers most strongly, strongest first."""
+        with self._lock:
+            found = self._strips.get(row)
+        if found is None:
+            vector = self._index.gallery.vector(row)
+            order = np.argsort(-vector, kind="stable")[:PER_LOGIT].tolist()
+            found = tuple(Answer(probe, self.captions[probe], float(vector[probe])) for probe in order)
+            with self._lock:
+                self._strips[row] = found
+                if len(self._strips) > _KEPT_STRIPS:
+                    self._strips.popitem(last=False)
+        return found
+
+    def kept(self, probe: int) -> bytes | None:
+        """Return a thumbnail that is at hand, else None."""
+        return self._thumbnails.get(probe)
+
+    def thumbnail(self, probe: int) -> bytes | None:
+        """Return a probe as WebP, or None when there is no such probe, or no image of it in this workspace."""
+        with self._lock:
+            if probe in self._thumbnails:
+                return self._thumbnails[probe]
+        return self._keep(probe, self._image(probe))
+
+    def _keep(self, probe: int, data: bytes | None) -> bytes | None:
+        try:
+            made = None if data is None else small(data)
+        except (OSError, SyntaxError, ValueError) as error:
+            _LOG.warning("probe %d cannot be drawn: %s", probe, error)
+            made = None
+        with self._lock:
+            self._thumbnails[probe] = made
+            if len(self._thumbnails) > _KEPT_THUMBNAILS:
+                self._thumbnails.popitem(last=False)
+        return made
+
+    def warm(self) -> None:
+        """Draw every thumbnail that is kept, a row group at a time: one by one, each would read its whole group."""
+        try:
+            with pq.ParquetFile(self._path) as file:
+                start = 0
+                for group in range(file.metadata.num_row_groups):
+                    column = file.read_row_group(group, columns=["image"]).column("image")
+                    for i in range(min(len(column), _KEPT_THUMBNAILS - start)):
+                        self._keep(start + i, dict(column[i].as_py() or {}).get("bytes"))
+                    start += len(column)
+        except (OSError, pa.ArrowInvalid) as error:
+            _LOG.warning("%s cannot be read: %s", self._path, error)
+
+    def _image(self, probe: int) -> bytes | None:
+        if not 0 <= probe < self._index.gallery.n_probes:
+            return None
+        try:
+            with pq.ParquetFile(self._path) as file:  # a file of its own: readers are not made for several threads
+                start = 0
+                for group in range(file.metadata.num_row_groups):
+                    rows = file.metadata.row_group(group).num_rows
+                    if probe < start + rows:
+                        column = file.read_row_group(group, columns=["image"]).column("image")
+                        return dict(column[probe - start].as_py()).get("bytes")
+                    start += rows
+        except (OSError, pa.ArrowInvalid) as error:
+            _LOG.warning("%s cannot be read: %s", self._path, error)
+        return None
+
+
+def small(data: bytes, edge: int = EDGE) -> bytes:
+    """Return an encoded image as WebP of at most ``edge`` pixels; images that are smaller keep their size."""
+    image = decode(data)
+    image.thumbnail((edge, edge))
+    out = io.BytesIO()
+    image.save(out, "WEBP", quality=82, method=3)
+    return out.getvalue()
