@@ -23,6 +23,7 @@ from benchmarks.probing import preprocessing, setting
 from benchmarks.probing.utilisation import Utilisation
 
 ROOT = Path(__file__).parents[2]
+PARTS = ("preprocess", "pipeline", "bare", "scaling", "idle", "kills", "full", "gpu")
 Row = tuple[str, str, str]
 
 
@@ -273,9 +274,7 @@ def on_gpu(root: Path, device: str, copies: int, probes: int) -> list[Row]:
 
 
 @click.command()
-@click.option(
-    "--only", type=click.Choice(["preprocess", "pipeline", "bare", "scaling", "idle", "kills", "full", "gpu"]), multiple=True
-)
+@click.option("--only", type=click.Choice(PARTS), multiple=True)
 @click.option("--device", default="cpu", show_default=True, help="'cuda' runs the comparison for GPUs.")
 @click.option("--models", default=40, show_default=True)
 @click.option("--probes", default=2000, show_default=True)

@@ -1,4 +1,4 @@
-"""Kills of all that can be killed (a rank, the launcher, all at once), and disks that fill up; then the rows compared."""
+"""Kills of a rank, of the launcher, of everything at once, and disks that fill up; then the rows compared."""
 
 from __future__ import annotations
 
