@@ -198,17 +198,19 @@ def _check_disk(home: Path, released: _Released) -> None:
 
 def _settings(config: Config, content: dict[str, Any]) -> Config:
     """Return ``config`` with the released settings that this version knows; no path or address of a stranger's."""
-    released = content.get("config")
+    config_of = content.get("config")
+    released: dict[str, Any] = config_of if isinstance(config_of, dict) else {}
     for section in ("crawl", "probes", "probe", "search"):
-        stated = released.get(section) if isinstance(released, dict) else None
+        stated = released.get(section)
         own, changes = getattr(config, section), {}
         for known in fields(own) if isinstance(stated, dict) else ():
             value, default = stated.get(known.name), getattr(own, known.name)
             if type(value) is type(default) and not (section == "search" and "encoder" in known.name):
                 changes[known.name] = value
         config = replace(config, **{section: replace(own, **changes)})
-    names = {side: _encoder_name(content, side) for side in ("encoder", "image_encoder")}
-    return replace(config, search=replace(config.search, **{side: name for side, name in names.items() if name}))
+    encoder = _encoder_name(content, "encoder") or config.search.encoder
+    search = replace(config.search, encoder=encoder, image_encoder=_encoder_name(content, "image_encoder"))
+    return replace(config, search=search)
 
 
 def _encoder_name(content: dict[str, Any], side: str) -> str:

@@ -84,7 +84,11 @@ RULES: tuple[tuple[str, str, Callable[[Row], bool]], ...] = (
     ("gone", "deleted or made private after it was listed", lambda row: "gone" in row["ends"]),
     ("gated", "gated: its author wants to be asked", lambda row: row["gated"] not in ("false", None, "")),
     ("gated", "gated: its author wants to be asked", lambda row: "gated" in row["ends"]),
-    ("malformed_row", "the Hub's row cannot be read, so its terms are unknown", lambda row: "malformed_row" in row["ends"]),
+    (
+        "malformed_row",
+        "the Hub's row cannot be read, so its terms are unknown",
+        lambda row: "malformed_row" in row["ends"],
+    ),
     ("opted_out", "its author asked to be left out", lambda row: "opted_out" in row["ends"]),
     ("licence_excluded", "its licence is on the crawl's list", lambda row: "licence_excluded" in row["ends"]),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,10 @@ from workspace.text import printable
 
 _OURS = [*(f"{name}/*.parquet" for name in NAMES), "encoders/*.safetensors", "figures/*.png"]
 """What an earlier release may have left in the dataset, and this one deletes unless it holds it too."""
+
+
+_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
+_NAME = re.compile(f"{_PART}/{_PART}")
 
 
 @dataclass(frozen=True)
@@ -39,15 +44,10 @@ class PushSummary:
 
 def check_repo(repo: str) -> None:
     """Raise `WorkspaceError` unless ``repo`` is ``owner/name`` as the Hub takes it."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise WorkspaceError(f"a dataset is named OWNER/NAME: {printable(error, 200)}") from error
-    if repo.count("/") != 1:
-        raise WorkspaceError(f"a dataset is named OWNER/NAME, not {printable(repo)}")
+    if not _NAME.fullmatch(repo) or any(part in repo for part in ("--", "..")) or repo.endswith(".git"):
+        raise WorkspaceError(
+            f"'{printable(repo)}' is no name of a dataset: OWNER/NAME, of letters, digits, '-', '_' and '.'"
+        )
 
 
 def push(
@@ -83,6 +83,7 @@ def push(
     for name, about in content["files"].items():
         manifest.check(home / name, name, about)
     api = HfApi(endpoint=endpoint, token=token)
+    refusals: tuple[type[Exception], ...] = (*transport_errors(), RuntimeError, ValueError)  # as the client raises them
     try:
         try:
             before = api.dataset_info(repo)
@@ -105,7 +106,7 @@ def push(
             delete_patterns=_OURS,
             commit_message=f"Release {content['release_id']}",
         )
-    except (*transport_errors(), RuntimeError, ValueError) as error:
+    except refusals as error:
         raise HubError(
             f"pushing to {repo} on {endpoint} failed: {printable(error, 400)}; with a token that may write "
             "(HF_TOKEN), run the same command again to go on"

@@ -122,7 +122,7 @@ def test_what_is_pushed_is_what_was_released(shared, hub, tmp_path):
 
 @pytest.mark.parametrize("repo", ["noowner", "a/b/c", "-x/y", "a/..", "a b/c", ""])
 def test_a_name_that_is_none(shared, hub, repo):
-    with pytest.raises(WorkspaceError, match="OWNER/NAME"):
+    with pytest.raises(WorkspaceError, match="OWNER/NAME, of letters"):
         push(shared[1], repo, endpoint=hub.url, token="hf_a")
 
 
