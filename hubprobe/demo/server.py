@@ -82,8 +82,12 @@ class HubServer:
 
     @property
     def cdn_url(self) -> str:
-        """Address of the CDN: another origin, to which no client may send its token."""
-        return f"http://{self._cdn.host}:{self._cdn.port}"
+        """Address of the CDN: another origin, to which no client may send its token.
+
+        Under another name than the endpoint's: huggingface_hub 1.31 and 2.0 take a redirect to the same host, whatever
+        its port, for one within the Hub, and then miss the commit that only the first answer states.
+        """
+        return f"http://localhost:{self._cdn.port}"
 
     def start(self) -> HubServer:
         """Bind the ports and answer in the background."""
