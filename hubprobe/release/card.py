@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from hubprobe.counts import StatusReport
 from hubprobe.release.licences import CLASSES, REASONS, class_of
@@ -88,7 +89,8 @@ def validate(text: str, names: Iterable[str]) -> None:
     """Read the card as the Hub's client does; raises `WorkspaceError` unless every table has its files in it."""
     from huggingface_hub import DatasetCard
 
-    found = DatasetCard(text).data.to_dict()
+    data: Any = DatasetCard(text).data
+    found = data.to_dict()
     configs = {config["config_name"]: config["data_files"][0]["path"] for config in found.get("configs", [])}
     if configs != {name: f"{name}/*.parquet" for name in names} or not found.get("license"):
         raise WorkspaceError("the card's front matter does not read back as written: please report it")

@@ -201,9 +201,10 @@ def _settings(config: Config, content: dict[str, Any]) -> Config:
     config_of = content.get("config")
     released: dict[str, Any] = config_of if isinstance(config_of, dict) else {}
     for section in ("crawl", "probes", "probe", "search"):
-        stated = released.get(section)
-        own, changes = getattr(config, section), {}
-        for known in fields(own) if isinstance(stated, dict) else ():
+        stated, own, changes = released.get(section), getattr(config, section), {}
+        if not isinstance(stated, dict):
+            continue
+        for known in fields(own):
             value, default = stated.get(known.name), getattr(own, known.name)
             if type(value) is type(default) and not (section == "search" and "encoder" in known.name):
                 changes[known.name] = value

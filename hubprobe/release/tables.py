@@ -113,7 +113,7 @@ def write_whole(folder: Path, name: str, table: pa.Table) -> list[Written]:
 def _rows_of_shard(name: str, table: pa.Table) -> int:
     if name in _SHARD_ROWS:
         return _SHARD_ROWS[name]
-    return max(1, SHARD_BYTES // max(1, table.nbytes // max(1, table.num_rows)))
+    return max(1, SHARD_BYTES // max(1, int(table.nbytes) // max(1, int(table.num_rows))))
 
 
 def write_descriptors(
