@@ -152,8 +152,8 @@ def _body(facts: Facts, names: list[str]) -> str:
         _licence(facts),
         "## Removal",
         "Is one of these models yours, and you want it out? Open a discussion on this dataset's page and name it; no "
-        "reason is needed. It goes on the opt-out list, the next version has no row of it, and it is not probed again. "
-        "Earlier versions are removed from the history on request.",
+        "reason is needed. It goes on the opt-out list, and the next version has no row of it. Earlier versions "
+        "are removed from the history on request.",
         "## Ten questions in SQL",
         "For [DuckDB](https://duckdb.org), in a folder that holds this dataset. To ask over the network, put "
         f"`hf://datasets/{facts.repo}/` before each path.",
@@ -180,8 +180,10 @@ descriptors = load_dataset("{facts.repo}", "descriptors", split="train", streami
 
 def _how(facts: Facts) -> str:
     made = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
+    first, last = facts.crawled
+    when = f"on {first}" if first == last else f"between {first} and {last}"
     text = (
-        f"Repositories were listed between {facts.crawled[0]} and {facts.crawled[1]}. Each one that has safetensors "
+        f"Repositories were listed {when}. Each one that has safetensors "
         "weights and needs no code of its own was loaded and run on every probe, or on some, with the others completed "
         "(`observed` says which). An output's responses are scaled to mean 0 and standard deviation 1 over the probes: "
         f"`raw = response * std + mean`. The probes are {facts.n_probes:,} images of {code(facts.probe_source, 100)}."
