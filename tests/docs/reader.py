@@ -83,11 +83,14 @@ class Reader:
             self._do(command, block)
 
     def _do(self, command: str, block: Block) -> None:
+        command, target = _redirected(command)
         words = shlex.split(command, comments=True)
         if words[0] == "export":
             self.environment |= dict(word.split("=", 1) for word in words[1:])
         elif words[0] == "hubprobe" and not needs_shell(command):
             self._call(words[1:], command, block)
+            if target is not None:
+                (self.folder / target).write_text(self.said, encoding="utf-8")
         else:
             done = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", command],
@@ -121,7 +124,8 @@ class Reader:
         import hubprobe
 
         self._index = self._index or hubprobe.open("my-index")
-        assert self._index.sql(statement).num_columns > 0
+        table = self._index.sql(statement)
+        assert table.num_rows > 0, f"this found nothing:\n{statement}"
 
 
 def commands(text: str) -> list[str]:
@@ -156,6 +160,12 @@ def excuse_of(command: str) -> str | None:
     if "--workers" in words and int(words[words.index("--workers") + 1]) > 2:
         return "needs several GPUs"
     return None
+
+
+def _redirected(command: str) -> tuple[str, str | None]:
+    """Split ``hubprobe ... > FILE`` into the command and FILE; everything else stays as it is."""
+    found = re.fullmatch(r"(hubprobe [^|<>&;]*?)\s+> ([\w.-]+)", command)
+    return (found.group(1), found.group(2)) if found and not needs_shell(found.group(1)) else (command, None)
 
 
 def needs_shell(command: str) -> bool:

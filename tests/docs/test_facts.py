@@ -27,6 +27,11 @@ def test_a_cap_is_what_security_says(number: str, unit: str, where: str) -> None
     assert getattr(home, name) == int(number.replace(",", "")) * (_UNITS[unit] if unit else 1)
 
 
+def test_there_are_fifteen_questions() -> None:
+    questions = re.findall(r"### (\d+)\. .*?\n\n```sql\n", (DOCS / "sql.md").read_text(encoding="utf-8"))
+    assert [int(number) for number in questions] == list(range(1, 16))
+
+
 def test_the_page_is_bounded_as_security_says() -> None:
     limits = import_module("hubprobe.page.limits").Limits()
     said = (DOCS / "security.md").read_text(encoding="utf-8")

@@ -118,4 +118,4 @@ def test_every_picture_is_shown() -> None:
 
 def test_the_readme_leads_to_the_index() -> None:
     targets = {unquote(urlsplit(t).path) for _, t, _ in links(ROOT / "README.md")}
-    assert "docs/README.md" in targets or {f"docs/{p.name}" for p in DOCS.glob("*.md")} <= targets | {"docs/README.md"}
+    assert "docs/README.md" in targets
