@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
-import duckdb
 import pytest
 
 import search
