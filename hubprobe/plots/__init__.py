@@ -1,6 +1,14 @@
-"""Pictures where people would rather look than read."""
+"""Pictures where people would rather look than read.
 
+Every function writes one picture and returns the numbers that it shows, as rows. Strangers' text in them is disarmed:
+see `hubprobe.plots.style` for pictures and `hubprobe.plots.interactive` for HTML.
+"""
+
+from hubprobe.plots.curve import curve, recorded_curve
 from hubprobe.plots.funnel import funnel
+from hubprobe.plots.heatmap import heatmap
+from hubprobe.plots.hubness import hubness
+from hubprobe.plots.logit_map import logit_map
 from hubprobe.plots.throughput import throughput
 
-__all__ = ["funnel", "throughput"]
+__all__ = ["curve", "funnel", "heatmap", "hubness", "logit_map", "recorded_curve", "throughput"]

@@ -23,15 +23,22 @@ def funnel(report: StatusReport, path: Path) -> list[dict[str, Any]]:
         steps = {"listed": report.listed, "eligible": report.eligible, "probed": report.ok}
         top.barh(list(steps), list(steps.values()), color=[BLUE, SKY, OUTCOMES["ok"]], height=0.72)
         share = {name: f" {count / report.listed:.0%}" if report.listed else "" for name, count in steps.items()}
-        top.bar_label(top.containers[0], [f"{number(count)}  {share[name]}" for name, count in steps.items()], padding=4)
+        top.bar_label(
+            top.containers[0], [f"{number(count)}  {share[name]}" for name, count in steps.items()], padding=4
+        )
         top.set_title(
             f"{number(report.ok)} of {number(report.listed)} listed repositories were probed; {number(report.skipped)} "
             f"skipped, {number(report.failed)} failed, {number(report.waiting)} waiting"
         )
         top.set_xlim(0, 1.15 * max(report.listed, 1))
-        names = [f"{row['outcome']}: {row['status'].replace('_', ' ')}" for row in rows]
+        names = [row["status"] if row["status"] == "ok" else f"{row['outcome']}: {row['status']}" for row in rows]
         counts = [row["repositories"] for row in rows]
-        bars = below.barh(names, counts, color=[OUTCOMES[row["outcome"]] for row in rows], height=0.72)
+        bars = below.barh(
+            [name.replace("_", " ") for name in names],
+            counts,
+            color=[OUTCOMES[row["outcome"]] for row in rows],
+            height=0.72,
+        )
         below.bar_label(bars, [number(count) for count in counts], padding=4)
         below.set_xscale("symlog")  # thousands of one status must not hide the one of another
         below.set_xlim(0, 1.6 * max([1, *counts]))

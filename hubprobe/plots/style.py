@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, YELLOW, GREY = "#56B4E9", "#CC79A7", "#F0E442", "#9AA0A6"
 INK, SOFT = "#1b1f24", "#667080"
-SERIES = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW)
-"""Colours of things that have no colour of their own, in order."""
+SERIES = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, INK)
+"""Colours of things that have no colour of their own, in order. The palette's yellow is lost on white."""
 
 OUTCOMES = {"ok": GREEN, "failed": VERMILION, "skipped": GREY, "waiting": ORANGE}
 
@@ -44,7 +44,7 @@ def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
     import matplotlib as mpl
     from matplotlib.figure import Figure  # not pyplot: nothing global, no display
 
-    settings = {
+    settings: Any = {
         "text.parse_math": False, "font.family": list(_fonts()), "font.size": 9, "axes.titlesize": 10.5,
         "axes.titlelocation": "left", "axes.titlecolor": INK, "axes.labelcolor": SOFT, "axes.edgecolor": SOFT,
         "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.unicode_minus": False,
@@ -70,7 +70,19 @@ def checked(path: Path, also: tuple[str, ...] = ()) -> str:
 def shown(text: object, limit: int = 40) -> str:
     """Return strangers' text for a picture: one line, cut to ``limit``, U+ numbers for what no font here can draw."""
     drawn = _drawable()
-    return "".join(c if ord(c) in drawn else f"U+{ord(c):04X}" for c in printable(text, limit))
+    parts = [c if ord(c) in drawn else f"U+{ord(c):04X} " for c in printable(text, limit)]
+    kept, room = "", limit
+    for part in parts:
+        room -= len(part)
+        if room < 0:
+            return kept.rstrip(" …") + "…"
+        kept += part
+    return kept.rstrip()
+
+
+def drawable(text: str) -> bool:
+    """Return whether the fonts here have a glyph for every character of ``text``."""
+    return all(ord(c) in _drawable() for c in printable(text, len(text) + 1))
 
 
 def number(value: float) -> str:

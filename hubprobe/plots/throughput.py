@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hubprobe.plots.style import GREY, OUTCOMES, SERIES, number, picture
+from hubprobe.plots.style import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    OUTCOMES,
+    PURPLE,
+    SKY,
+    VERMILION,
+    YELLOW,
+    number,
+    picture,
+    plain_numbers,
+)
 from workspace import ConfigError, MissingStepError, Workspace
 
 if TYPE_CHECKING:
@@ -20,7 +33,7 @@ WIDTHS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21_600, 43_200, 
 
 _BARS = 60
 _MOST = 10_000
-_KINDS = 6
+_FAILURES = (VERMILION, BLUE, ORANGE, PURPLE, SKY, YELLOW)  # no green: that is what was probed
 _PHASES = ("fetch", "load", "preprocess", "forward", "write")
 
 
@@ -102,15 +115,16 @@ def _draw(
         top, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
         top.bar(left, [row["probed_per_hour"] for row in rows], days, align="edge", color=OUTCOMES["ok"], lw=0)
         mean = probed / (last - first) * 3600
-        top.axhline(mean, color="#1b1f24", lw=1, ls="--")
+        top.axhline(mean, color=INK, lw=1, ls="--")
         top.set_title(
             f"{number(probed)} models probed in {_spoken(last - first)}: {number(mean)} an hour (dashed); "
             f"{number(failures.total())} failed"
         )
         top.set_ylabel("models probed an hour")
-        kinds = [name for name, _ in failures.most_common(_KINDS)]
+        plain_numbers(top.yaxis)
+        kinds = [name for name, _ in failures.most_common(len(_FAILURES))]
         base = np.zeros(len(rows))
-        for name, colour in zip(kinds, (OUTCOMES["failed"], *SERIES), strict=False):
+        for name, colour in zip(kinds, _FAILURES, strict=False):
             counts = np.array([row["failures"].get(name, 0) for row in rows])
             below.bar(left, counts, days, bottom=base, align="edge", color=colour, lw=0, label=name.replace("_", " "))
             base += counts
@@ -121,9 +135,9 @@ def _draw(
         below.yaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         if kinds:
             below.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-        locator = AutoDateLocator(tz="UTC")
+        locator: Any = AutoDateLocator(tz="UTC")  # type: ignore[no-untyped-call]
         below.xaxis.set_major_locator(locator)
-        below.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz="UTC"))
+        below.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz="UTC"))  # type: ignore[no-untyped-call]
         below.set_xlabel("UTC")
         below.set_xlim(_utc(first), _utc(last))
         for axes in (top, below):
@@ -137,7 +151,7 @@ def _utc(seconds: float) -> datetime:
 
 
 def _spoken(seconds: float) -> str:
-    for size, name in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.3g} {name}"
-    return f"{seconds:.3g} seconds"
+    units = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+    size, name = next((unit for unit in units if seconds >= unit[0]), units[-1])
+    count = f"{seconds / size:,.3g}"
+    return f"{count} {name}" if count == "1" else f"{count} {name}s"
