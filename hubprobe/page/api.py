@@ -9,10 +9,11 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hubprobe.page import answers
-from hubprobe.page.asked import MOST, UNITS, Asked
+from hubprobe.page.asked import MOST, UNITS, Asked, Unit
 from workspace import HubprobeError, QueryError
 from workspace.text import printable
 
@@ -148,9 +149,14 @@ def _found(current: Current, asked: Asked, by: str, limit: int) -> list[dict[str
         raise QueryError(f"hits are by 'logit', 'model' or 'family', not by '{printable(by, 40)}'")
     if not 1 <= _whole(limit) <= MOST:
         raise QueryError(f"a limit is between 1 and {MOST}")
-    opened = current.get()
-    query = answers.prepared(current, opened, asked).by(by).limit(_whole(limit))
-    return [answers.plain(opened, hit) for hit in answers.records(opened, query)]
+    opened, asked = current.get(), replace(asked, by=cast("Unit", by), n=_whole(limit))
+    found = opened.records.get(asked)
+    if found is None:
+        query = answers.prepared(current, opened, asked).by(asked.by).limit(asked.n)
+        found = [answers.plain(opened, hit) for hit in answers.records(opened, query)]
+        if opened.names.state != "preparing" and asked.kind != "image":
+            opened.records.put(asked, found)
+    return found
 
 
 def _text(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,25 +108,31 @@ class Site:
     @_page
     async def search(self, request: Request) -> Response:
         """The start page, or the results of what the address asks."""
-        return await self._in_thread(self._search, dict(request.query_params))
+        asked, opened = read(request.query_params), self._current.get()
+        known = opened.pages.get(asked)
+        if known is None:
+            known = await self._in_thread(self._search, opened, asked)
+            if opened.names.state != "preparing" and asked.kind != "image":  # an image can be forgotten
+                opened.pages.put(asked, known)
+        return self._response(known)
 
-    def _search(self, values: dict[str, str]) -> Response:
-        asked, opened = read(values), self._current.get()
+    def _search(self, opened: Opened, asked: Asked) -> str:
         if asked.kind == "nothing":
             form = layout.search_form(asked, opened.facets, focus=True)
             return self._html("", pages.home(opened), opened, form)
-        name = self._current.image(asked.image).name if asked.kind == "image" else ""
+        example = self._current.image(asked.image) if asked.kind == "image" else None
+        name = example.name if example is not None else ""
         form = layout.search_form(asked, opened.facets, image_name=name)
         found = answers.answer(self._current, opened, asked)
-        body = pages.results(opened, asked, found, self._workspace, name)
+        body = pages.results(opened, asked, found, self._workspace, example)
         return self._html(pages.title(asked, name), body, opened, form)
 
     @_page
     async def model(self, request: Request) -> Response:
         """A model's page."""
-        return await self._in_thread(self._model, dict(request.query_params))
+        return self._response(await self._in_thread(self._model, dict(request.query_params)))
 
-    def _model(self, values: dict[str, str]) -> Response:
+    def _model(self, values: dict[str, str]) -> str:
         opened, repo = self._current.get(), values.get("repo", "")
         start = values.get("start", "")
         first = int(start) if start.isdecimal() and len(start) < 10 else 0
@@ -151,14 +158,18 @@ class Site:
         """How to ask without a browser."""
         opened = self._current.get()
         form = layout.search_form(Asked(), opened.facets)
-        return self._html("API", pages.about(str(request.base_url), self._mcp), opened, form)
+        return self._response(self._html("API", pages.about(str(request.base_url), self._mcp), opened, form))
 
     def failure(self, request: Request, message: str, status: int) -> Response:
         """Return a page that says what went wrong, with what was asked still in the form."""
-        opened, asked = self._current.get(), Asked(q=request.query_params.get("q", "")[:500])
+        opened, values = self._current.get(), dict(request.query_params)
+        try:
+            asked = replace(read(values), image="")
+        except HubprobeError:
+            asked = Asked(q=values.get("q", "")[:500], where=values.get("where", "")[:500])
         form = layout.search_form(asked, opened.facets)
         heading = "This cannot be answered" if status == 400 else "Something went wrong"
-        return self._html(heading, pages.failed(heading, message), opened, form, status)
+        return self._response(self._html(heading, pages.failed(heading, message), opened, form), status)
 
     # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────
     async def probe(self, request: Request) -> Response:
@@ -205,13 +216,15 @@ class Site:
 
         return await to_thread.run_sync(function, *values, limiter=limiter or self._searching)
 
-    def _html(self, title: str, body: Html, opened: Opened, form: Html, status: int = 200) -> Response:
-        from starlette.responses import HTMLResponse
-
+    def _html(self, title: str, body: Html, opened: Opened, form: Html) -> str:
         gallery = opened.index.gallery
         counts = (
             f"{number(gallery.models.num_rows)} models · {number(len(gallery))} outputs · "
             f"{number(gallery.n_probes)} probes · index {opened.index.version}"
         )
-        whole = layout.page(text(title), body, version=self._version, counts=counts, search=form)
-        return HTMLResponse(whole, status_code=status, headers=SECURITY | {"cache-control": "no-store"})
+        return layout.page(text(title), body, version=self._version, counts=counts, search=form)
+
+    def _response(self, page: str, status: int = 200) -> Response:
+        from starlette.responses import HTMLResponse
+
+        return HTMLResponse(page, status_code=status, headers=SECURITY | {"cache-control": "no-store"})

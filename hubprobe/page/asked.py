@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal, cast, get_args
 
 from hubprobe.page.html import address, text
@@ -77,7 +77,7 @@ class Asked:
 
     def url(self, **changes: Any) -> str:
         """Return the address of this question with some values changed."""
-        values = asdict(replace(self, **changes))
+        values = {field.name: getattr(self, field.name) for field in fields(self)} | changes
         defaults = {"by": "logit", "n": 10}
         return address("./", **{k: v for k, v in values.items() if v != defaults.get(k)})
 

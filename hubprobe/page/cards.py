@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -35,9 +36,15 @@ def card(hit: Mapping[str, Any], asked: Asked, probe_set: str) -> Html:
             el("p", el("a", text(repo, 120), href=model_address(repo, hit["sha"])), cls="repo"),
             el("p", f"logit {logit}", _facts(hit), cls="facts"),
             _named(hit["names"]),
-            el("p", el("b", f"{hit['score']:.3f}"), " score", _sides(hit.get("found_by")), cls="score"),
+            el(
+                "p",
+                el("b", f"{hit['score']:.3f}"),
+                " score",
+                _sides(hit.get("found_by")),
+                _more(more, here),
+                cls="score",
+            ),
             _copies(hit.get("copies")),
-            el("p", el("a", "More like this", href=more.url(), aria_describedby=here), cls="more"),
             cls="about",
         ),
         cls="head",
@@ -50,7 +57,8 @@ def card(hit: Mapping[str, Any], asked: Asked, probe_set: str) -> Html:
     )
 
 
-def strip(answers: Sequence[Answer], probe_set: str, *, eager: bool = False) -> Html:
+@lru_cache(maxsize=8_192)  # about 3 KB each; a logit is found by many questions
+def strip(answers: tuple[Answer, ...], probe_set: str, *, eager: bool = False) -> Html:
     """Return the evidence: thumbnails of the probes a logit answers most strongly, with captions and strengths."""
     figures = [
         el(
@@ -109,6 +117,10 @@ def hub_address(endpoint: str, repo_id: str, sha: str | None = None) -> str | No
 
 def _named(found: Sequence[Name]) -> Html | None:
     return el("p", el("span", "answers like ", cls="soft"), names(found), cls="name") if found else None
+
+
+def _more(asked: Asked, here: str) -> Html:
+    return el("a", "More like this", href=asked.url(), aria_describedby=here, cls="more")
 
 
 def _facts(hit: Mapping[str, Any]) -> str:

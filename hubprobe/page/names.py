@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hubprobe.page.kept import Kept
 from search.naming import Name, Namer
 from workspace import HubprobeError
 
@@ -60,8 +60,8 @@ class Names:
     """
 
     def __init__(self, index: Index) -> None:
-        self._index, self._lock = index, threading.Lock()
-        self._known: OrderedDict[int, list[Name]] = OrderedDict()
+        self._index = index
+        self._known: Kept[int, list[Name]] = Kept(_KEPT)
         self._namer: Namer | None = None
         self.state = "preparing"
 
@@ -80,15 +80,12 @@ class Names:
         namer = self._namer
         if namer is None:
             return {}
-        with self._lock:
-            known = {row: self._known[row] for row in rows if row in self._known}
-        new = [row for row in dict.fromkeys(rows) if row not in known]
+        found = {row: self._known.get(row) for row in rows}
+        known = {row: names for row, names in found.items() if names is not None}
+        new = [row for row in found if row not in known]
         if new:
-            known |= dict(zip(new, namer.names(np.array(new, np.int64), NAMES), strict=True))
-            with self._lock:
-                self._known.update({row: known[row] for row in new})
-                while len(self._known) > _KEPT:
-                    self._known.popitem(last=False)
+            named = namer.names(np.array(new, np.int64), NAMES)
+            known |= {row: self._known.put(row, names) for row, names in zip(new, named, strict=True)}
         return known
 
 

@@ -7,12 +7,12 @@ import io
 import logging
 import threading
 import time
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import search
+from hubprobe.page.kept import Kept
 from hubprobe.page.names import Names, SharedEncoder, examples, facets
 from hubprobe.page.strips import Strips, small
 from search import layout
@@ -21,12 +21,14 @@ from workspace import HubprobeError, QueryError, Workspace
 from workspace.text import printable
 
 if TYPE_CHECKING:
-    from search import Descriptor, Index
+    from hubprobe.page.asked import Asked
+    from search import Descriptor, Encoder, Index
 
 CHECK_S = 2.0
 """How often the page looks for a new version of the index, while it is asked."""
 
 _KEPT_IMAGES = 256
+_KEPT_ANSWERS = 512  # about 40 KB each
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 _LOG = logging.getLogger(__name__)
 
@@ -42,12 +44,21 @@ class Example:
 
 
 class Opened:
-    """One version of the index."""
+    """One version of the index.
+
+    Attributes:
+        index: for searching.
+        names: suggested names of its logits.
+        strips: evidence.
+        pages: whole pages of the questions asked last: popular questions are asked again and again.
+        records: the API's answers to the questions asked last.
+    """
 
     def __init__(self, index: Index) -> None:
         self.index, self.names, self.strips = index, Names(index), Strips(index)
-        self._tables: OrderedDict[tuple[str, str], Any] = OrderedDict()
-        self._tables_lock = threading.Lock()
+        self.pages: Kept[Asked, str] = Kept(_KEPT_ANSWERS)
+        self.records: Kept[Asked, list[dict[str, Any]]] = Kept(_KEPT_ANSWERS)
+        self._lookalikes: Kept[tuple[str, str], list[dict[str, Any]]] = Kept(_KEPT_ANSWERS)
 
     @cached_property
     def facets(self) -> dict[str, list[tuple[str, int]]]:
@@ -61,18 +72,13 @@ class Opened:
         return examples(self.index)
 
     def lookalikes(self, repo_id: str, sha: str) -> list[dict[str, Any]]:
-        """Return the models that recognise what this one does, best first; the last 256 asked are remembered."""
-        key = (repo_id, sha)
-        with self._tables_lock:
-            found = self._tables.get(key)
+        """Return the models that recognise what this one does, best first."""
+        found = self._lookalikes.get((repo_id, sha))
         if found is None:
             table = self.index.similar_models(repo_id, sha=sha, limit=6)
-            found = table.select(["repo_id", "score", "shared", "num_logits", "family"]).to_pylist()
-            with self._tables_lock:
-                self._tables[key] = found
-                while len(self._tables) > 256:
-                    self._tables.popitem(last=False)
-        return list(found)
+            rows = table.select(["repo_id", "score", "shared", "num_logits", "family"]).to_pylist()
+            found = self._lookalikes.put((repo_id, sha), rows)
+        return found
 
     def prepare(self) -> None:
         """Read what makes later answers quick: the encoder, the bank of names, the thumbnails."""
@@ -89,15 +95,16 @@ class Current:
 
     Args:
         workspace: whose index.
+        encoder: the encoder the index was built with, when it is at hand; loaded by name and commit when None.
         token: for fetching the encoder when it is not in the workspace's cache.
 
     Raises `MissingStepError` when there is no index, `HubError` when its encoder cannot be had.
     """
 
-    def __init__(self, workspace: Workspace, *, token: str | None = None) -> None:
+    def __init__(self, workspace: Workspace, *, encoder: Encoder | None = None, token: str | None = None) -> None:
         self.workspace, self._token = workspace, token
-        self._encoder: SharedEncoder | None = None
-        self._images: OrderedDict[str, Example] = OrderedDict()
+        self._encoder = None if encoder is None else SharedEncoder(encoder)
+        self._images: Kept[str, Example] = Kept(_KEPT_IMAGES)
         self._lock, self._decoding = threading.Lock(), threading.Lock()
         self._checked, self._renewing = time.monotonic(), False
         self._opened = self._open()
@@ -127,20 +134,14 @@ class Current:
         """
         key = hashlib.sha256(data).hexdigest()[:32]
         opened = self._opened
-        with self._lock:
-            known = self._images.get(key)
+        known = self._images.get(key)
         if known is None or known.probe_set != opened.strips.probe_set:
-            example = self._example(opened, data, name)
-            with self._lock:
-                self._images[key] = example
-                while len(self._images) > _KEPT_IMAGES:
-                    self._images.popitem(last=False)
+            self._images.put(key, self._example(opened, data, name))
         return key
 
     def image(self, key: str) -> Example:
         """Return a remembered image; raises `QueryError` when it was forgotten."""
-        with self._lock:
-            found = self._images.get(key)
+        found = self._images.get(key)
         if found is None or found.probe_set != self._opened.strips.probe_set:
             raise QueryError("this example image is no longer remembered: choose it again")
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING
 
 from hubprobe.page import cards
@@ -11,7 +12,7 @@ from hubprobe.page.snippets import snippets
 
 if TYPE_CHECKING:
     from hubprobe.page.answers import Answer
-    from hubprobe.page.opened import Opened
+    from hubprobe.page.opened import Example, Opened
     from search.coverage import Coverage
 
 _ABOUT_SCORE = (
@@ -41,8 +42,9 @@ def home(opened: Opened) -> Html:
     )
 
 
-def results(opened: Opened, asked: Asked, found: Answer, workspace: str, image_name: str = "") -> Html:
+def results(opened: Opened, asked: Asked, found: Answer, workspace: str, example: Example | None = None) -> Html:
     """Return the hits of a question, with how sure one can be and the same question as code."""
+    image_name = example.name if example is not None else ""
     many = len(found.hits)
     what = {"logit": "outputs", "model": "models", "family": "families"}[asked.by]
     head = el(
@@ -64,6 +66,7 @@ def results(opened: Opened, asked: Asked, found: Answer, workspace: str, image_n
     pending = el("p", "Suggested names are being prepared; they appear in a minute.", cls="soft note")
     return join(
         head,
+        _asked(opened, asked, example),
         _sure(asked, found.coverage),
         same,
         pending if opened.names.state == "preparing" and many else None,
@@ -72,6 +75,25 @@ def results(opened: Opened, asked: Asked, found: Answer, workspace: str, image_n
         if many == asked.n < MOST
         else None,
     )
+
+
+def _asked(opened: Opened, asked: Asked, example: Example | None) -> Html | None:
+    """Return what was asked with, where that is a picture or an output."""
+    if example is not None:
+        picture = f"data:image/webp;base64,{base64.b64encode(example.picture).decode()}"
+        return el(
+            "div",
+            el("img", src=picture, alt="the example image"),
+            el("div", "asked with ", text(example.name)),
+            cls="asked",
+        )
+    if asked.kind != "like":
+        return None
+    gallery = opened.index.gallery
+    row = gallery.row(asked.like, int(asked.logit or 0))
+    link = el("a", text(asked.like, 120), href=cards.model_address(asked.like))
+    about = el("div", el("p", "asked with ", cards.label(gallery.logits.column("label")[row].as_py())), el("p", link))
+    return el("div", about, cards.strip(opened.strips.strongest(row), opened.strips.probe_set, eager=True), cls="asked")
 
 
 def title(asked: Asked, image_name: str = "") -> str:

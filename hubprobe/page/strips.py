@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -14,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hubprobe.page.kept import Kept
 from search.embeddings import decode
 
 if TYPE_CHECKING:
@@ -52,9 +51,8 @@ class Strips:
         self._index = index
         self.probe_set = str(index.gallery.manifest["probe_set"])
         self._path = index.workspace.probes_dir(self.probe_set) / "probes.parquet"
-        self._lock = threading.Lock()
-        self._strips: OrderedDict[int, tuple[Answer, ...]] = OrderedDict()
-        self._thumbnails: OrderedDict[int, bytes | None] = OrderedDict()
+        self._strips: Kept[int, tuple[Answer, ...]] = Kept(_KEPT_STRIPS)
+        self._thumbnails: Kept[int, bytes | None] = Kept(_KEPT_THUMBNAILS)
 
     @cached_property
     def captions(self) -> list[str]:
@@ -68,16 +66,12 @@ class Strips:
 
     def strongest(self, row: int) -> tuple[Answer, ...]:
         """Return the probes that the logit at ``row`` of the gallery answers most strongly, strongest first."""
-        with self._lock:
-            found = self._strips.get(row)
+        found = self._strips.get(row)
         if found is None:
             vector = self._index.gallery.vector(row)
             order = np.argsort(-vector, kind="stable")[:PER_LOGIT].tolist()
-            found = tuple(Answer(probe, self.captions[probe], float(vector[probe])) for probe in order)
-            with self._lock:
-                self._strips[row] = found
-                if len(self._strips) > _KEPT_STRIPS:
-                    self._strips.popitem(last=False)
+            answers = (Answer(probe, self.captions[probe], float(vector[probe])) for probe in order)
+            found = self._strips.put(row, tuple(answers))
         return found
 
     def kept(self, probe: int) -> bytes | None:
@@ -86,9 +80,8 @@ class Strips:
 
     def thumbnail(self, probe: int) -> bytes | None:
         """Return a probe as WebP, or None when there is no such probe, or no image of it in this workspace."""
-        with self._lock:
-            if probe in self._thumbnails:
-                return self._thumbnails[probe]
+        if probe in self._thumbnails:
+            return self._thumbnails.get(probe)
         return self._keep(probe, self._image(probe))
 
     def _keep(self, probe: int, data: bytes | None) -> bytes | None:
@@ -97,11 +90,7 @@ class Strips:
         except (OSError, SyntaxError, ValueError) as error:
             _LOG.warning("probe %d cannot be drawn: %s", probe, error)
             made = None
-        with self._lock:
-            self._thumbnails[probe] = made
-            if len(self._thumbnails) > _KEPT_THUMBNAILS:
-                self._thumbnails.popitem(last=False)
-        return made
+        return self._thumbnails.put(probe, made)
 
     def warm(self) -> None:
         """Draw every thumbnail that is kept, a row group at a time: one by one, each would read its whole group."""
