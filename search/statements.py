@@ -81,7 +81,7 @@ def _parse(statement: str) -> dict[str, Any]:
 
     try:
         parsed: dict[str, Any] = json.loads(serialised(statement))
-    except (RecursionError, duckdb.Error, UnicodeEncodeError) as error:
+    except (RecursionError, duckdb.Error, UnicodeEncodeError, RuntimeError) as error:
         raise QueryError(f"the statement cannot be parsed: {printable(error, 300)}") from error
     if parsed.get("error"):
         message = str(parsed.get("error_message", ""))
@@ -193,13 +193,20 @@ def _check(name: str, positional: list[Any], named: dict[str, Any], most: int, k
 def _arguments(function: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     positional: list[Any] = []
     named: dict[str, Any] = {}
-    for argument in function["arguments"]:
-        value = _constant(argument["expression"])
-        if argument["name"]:
-            named[argument["name"].lower()] = value
+    for name, expression in _written(function):
+        value = _constant(expression)
+        if name:
+            named[name.lower()] = value
         else:
             positional.append(value)
     return positional, named
+
+
+def _written(function: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return name and expression of each argument; DuckDB 1, the last for Python 3.10, has them as named children."""
+    if "arguments" in function:
+        return [(argument["name"], argument["expression"]) for argument in function["arguments"]]
+    return [(child["alias"], child) for child in function["children"]]
 
 
 _READ: dict[str, Callable[[str], Any]] = {
@@ -209,10 +216,17 @@ _READ: dict[str, Callable[[str], Any]] = {
 
 
 def _constant(node: dict[str, Any]) -> Any:
-    if node["class"] == "CONSTANT" and node["literal"]["kind"] in _READ:
+    if node["class"] == "CONSTANT" and node.get("literal", {}).get("kind") in _READ:
         return _READ[node["literal"]["kind"]](node["literal"]["text"])
+    if node["class"] == "CONSTANT" and "value" in node:  # DuckDB 1
+        value, kind = node["value"], node["value"]["type"]
+        if value["is_null"]:
+            return None
+        return value["value"] / 10 ** kind["type_info"]["scale"] if kind["id"] == "DECIMAL" else value["value"]
+    if node["class"] == "CAST" and node["cast_type"]["id"] == "BOOLEAN":  # DuckDB 1 writes true as 't'::BOOLEAN
+        return _constant(node["child"]) in ("t", "true")
     if node["class"] == "FUNCTION" and node["function_name"] == "list_value":
-        return [_constant(argument["expression"]) for argument in node["arguments"]]
+        return [_constant(expression) for _, expression in _written(node)]
     raise QueryError("arguments of search() and similar() are constants: texts, numbers, true, false, lists of them")
 
 

@@ -25,7 +25,8 @@ def test_the_sides_that_found_a_hit_can_be_asked(opened):
     table = opened.sql("FROM search('dog', n := 7, scoring := 'bridged')")
     assert table.to_pylist() == opened.search("dog", scoring="bridged").limit(7).to_dicts()
     sides = opened.sql(
-        "SELECT unnest(found_by) AS side, count(*) AS hits FROM search('dog', scoring := 'bridged') GROUP BY 1"
+        "SELECT side, count(*) AS hits FROM (SELECT unnest(found_by) AS side FROM search('dog', scoring := 'bridged')) "
+        "GROUP BY side"
     )
     assert set(sides.column("side").to_pylist()) <= {"zero-shot", "labels", "map"}
     assert sides.num_rows > 0
