@@ -103,7 +103,7 @@ def recorded_curve(source: Path, path: Path) -> list[dict[str, Any]]:
         best = max(at, key=lambda row: row["text_of_full"] + row["logit_of_full"])
         figure.suptitle(
             f"{best['share']:.0%} of the probes keep {best['text_of_full']:.0%} of the top-1 by name, "
-            f"{best['logit_of_full']:.0%} by logit ({best['mode']})",
+            f"{best['logit_of_full']:.0%} by logit ({best['mode']}, gallery: {galleries[0]})",
             ha="left", x=0.01, fontsize=12,
         )  # fmt: skip
         _share_axes(panels.ravel().tolist(), sorted({row["share"] for row in rows if row["mode"] != "full"}))

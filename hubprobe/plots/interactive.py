@@ -21,6 +21,9 @@ from workspace.text import printable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_SVG_POINTS = 5_000
+"""Points up to which none of it needs WebGL, which browsers on servers and old machines lack."""
+
 
 def safe(text: str, limit: int = 60) -> str:
     """Return strangers' text for plotly: one line, cut, with ``& < >`` as entities, which it shows as they were."""
@@ -58,10 +61,11 @@ def write_map(
     from hubprobe.plots.logit_map import colours
 
     figure = go.Figure()
+    add = figure.add_scatter if len(points) <= _SVG_POINTS else figure.add_scattergl
     member = np.array(groups, object)
     for name, colour in colours(list(groups)).items():
         here = np.flatnonzero(member == name)
-        figure.add_scattergl(
+        add(
             x=points[here, 0].round(4).tolist(),
             y=points[here, 1].round(4).tolist(),
             mode="markers",
