@@ -112,7 +112,9 @@ def test_every_library_that_is_imported_is_a_dependency() -> None:
     names |= {"pil"} if "pillow" in names else set()
     names |= {"yaml"} if "pyyaml" in names else set()
     names |= {"httpcore", "httpcore2"}  # huggingface_hub's own transport, whichever it has
-    names |= {"fastapi", "starlette", "uvicorn", "mcp"} if "gradio" in names else set()  # what Gradio is made of
+    names |= (
+        {"anyio", "fastapi", "starlette", "uvicorn", "mcp"} if "gradio" in names else set()
+    )  # what Gradio is made of
     packages = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     pattern = re.compile(r"^\s*(?:from|import) (\w+)", re.MULTILINE)
     for package in packages:
