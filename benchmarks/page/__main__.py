@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import random
 import re
 import subprocess
@@ -77,6 +78,7 @@ async def _measure(url: str, pid: int, args: argparse.Namespace) -> dict[str, An
         took: list[float] = []
         errors: list[str] = []
         memory = [(0.0, _rss(pid))]
+        cpu = _cpu(pid)
         started = time.perf_counter()
         until = started + args.seconds
         fresh = itertools.count()
@@ -99,12 +101,14 @@ async def _measure(url: str, pid: int, args: argparse.Namespace) -> dict[str, An
                 memory.append((round(time.perf_counter() - started, 1), _rss(pid)))
 
         await asyncio.gather(watch(), *(searcher(n) for n in range(args.searchers)))
-        seconds = time.perf_counter() - started
+        seconds, cpu = time.perf_counter() - started, _cpu(pid) - cpu
     p50, p95, p99 = (round(float(np.percentile(took, p)) * 1000, 1) for p in (50, 95, 99))
     return {
         "way": args.way, "searchers": args.searchers, "seconds": round(seconds, 1), "fresh": args.fresh,
         "searches": len(took), "per_second": round(len(took) / seconds, 1), "p50_ms": p50, "p95_ms": p95, "p99_ms": p99,
-        "slowest_ms": round(max(took) * 1000, 1), "errors": len(errors), "error": errors[0] if errors else None,
+        "slowest_ms": round(max(took) * 1000, 1),
+        "server_cpu_ms": round(cpu / max(len(took), 1) * 1000, 2), "errors": len(errors),
+        "error": errors[0] if errors else None,
         "rss_mb_start": memory[0][1], "rss_mb_end": memory[-1][1], "rss_mb": [mb for _, mb in memory],
     }  # fmt: skip
 
@@ -123,6 +127,12 @@ async def _ask(client: httpx.AsyncClient, way: str, text: str, where: str) -> No
         event = answer.json()["event_id"]
         answer = await client.get(f"gradio_api/call/search/{event}")
         assert "event: complete" in answer.text, answer.text[:100]
+
+
+def _cpu(pid: int) -> float:
+    """Return the processor time of a process in seconds."""
+    values = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _rss(pid: int) -> int:
