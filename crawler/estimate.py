@@ -17,8 +17,8 @@ from crawler.source import Source
 from crawler.summary import CrawlSummary
 from workspace import Status
 
-REQUESTS = {"resolvers": 3, "api": 1}
-"""Requests of one candidate, when it turns out to be eligible: see `crawler.inspection`."""
+REQUESTS = {"resolvers": 5, "api": 1}
+"""Requests of one candidate, when it turns out to be eligible and its card is read: see `crawler.inspection`."""
 _CONFIG_BYTES = 4_096  # a typical config.json
 
 

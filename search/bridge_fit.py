@@ -61,12 +61,10 @@ def build(
     named = Named.of(gallery)
     if not named.words:
         return None
-    older = (Bridge.load(previous), Trust.load(previous)) if previous is not None else (None, None)
-    if older[0] is not None and older[1] is not None:
-        bridge, believed = older
-        small = named.rows.size < GROWTH * believed.learned
-        if small and bridge.trust.size and named.begins_with(believed.rows, believed.label_of):
-            return _extended(bridge, believed, gallery, named, embed, probes, calibration)
+    bridge, older = (Bridge.load(previous), Trust.load(previous)) if previous is not None else (None, None)
+    if bridge is not None and older is not None and named.rows.size < GROWTH * older.learned:  # noqa: SIM102
+        if named.begins_with(older.rows, older.label_of):
+            return _extended(bridge, older, gallery, named, embed, probes, calibration)
     texts = embed(named.words)
     expected = zero_shot(texts @ probes.T, calibration.centre)
     believed = trust.learn(gallery, named, expected, calibration.hubness)

@@ -106,7 +106,7 @@ def index(
         content["recall"] = previous[1]["recall"] if previous else measured_recall(folder, content)
         if chosen and embedded and content["logits"]:
             _texts(workspace, folder, content, chosen, previous, progress)
-        content["files"] = checksums(folder, {entry[0]: entry for entry in previous[1]["files"]} if previous else {})
+        content["files"] = checksums(folder, (previous[0], previous[1]["files"]) if previous else None)
         write_json(folder / "manifest.json", content)
         layout.publish(workspace, version)
     name = f"{embedded['name']}@{embedded['commit']}" if embedded else None

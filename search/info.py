@@ -80,16 +80,18 @@ def verify(workspace: Workspace) -> dict[str, int]:
     return {"files": len(recorded) + 3 * len(manifest["tiles"]), "bytes": read, "logits": len(gallery)}
 
 
-def checksums(folder: Path, known: dict[str, list[Any]]) -> list[list[Any]]:
+def checksums(folder: Path, previous: tuple[Path, list[list[Any]]] | None = None) -> list[list[Any]]:
     """Return ``[name, bytes, sha256]`` of every file of a version but its tiles, which carry their own.
 
-    ``known`` are the entries of the version before by name: files under ``lance/`` never change, so theirs still hold.
+    ``previous`` are the folder and the entries of the version before: what is the same file there has the same sum.
     """
     found = []
+    before = previous[0] if previous else folder
+    known = {entry[0]: entry for entry in previous[1]} if previous else {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
         if not name.startswith("tiles/") and name not in ("manifest.json", "reader.lock"):
-            old = known.get(name) if name.startswith("lance/") else None
-            size = path.stat().st_size
-            found.append(old if old is not None and old[1] == size else [name, size, tiles.sha256_of(path)])
+            # taken over by hard link: a file of that name and size may have been written anew
+            old = known.get(name) if (before / name).exists() and path.samefile(before / name) else None
+            found.append(old if old is not None else [name, path.stat().st_size, tiles.sha256_of(path)])
     return found

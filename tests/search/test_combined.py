@@ -1,6 +1,9 @@
 """Combined search: words and behaviour, several concepts, near-copies, batches, explanations."""
 
+from datetime import timedelta
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from workspace import QueryError, WorkspaceError
@@ -152,3 +155,17 @@ def test_info_and_verify(fresh):
         verify(fresh.workspace)
     assert search.index(fresh.workspace, encoder=fresh.encoder, rebuild=True, progress=False).mode == "built"
     assert verify(fresh.workspace)["files"] > 3
+
+
+def test_sums_hold_after_an_append_that_writes_the_models_anew(fresh):
+    from search.info import verify
+    from workspace import records
+    from workspace.files import write_table
+
+    fresh.index()
+    rows = fresh.workspace.catalog().to_pylist()
+    rows[0] |= {"downloads": 987_654, "crawled_at": rows[0]["crawled_at"] + timedelta(days=1)}
+    write_table(fresh.workspace.catalog_dir / "later.parquet", pa.Table.from_pylist(rows[:1], schema=records.CATALOG))
+    assert fresh.index().mode == "appended"
+    assert verify(fresh.workspace)["logits"] == len(fresh.open())
+    assert 987_654 in fresh.open().gallery.models.column("downloads").to_pylist()
