@@ -5,7 +5,10 @@ import time
 import pytest
 
 GATHER = ["crawl", "probes", "probe", "complete"]
-VERBS = [*GATHER, "index", "search", "similar", "describe", "audit", "sql", "evaluate", "status", "run", "demo"]
+VERBS = [
+    *GATHER, "index", "search", "similar", "describe", "audit", "sql", "evaluate", "serve", "plot", "release", "import",
+    "status", "run", "demo", "doctor",
+]  # fmt: skip
 
 
 def hubprobe(*args: str) -> subprocess.CompletedProcess[str]:
