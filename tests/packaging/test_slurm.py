@@ -16,6 +16,7 @@ import pytest
 from tests.packaging.conftest import ROOT
 from tests.packaging.shown import command_lines, unknown
 from workspace import Config, Workspace
+from workspace.files import read_json
 
 SCRIPT = ROOT / "examples" / "slurm.sh"
 TEXT = SCRIPT.read_text(encoding="utf-8")
@@ -89,7 +90,8 @@ def test_two_hosts_probe_every_model(cluster: dict[str, str], tmp_path: Path) ->
         )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     assert workspace.attempts(["status"]).column("status").to_pylist() == ["ok"] * 2
-    assert len(list(workspace.runs_dir.glob("*-probe-*.jsonl"))) == 2  # one line-by-line record a rank
+    (manifest,) = workspace.runs_dir.glob("*-probe-*.json")
+    assert read_json(manifest)["processes"] == 2  # joined; which of them takes a model is a matter of moments
     log = Path(cluster["LOG"]).read_text(encoding="utf-8").splitlines()
     verbs = [line.split()[1] for line in log if line.startswith("hubprobe")]
     assert verbs == ["doctor", "complete", "index", "status"]
