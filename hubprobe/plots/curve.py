@@ -27,7 +27,7 @@ _TASKS = {"text": "by a concept's name", "logit": "by another model's logit"}
 
 
 def curve(
-    index: Index, path: Path, *, shares: Sequence[float] = SHARES, seed: int = 0, progress: bool = True
+    index: Index, path: str | Path, *, shares: Sequence[float] = SHARES, seed: int = 0, progress: bool = True
 ) -> list[dict[str, Any]]:
     """Draw what partial probing would keep in this very workspace: nothing is run, and truth is full probing.
 
@@ -67,7 +67,7 @@ def curve(
     return rows
 
 
-def recorded_curve(source: Path, path: Path) -> list[dict[str, Any]]:
+def recorded_curve(source: str | Path, path: str | Path) -> list[dict[str, Any]]:
     """Draw a recorded study of partial probing: share of the full accuracy against the share of the probes.
 
     ``source`` is a JSON file as ``benchmarks/accuracy/results/partial_*.json``: ``rows`` with ``part``, ``gallery``,
@@ -77,7 +77,7 @@ def recorded_curve(source: Path, path: Path) -> list[dict[str, Any]]:
     """
     checked(path)
     try:
-        recorded = read_json(source)["rows"]
+        recorded = read_json(Path(source))["rows"]
         rows = [{name: row[name] for name in _FIELDS} for row in recorded if row["part"] == "test"]
         galleries = list(dict.fromkeys(row["gallery"] for row in rows))
         full = {row["gallery"]: row for row in rows if row["mode"] == "full"}

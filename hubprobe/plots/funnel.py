@@ -12,7 +12,7 @@ _ROWS = 40
 """Statuses drawn at most; there are fewer than 60 in all."""
 
 
-def funnel(report: StatusReport, path: Path) -> list[dict[str, Any]]:
+def funnel(report: StatusReport, path: str | Path) -> list[dict[str, Any]]:
     """Draw the way from listed to probed, and how many repositories ended in each status, as a PNG, SVG or PDF.
 
     Returns what is drawn: the rows of ``report.by_status``.

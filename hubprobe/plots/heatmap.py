@@ -25,7 +25,7 @@ _UNREADABLE = ("LABEL_i", "numeric", "missing")  # as workspace.LabelQuality has
 
 
 def heatmap(
-    index: Index, repo_id: str, path: Path, *, sha: str | None = None, limit: int = LIMIT, progress: bool = True
+    index: Index, repo_id: str, path: str | Path, *, sha: str | None = None, limit: int = LIMIT, progress: bool = True
 ) -> list[dict[str, Any]]:
     """Draw the correlations of a model's logit descriptors, ordered so that logits which answer alike lie together.
 
@@ -116,11 +116,13 @@ def _pairs(alike: NDArray[np.float64], logits: list[int], names: list[str]) -> l
     ]  # fmt: skip
 
 
-def _draw(path: Path, repo_id: str, alike: NDArray[np.float64], texts: list[str], most: float, total: int) -> None:
+def _draw(
+    path: str | Path, repo_id: str, alike: NDArray[np.float64], texts: list[str], most: float, total: int
+) -> None:
     count = len(alike)
     first, second = np.unravel_index(int(np.argmax(alike - 2 * np.eye(count))), alike.shape)
     inches = 2.2 + 0.15 * count
-    with picture(path, max(inches + 0.9, 6.5), max(inches, 4.6)) as figure:
+    with picture(path, max(inches + 0.9, 7.5), max(inches, 4.8)) as figure:
         axes = figure.subplots()
         drawn = axes.imshow(alike, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
         font = 8.0 if count <= 40 else 6.5
@@ -130,6 +132,6 @@ def _draw(path: Path, repo_id: str, alike: NDArray[np.float64], texts: list[str]
         axes.spines[:].set_visible(False)
         bar = figure.colorbar(drawn, ax=axes, shrink=0.5, aspect=24, label="correlation of the answers to all probes")
         bar.outline.set_visible(False)
-        axes.set_title(f"{shown(repo_id, 60)}: “{texts[first]}” and “{texts[second]}” are most alike, r = {most:.2f}")
-        some = f"the {count} of {number(total)} logits most like another" if total > count else f"all {count} logits"
-        note(axes, f"{some}, with their numbers, in order of average-linkage clusters")
+        axes.set_title(f"“{texts[first]}” and “{texts[second]}” answer most alike: r = {most:.2f}")
+        some = f"{count} of {number(total)} logits, those most like another" if total > count else f"all {count} logits"
+        note(axes, f"{shown(repo_id, 48)}: {some}; average-linkage clusters")

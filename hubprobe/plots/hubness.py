@@ -30,7 +30,7 @@ _EDGES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 def hubness(
-    index: Index, path: Path, *, scorings: Sequence[str] = SCORINGS, queries: int = QUERIES, progress: bool = True
+    index: Index, path: str | Path, *, scorings: Sequence[str] = SCORINGS, queries: int = QUERIES, progress: bool = True
 ) -> list[dict[str, Any]]:
     """Draw how often each logit is among the ten best hits, over names of the concept bank.
 
@@ -105,7 +105,7 @@ def _row(index: Index, counts: NDArray[np.int64], scoring: str, queries: int) ->
     }
 
 
-def _draw(path: Path, rows: list[dict[str, Any]], counts: dict[str, NDArray[np.int64]]) -> None:
+def _draw(path: str | Path, rows: list[dict[str, Any]], counts: dict[str, NDArray[np.int64]]) -> None:
     top = max(int(c.max()) for c in counts.values())
     edges = [edge for edge in _EDGES if edge <= top]
     ends = [*edges[1:], max(top, edges[-1]) + 1]

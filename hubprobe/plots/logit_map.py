@@ -33,7 +33,7 @@ _SURE = 0.2  # confidence below which a suggested name gives no colour
 
 def logit_map(
     index: Index,
-    path: Path,
+    path: str | Path,
     *,
     method: Method = "auto",
     colour: Colour = "concept",
@@ -71,7 +71,7 @@ def logit_map(
     if kind == ".html":
         from hubprobe.plots.interactive import write_map
 
-        write_map(path, points, groups, texts=_texts(index, rows, named), title=title, about=about)
+        write_map(Path(path), points, groups, texts=_texts(index, rows, named), title=title, about=about)
     else:
         _draw(path, points, groups, named, title, about)
     return [{"colour": name, "logits": count} for name, count in _counted(groups)]
@@ -158,7 +158,12 @@ def _texts(index: Index, rows: NDArray[np.int64], named: list[tuple[str, float]]
 
 
 def _draw(
-    path: Path, points: NDArray[np.float64], groups: list[str], named: list[tuple[str, float]], title: str, about: str
+    path: str | Path,
+    points: NDArray[np.float64],
+    groups: list[str],
+    named: list[tuple[str, float]],
+    title: str,
+    about: str,
 ) -> None:
     from matplotlib.patheffects import withStroke
 

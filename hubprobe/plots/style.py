@@ -34,13 +34,13 @@ _FONTS = (
 
 
 @contextmanager
-def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
+def picture(path: str | Path, width: float, height: float) -> Iterator[Figure]:
     """Yield an empty figure of that many inches; write it to ``path`` afterwards, whole or not at all.
 
     Nothing in it is read as mathematics, so ``$`` in a label stays what it is. The same figure gives the same bytes.
     Raises `ConfigError` when ``path`` does not end in one of `SUFFIXES`.
     """
-    kind = checked(path)
+    kind, target = checked(path), Path(path)
     import matplotlib as mpl
     from matplotlib.figure import Figure  # not pyplot: nothing global, no display
 
@@ -55,15 +55,15 @@ def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
     with mpl.rc_context(settings):  # around the drawing too: ticks are made only then
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        with replacing(path) as temporary:
+        with replacing(target) as temporary:
             figure.savefig(temporary, format=kind[1:], dpi=150, metadata=undated[kind])
 
 
-def checked(path: Path, also: tuple[str, ...] = ()) -> str:
+def checked(path: str | Path, also: tuple[str, ...] = ()) -> str:
     """Return the suffix of ``path`` in lower case; raises `ConfigError` unless it can be drawn."""
-    kind = path.suffix.lower()
+    kind = Path(path).suffix.lower()
     if kind not in (*SUFFIXES, *also):
-        raise ConfigError(f"cannot draw '{path.name}': name a file that ends in {', '.join((*SUFFIXES, *also))}")
+        raise ConfigError(f"cannot draw '{Path(path).name}': name a file that ends in {', '.join((*SUFFIXES, *also))}")
     return kind
 
 

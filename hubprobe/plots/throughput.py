@@ -38,7 +38,7 @@ _PHASES = ("fetch", "load", "preprocess", "forward", "write")
 
 
 def throughput(
-    workspace: Workspace, path: Path, *, every: float | None = None, run_id: str | None = None
+    workspace: Workspace, path: str | Path, *, every: float | None = None, run_id: str | None = None
 ) -> list[dict[str, Any]]:
     """Draw models probed an hour, and failures by status, over time, from every attempt that was ever made.
 
@@ -104,7 +104,7 @@ def _attempts(
 
 
 def _draw(
-    path: Path, rows: list[dict[str, Any]], first: float, last: float, width: float, failures: Counter[str]
+    path: str | Path, rows: list[dict[str, Any]], first: float, last: float, width: float, failures: Counter[str]
 ) -> None:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
