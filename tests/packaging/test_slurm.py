@@ -24,8 +24,11 @@ TEXT = SCRIPT.read_text(encoding="utf-8")
 SRUN = """#!/bin/bash
 echo "srun $*" >> "$LOG"
 while [[ $1 == --* ]]; do shift; done
-for node in $(seq 0 $((SLURM_JOB_NUM_NODES - 1))); do SLURM_NODEID=$node "$@" & done
-for job in $(jobs -p); do wait "$job" || exit 1; done
+hosts=()
+for node in $(seq 0 $((SLURM_JOB_NUM_NODES - 1))); do SLURM_NODEID=$node "$@" & hosts+=("$!"); done
+ended=0
+for host in "${hosts[@]}"; do wait "$host" || ended=1; done
+exit $ended
 """
 SCONTROL = """#!/bin/bash
 echo "scontrol $*" >> "$LOG"
