@@ -7,17 +7,18 @@ import binascii
 import functools
 import logging
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hubprobe.page import answers
-from hubprobe.page.asked import MOST, UNITS, Asked, Unit
+from hubprobe.page.asked import MOST, UNITS, Asked
 from workspace import HubprobeError, QueryError
 from workspace.text import printable
 
 if TYPE_CHECKING:
+    from anyio import CapacityLimiter
+
     from hubprobe.page.opened import Current
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -26,31 +27,37 @@ _LONGEST = 10_000  # characters of a text; the search's own bound is lower and s
 
 
 def quiet_gradio() -> None:
-    """Keep Gradio from telling anybody that it runs; must come before it is imported."""
+    """Keep Gradio from telling anybody that it runs, and from counting; must come before it is imported.
+
+    After every event of its queue, Gradio sums up the last 10,000 in a data frame, for a page that is not served here:
+    half of the time of a search.
+    """
+    os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(2**31)
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_RUN_HISTORY"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 
-def blocks(current: Current, *, at_once: int = 4, waiting: int = 256) -> Any:
+def blocks(current: Current, searching: CapacityLimiter, *, waiting: int = 256) -> Any:
     """Return the `gradio.Blocks` that answer the API; they draw nothing.
 
     Args:
         current: what answers.
-        at_once: searches that run at once, over all endpoints.
+        searching: of the searches that run at once, those of the page included.
         waiting: searches that may wait in Gradio's queue.
     """
     quiet_gradio()
     import gradio
-
-    running = threading.BoundedSemaphore(at_once)
+    from anyio import to_thread
+    from gradio import events
 
     def safe(function: F) -> F:
         @functools.wraps(function)
-        def run(*args: Any, **kwargs: Any) -> Any:
+        async def run(*args: Any) -> Any:
             try:
-                with running:
-                    return function(*args, **kwargs)
+                # in the page's few threads, not in Gradio's forty: each keeps what its searches needed
+                return await to_thread.run_sync(function, *args, limiter=searching)
             except HubprobeError as error:
                 raise gradio.Error(printable(error, 600), print_exception=False) from None
             except Exception as error:  # the log has it; a stranger gets none of the inside
@@ -139,8 +146,8 @@ def blocks(current: Current, *, at_once: int = 4, waiting: int = 256) -> Any:
 
     with gradio.Blocks(title="hubprobe", analytics_enabled=False) as made:
         for function in (search, search_image, similar, describe, coverage):
-            gradio.api(safe(function), api_name=function.__name__, concurrency_limit=at_once, queue=False)
-    made.queue(max_size=waiting, default_concurrency_limit=at_once)
+            events.api(safe(function), api_name=function.__name__, concurrency_limit=None, queue=False)
+    made.queue(max_size=waiting, default_concurrency_limit=None)
     return made
 
 
@@ -149,7 +156,7 @@ def _found(current: Current, asked: Asked, by: str, limit: int) -> list[dict[str
         raise QueryError(f"hits are by 'logit', 'model' or 'family', not by '{printable(by, 40)}'")
     if not 1 <= _whole(limit) <= MOST:
         raise QueryError(f"a limit is between 1 and {MOST}")
-    opened, asked = current.get(), replace(asked, by=cast("Unit", by), n=_whole(limit))
+    opened, asked = current.get(), replace(asked, by=by, n=_whole(limit))
     found = opened.records.get(asked)
     if found is None:
         query = answers.prepared(current, opened, asked).by(asked.by).limit(asked.n)

@@ -17,6 +17,7 @@ from hubprobe.page.limits import Bounded, Limits
 from workspace import HubprobeError
 
 if TYPE_CHECKING:
+    from anyio import CapacityLimiter
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -48,13 +49,16 @@ def application(current: Current, limits: Limits, *, at_once: int = 4, mcp: bool
         at_once: searches that run at once.
         mcp: whether Gradio's MCP endpoint is there.
     """
-    made = api.blocks(current, at_once=at_once, waiting=limits.at_once)
+    from anyio import CapacityLimiter
+
+    searching = CapacityLimiter(at_once)
+    made = api.blocks(current, searching, waiting=limits.at_once)
     import gradio
     from fastapi import FastAPI
-    from starlette.routing import Route
+    from starlette.routing import BaseRoute, Route
 
-    site = Site(current, at_once, mcp)
-    routes = [
+    site = Site(current, searching, mcp)
+    routes: list[BaseRoute] = [
         Route("/", site.search, methods=["GET"]),
         Route("/model", site.model, methods=["GET"]),
         Route("/about", site.about, methods=["GET"]),
@@ -94,11 +98,11 @@ def _page(function: Page) -> Page:
 class Site:
     """The page's addresses. Searches run in a few threads of their own, so that thumbnails never wait for them."""
 
-    def __init__(self, current: Current, at_once: int, mcp: bool) -> None:
+    def __init__(self, current: Current, searching: CapacityLimiter, mcp: bool) -> None:
         from anyio import CapacityLimiter
 
         self._current, self._mcp = current, mcp
-        self._searching, self._drawing = CapacityLimiter(at_once), CapacityLimiter(2)
+        self._searching, self._drawing = searching, CapacityLimiter(2)
         files = {p.name: p.read_bytes() for p in sorted(_STATIC.iterdir()) if p.suffix in _TYPES}
         self._files = files
         self._version = sha256(b"".join(files.values())).hexdigest()[:12]

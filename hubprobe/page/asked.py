@@ -90,12 +90,14 @@ def literal(value: str) -> str:
 def read(values: Mapping[str, str]) -> Asked:
     """Read a question from an address's values; raises `QueryError` for a value that cannot be meant."""
     known = {field.name for field in fields(Asked)}
-    given = {k: v.strip() for k, v in values.items() if k in known and v.strip()}
+    given: dict[str, Any] = {k: v.strip() for k, v in values.items() if k in known and v.strip()}
     too_long = next((k for k, v in given.items() if len(v) > _LONGEST), None)
     if too_long:
         raise QueryError(f"'{too_long}' has more than {_LONGEST} characters")
-    counts = {k: count(k, given.pop(k)) for k in ("min_downloads", "min_parameters", "max_parameters") if k in given}
-    whole = {k: count(k, given.pop(k)) for k in ("logit", "n") if k in given}
+    counts: dict[str, Any] = {
+        k: count(k, given.pop(k)) for k in ("min_downloads", "min_parameters", "max_parameters") if k in given
+    }
+    whole: dict[str, Any] = {k: count(k, given.pop(k)) for k in ("logit", "n") if k in given}
     by = given.pop("by", "logit")
     if by not in UNITS:
         raise QueryError(f"hits are by 'logit', 'model' or 'family', not by '{text(by)}'")
