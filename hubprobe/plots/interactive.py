@@ -76,18 +76,35 @@ def write_map(
         )
     hidden = {"visible": False}
     figure.update_layout(
-        title={"text": f"{title}<br><sup>{about}</sup>", "x": 0.01, "font": {"size": 16, "color": INK}},
         font={"family": "system-ui, sans-serif", "color": SOFT},
-        xaxis=hidden, yaxis=hidden, plot_bgcolor="white", margin={"l": 10, "r": 10, "t": 70, "b": 10},
+        xaxis=hidden, yaxis=hidden, plot_bgcolor="white", margin={"l": 10, "r": 10, "t": 10, "b": 10},
         legend={"itemsizing": "constant"}, hoverlabel={"align": "left"}, dragmode="pan",
     )  # fmt: skip
-    page = figure.to_html(
+    drawn = figure.to_html(
         include_plotlyjs=True,
         include_mathjax=False,
-        full_html=True,
+        full_html=False,
         div_id="logit-map",  # plotly's own is drawn by chance: the same index gives the same file
         config={"displaylogo": False, "scrollZoom": True, "responsive": True},
-        default_height="100vh",
+        default_height="82vh",
     )
+    page = _PAGE.format(title=html.escape(title), about=html.escape(about), ink=INK, soft=SOFT, drawn=drawn)
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+  body {{ margin: 1em; font-family: system-ui, sans-serif; color: {soft} }}
+  h1 {{ margin: 0 0 .2em; font-size: 1.1em; color: {ink} }}
+  p {{ margin: 0; font-size: .85em }}
+</style>
+<h1>{title}</h1>
+<p>{about}</p>
+{drawn}
+</html>
+"""

@@ -35,7 +35,7 @@ _FONTS = (
 
 @contextmanager
 def picture(path: str | Path, width: float, height: float) -> Iterator[Figure]:
-    """Yield an empty figure of that many inches; write it to ``path`` afterwards, whole or not at all.
+    """Yield an empty figure of about that many inches; write it to ``path`` afterwards, whole or not at all.
 
     Nothing in it is read as mathematics, so ``$`` in a label stays what it is. The same figure gives the same bytes.
     Raises `ConfigError` when ``path`` does not end in one of `SUFFIXES`.
@@ -56,7 +56,8 @@ def picture(path: str | Path, width: float, height: float) -> Iterator[Figure]:
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         with replacing(target) as temporary:
-            figure.savefig(temporary, format=kind[1:], dpi=150, metadata=undated[kind])
+            # tight: the layout does not see all of a square axes' labels, nor a title that is too long
+            figure.savefig(temporary, format=kind[1:], dpi=150, metadata=undated[kind], bbox_inches="tight")
 
 
 def checked(path: str | Path, also: tuple[str, ...] = ()) -> str:
