@@ -27,7 +27,7 @@ def index(tmp_path_factory):
     """14 models of 10 logits over 240 probes; one whose labels are hostile."""
     made = make(tmp_path_factory.mktemp("plots") / "workspace", models=13, n=240)
     vectors = np.random.default_rng(1).standard_normal((10, 240))
-    labels = [EVIL, "$\\frac{", "馬", "a\x1b[31m", "\u202eevil", *"fghij"]
+    labels = [EVIL, "$\\frac{$", "馬", "a\x1b[31m", "\u202eevil", *"fghij"]
     rows = [
         {"repo_id": "evil/<b>model</b>", "logit": i, "label": label, "vector": (v - v.mean()) / v.std()}
         for i, (label, v) in enumerate(zip(labels, vectors, strict=True))
@@ -107,11 +107,11 @@ def test_heatmap_finds_the_pair_that_is_most_alike(index, tmp_path):
     assert len(few) == 3
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_heatmap_of_hostile_labels(index, tmp_path):
     pairs = plots.heatmap(index, "evil/<b>model</b>", tmp_path / "m.svg", progress=False)
     names = {pair["name"] for pair in pairs} | {pair["other_name"] for pair in pairs}
-    assert any("$\\frac{" in name for name in names)  # rows are data: as it is
+    assert any("$\\frac{$" in name for name in names)  # rows are data: as it is
     drawn = (tmp_path / "m.svg").read_text(encoding="utf-8")
     assert "\x1b" not in drawn
     assert "<img" not in drawn
