@@ -30,9 +30,9 @@ def texts(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def smaller(encoded: str) -> str:
-    """Return a picture, PNG in base64, with 64 colours: plots need no more, and the repository keeps every version."""
+    """Return a picture, PNG in base64, with 200 colours: plots need no more, and the repository keeps every version."""
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB").quantize(64).save(buffer, "PNG", optimize=True)
+    Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB").quantize(200).save(buffer, "PNG", optimize=True)
     return min(encoded, base64.b64encode(buffer.getvalue()).decode(), key=len)
 
 
