@@ -156,7 +156,10 @@ def as_text(report: DemoReport) -> str:
         parts.append(f"How often the search is right, over every concept of the demo hub\n\n{table}")
     steps = "  ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
     parts.append(f"Time: {steps}; {sum(report.seconds.values()):.0f} s in all\n")
-    parts.append(f'Next: hubprobe search --workspace {report.workspace} "owl" --evidence owl.png\n')
+    parts.append(
+        f'Next: hubprobe search --workspace {report.workspace} "owl" --evidence owl.png\n'
+        f"      hubprobe serve --workspace {report.workspace}   # in the browser\n"
+    )
     return "\n".join(parts)
 
 
