@@ -19,7 +19,7 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 try:
     import httpcore2 as httpcore
 except ImportError:  # pragma: no cover - huggingface_hub 1.x
-    import httpcore  # type: ignore[import-not-found, no-redef]
+    import httpcore  # type: ignore[import-not-found, no-redef, unused-ignore]
 
 BROKEN = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.RemoteProtocolError, httpcore.ProxyError)
 """What a connection that fails raises."""
