@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _LOG = logging.getLogger(__name__)
+_KEY = 500  # characters of an argument of a call whose answer is remembered; images are longer
 _LONGEST = 10_000  # characters of a text; the search's own bound is lower and says so
 
 
@@ -55,9 +56,15 @@ def blocks(current: Current, searching: CapacityLimiter, *, waiting: int = 256) 
     def safe(function: F) -> F:
         @functools.wraps(function)
         async def run(*args: Any) -> Any:
+            opened, call = current.get(), (function.__name__, *args)
+            small = all(isinstance(value, (str, int)) and len(str(value)) <= _KEY for value in args)
+            known = opened.records.get(call) if small else None
+            if known is not None:
+                return known
             try:
                 # in the page's few threads, not in Gradio's forty: each keeps what its searches needed
-                return await to_thread.run_sync(function, *args, limiter=searching)
+                found = await to_thread.run_sync(function, *args, limiter=searching)
+                return opened.records.put(call, found) if small and opened.names.state != "preparing" else found
             except HubprobeError as error:
                 raise gradio.Error(printable(error, 600), print_exception=False) from None
             except Exception as error:  # the log has it; a stranger gets none of the inside
@@ -157,13 +164,8 @@ def _found(current: Current, asked: Asked, by: str, limit: int) -> list[dict[str
     if not 1 <= _whole(limit) <= MOST:
         raise QueryError(f"a limit is between 1 and {MOST}")
     opened, asked = current.get(), replace(asked, by=by, n=_whole(limit))
-    found = opened.records.get(asked)
-    if found is None:
-        query = answers.prepared(current, opened, asked).by(asked.by).limit(asked.n)
-        found = [answers.plain(opened, hit) for hit in answers.records(opened, query)]
-        if opened.names.state != "preparing" and asked.kind != "image":
-            opened.records.put(asked, found)
-    return found
+    query = answers.prepared(current, opened, asked).by(asked.by).limit(asked.n)
+    return [answers.plain(opened, hit) for hit in answers.records(opened, query)]
 
 
 def _text(value: Any) -> str:

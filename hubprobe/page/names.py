@@ -24,6 +24,8 @@ NAMES = 3
 """Names of a logit."""
 
 _KEPT = 100_000  # logits
+_AT_START = 20_000  # logits that are named before anybody asks
+_NAMED_AT_ONCE = 64
 _CHUNK = 16  # texts the encoder is held for at a time
 _LOG = logging.getLogger(__name__)
 
@@ -71,6 +73,9 @@ class Names:
             namer = Namer(self._index, progress=False)
             namer.names(np.zeros(1, np.int64))
             self._namer, self.state = namer, "ready"
+            rows = range(min(len(self._index), _AT_START))
+            for start in rows[::_NAMED_AT_ONCE]:  # ten cost half as much as these: all labels are compared each time
+                self.of(rows[start : start + _NAMED_AT_ONCE])
         except (HubprobeError, OSError) as error:  # a folder that cannot be written, an index without an encoder
             self.state = f"no names: {error}"
             _LOG.warning("outputs are shown without suggested names: %s", error)

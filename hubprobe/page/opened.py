@@ -51,13 +51,13 @@ class Opened:
         names: suggested names of its logits.
         strips: evidence.
         pages: whole pages of the questions asked last: popular questions are asked again and again.
-        records: the API's answers to the questions asked last.
+        records: the API's answers to the calls made last.
     """
 
     def __init__(self, index: Index) -> None:
         self.index, self.names, self.strips = index, Names(index), Strips(index)
         self.pages: Kept[Asked, str] = Kept(_KEPT_ANSWERS)
-        self.records: Kept[Asked, list[dict[str, Any]]] = Kept(_KEPT_ANSWERS)
+        self.records: Kept[tuple[Any, ...], Any] = Kept(_KEPT_ANSWERS)
         self._lookalikes: Kept[tuple[str, str], list[dict[str, Any]]] = Kept(_KEPT_ANSWERS)
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import sys
 import webbrowser
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 import click
 
 from workspace import Workspace, WorkspaceError
+
+SWITCH_S = 0.0005
+"""How long a thread may keep Python's lock while another waits for it."""
 
 IDLE_S = 20
 """After which a connection that asks nothing is closed."""
@@ -62,6 +66,8 @@ def serve(
         app, log_level="warning", access_log=False, timeout_keep_alive=IDLE_S, timeout_graceful_shutdown=3,
         server_header=False, h11_max_incomplete_event_size=64 * 1024,
     )  # fmt: skip
+    # a search gives Python's lock away many times, and would wait 5 ms for it each time while requests come in
+    sys.setswitchinterval(SWITCH_S)
     current.prepare()
     if not is_loopback(host):
         click.echo(

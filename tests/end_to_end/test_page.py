@@ -1,0 +1,118 @@
+"""The page of the demo index, served from the wheel: quick in a browser, its snippets and the documented calls true."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.docs.pages import blocks
+from tests.page.conftest import chromium, visiting
+
+__all__ = ["chromium"]  # a fixture
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+SERVE = Path(__file__).parents[2] / "docs" / "serve.md"
+HIT = re.compile(r'<article aria-labelledby="hit-\d+".*?</article>', re.S)
+
+
+@pytest.fixture(scope="module")
+def url(demo: Any) -> Iterator[str]:
+    command = [sys.executable, "-m", "hubprobe", "serve", "--workspace", "demo-index", "--port", "0"]
+    environment = os.environ | {"PYTHONPATH": str(demo.site)}
+    server = subprocess.Popen(command, cwd=demo.cwd, env=environment, stderr=subprocess.PIPE, text=True)
+    said = ""
+    while "http://" not in said:
+        line = server.stderr.readline()
+        assert line, said
+        said += line
+    address = re.search(r"http://\S+/", said)[0]
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        try:
+            httpx.get(f"{address}?q=dog", trust_env=False, timeout=120).raise_for_status()
+            break
+        except httpx.ConnectError:
+            time.sleep(0.2)
+    yield address
+    server.terminate()
+    server.communicate(timeout=30)
+
+
+def page_hits(page: str) -> list[tuple[str, int, str]]:
+    """Repository, logit and score of every card."""
+    found = []
+    for card in HIT.findall(page):
+        repo = re.search(r'class="repo"><a [^>]*>([^<]+)<', card)[1]
+        found.append((repo, int(re.search(r"logit (\d+)", card)[1]), re.search(r"<b>([\d.]+)</b> score", card)[1]))
+    return found
+
+
+def plain(rows: list[dict[str, Any]]) -> list[tuple[str, int, str]]:
+    return [(row["repo_id"], row["logit"], f"{row['score']:.3f}") for row in rows]
+
+
+def test_it_is_there_in_under_two_seconds(url: str, chromium: Any) -> None:
+    visits = visiting(chromium, url)  # at its end: nothing was asked of anybody else
+    visit = next(visits)
+    for path, shown in (("", ".tiles img"), ("?q=strawberry", ".card img")):
+        took = []
+        for _ in range(3):
+            started = time.perf_counter()
+            page = visit.go(path)
+            page.wait_for_function("s => document.querySelector(s).naturalWidth > 0", arg=shown)
+            took.append(time.perf_counter() - started)
+        assert min(took) < 2.0
+    assert next(visits, None) is None
+
+
+@pytest.mark.parametrize(
+    "asked", ["?q=strawberry", "?q=dog&license=apache-2.0&by=model", "?like=emoji-zoo/animal-resnet&logit=0"]
+)
+def test_its_snippets_find_the_same(demo: Any, url: str, chromium: Any, asked: str) -> None:
+    visits = visiting(chromium, url)
+    page = next(visits).go(asked)
+    expected = page_hits(page.content())
+    assert len(expected) == 10
+    page.locator(".snippets summary").click()
+    python, sql, shell = (page.locator(".snippet code").nth(i).inner_text() for i in range(3))
+    assert next(visits, None) is None
+    done = demo.python("-c", python.replace("print(hits)", "print(hits.to_json(orient='records'))"))
+    assert plain(json.loads(done.stdout)) == expected, done.stderr
+    assert plain(demo.json("sql", "--workspace", "demo-index", sql)) == expected
+    line = (
+        shell.strip()
+        .replace("hubprobe ", f"{sys.executable} -m hubprobe ", 1)
+        .replace(" --limit", " --format json --limit")
+    )
+    environment = os.environ | {"PYTHONPATH": str(demo.site)}
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=demo.cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert plain(json.loads(done.stdout)) == expected, done.stderr
+
+
+def test_documented_calls(url: str) -> None:
+    calls = {block.language: block.text for block in blocks(SERVE) if block.excuse and "test_page" in block.excuse}
+    here = {language: text.replace("http://127.0.0.1:7860/", url) for language, text in calls.items()}
+    assert url in here["python"]
+    assert url in here["bash"]
+    said = subprocess.run([sys.executable, "-c", here["python"]], capture_output=True, text=True, timeout=300)
+    answer = subprocess.run(["bash", "-c", here["bash"]], capture_output=True, text=True, timeout=300)
+    hits = json.loads(answer.stdout)["data"][0]
+    assert len(hits) == 5
+    assert [line.split()[0] for line in said.stdout.splitlines() if "/" in line.split()[0]] == [
+        h["repo_id"] for h in hits
+    ]
+
+
+def test_a_text_that_it_does_not_cover(url: str) -> None:
+    assert "Probably not covered." in httpx.get(f"{url}?q=quantum+chromodynamics", trust_env=False, timeout=60).text
