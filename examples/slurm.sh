@@ -18,9 +18,10 @@ set -euo pipefail
 
 workspace=${1:?usage: sbatch examples/slurm.sh WORKSPACE}
 nodes=$SLURM_JOB_NUM_NODES
-gpus=${SLURM_GPUS_ON_NODE:-1}          # of this host; the same on each
-port=$((20000 + SLURM_JOB_ID % 20000)) # two jobs on one host must not share it
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+gpus=${SLURM_GPUS_ON_NODE:-1} # of this host; the same on each
+port=$((20000 + SLURM_JOB_ID % 12000)) # another for each job, below those that systems hand out by themselves
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${hosts%%$'\n'*} # not `| head -n 1`: pipefail would end this script when scontrol is cut short
 export HF_HUB_DISABLE_TELEMETRY=1
 export OMP_NUM_THREADS=$((${SLURM_CPUS_PER_TASK:-1} > gpus ? ${SLURM_CPUS_PER_TASK:-1} / gpus : 1))
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,14 +27,13 @@ echo "srun $*" >> "$LOG"
 while [[ $1 == --* ]]; do shift; done
 hosts=()
 for node in $(seq 0 $((SLURM_JOB_NUM_NODES - 1))); do SLURM_NODEID=$node "$@" & hosts+=("$!"); done
-ended=0
-for host in "${hosts[@]}"; do wait "$host" || ended=1; done
-exit $ended
+for _ in "${hosts[@]}"; do wait -n || { kill "${hosts[@]}"; exit 1; }; done  # as --kill-on-bad-exit does
 """
 SCONTROL = """#!/bin/bash
 echo "scontrol $*" >> "$LOG"
-[ "$1" = show ] && printf '127.0.0.1\\n127.0.0.2\\n'
-exit 0
+[ "$1" = show ] || exit 0
+echo 127.0.0.1
+seq -f 127.0.0.%.0f 2 30000  # more than a pipe holds: a reader that stops at the first line would end the script
 """
 SHIM = """#!/bin/bash
 echo "hubprobe $*" >> "$LOG"
@@ -87,11 +87,16 @@ def test_two_hosts_probe_every_model(cluster: dict[str, str], tmp_path: Path) ->
         workspace = Workspace.create(tmp_path / "index", Config(endpoint=hub.url))
         probes.build(workspace, str(ROOT / "hubprobe" / "demo" / "probes.parquet"), n=24, seed=0, progress=False)
         crawler.crawl(workspace, limit=2, token=False, progress=False)
-        done = subprocess.run(
+        job = subprocess.Popen(
             ["bash", str(SCRIPT), str(workspace.root)],
-            env=cluster, capture_output=True, text=True, check=False, timeout=240,
+            env=cluster, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
+        try:
+            _, said = job.communicate(timeout=240)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(job.pid, signal.SIGKILL)
+    assert job.returncode == 0, said[-4000:]
     assert workspace.attempts(["status"]).column("status").to_pylist() == ["ok"] * 2
     (manifest,) = workspace.runs_dir.glob("*-probe-*.json")
     assert read_json(manifest)["processes"] == 2  # joined; which of them takes a model is a matter of moments
@@ -130,7 +135,8 @@ def test_before_its_time_is_over_it_is_sent_again(cluster: dict[str, str]) -> No
         job.send_signal(signal.SIGUSR1)
         assert job.wait(timeout=15) == 0
     finally:
-        os.killpg(job.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
     assert f"scontrol requeue {cluster['SLURM_JOB_ID']}" in Path(cluster["LOG"]).read_text("utf-8")
 
 
