@@ -155,6 +155,7 @@ def blocks(current: Current, searching: CapacityLimiter, *, waiting: int = 256) 
         for function in (search, search_image, similar, describe, coverage):
             events.api(safe(function), api_name=function.__name__, concurrency_limit=None, queue=False)
     made.queue(max_size=waiting, default_concurrency_limit=None)
+    made.state_session_capacity = 256  # nothing is kept of a session, and yet each of Gradio's 10,000 takes 15 KB
     return made
 
 

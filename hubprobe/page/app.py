@@ -70,7 +70,7 @@ def application(current: Current, limits: Limits, *, at_once: int = 4, mcp: bool
     ]
     app = FastAPI(routes=routes, openapi_url=None, docs_url=None, redoc_url=None)
     gradio.mount_gradio_app(
-        app, made, "/", run_history=False, show_error=False, max_file_size=0, allowed_paths=[], ssr_mode=False,
+        app, made, "/", show_error=False, max_file_size=0, allowed_paths=[], ssr_mode=False,
         enable_monitoring=False, pwa=False, mcp_server=mcp, theme=gradio.themes.Base(font=["system-ui"]),
     )  # fmt: skip
     return Bounded(app, limits)

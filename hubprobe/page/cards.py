@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from hubprobe.page.asked import Asked
-from hubprobe.page.html import Html, address, el, join, number, short, text
+from hubprobe.page.html import Html, address, el, join, short, text
 
 if TYPE_CHECKING:
     from hubprobe.page.strips import Answer
@@ -34,7 +34,7 @@ def card(hit: Mapping[str, Any], asked: Asked, probe_set: str) -> Html:
             "div",
             el("h3", label(hit["label"]), id=here),
             el("p", el("a", text(repo, 120), href=model_address(repo, hit["sha"])), cls="repo"),
-            el("p", f"logit {logit}", _facts(hit), cls="facts"),
+            el("p", [el("span", fact) for fact in (f"logit {logit}", *_facts(hit))], cls="facts"),
             _named(hit["names"]),
             el(
                 "p",
@@ -123,15 +123,15 @@ def _more(asked: Asked, here: str) -> Html:
     return el("a", "More like this", href=asked.url(), aria_describedby=here, cls="more")
 
 
-def _facts(hit: Mapping[str, Any]) -> str:
+def _facts(hit: Mapping[str, Any]) -> list[str]:
     facts = []
     if hit["parameters"] is not None:
         facts.append(f"{short(hit['parameters'])} parameters")
     if hit["downloads"] is not None:
-        facts.append(f"{number(hit['downloads'])} downloads")
+        facts.append(f"{short(hit['downloads'])} downloads")
     if hit["license"]:
         facts.append(text(hit["license"], 30))
-    return "".join(f" · {fact}" for fact in facts)
+    return facts
 
 
 def _sides(found_by: Sequence[str] | None) -> Html | None:

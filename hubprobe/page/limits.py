@@ -77,7 +77,7 @@ class Bounded:
     """ASGI middleware around the page and Gradio: refuses before anything is read, parsed or queued.
 
     Everything but the page's own addresses and the parts of Gradio that answer questions is 404: Gradio's uploads, file
-    serving, proxy, monitoring and login are none of this page's. No body is kept anywhere but in memory.
+    serving, proxy, monitoring and login are none of this page's.
     """
 
     def __init__(self, app: App, limits: Limits) -> None:

@@ -127,7 +127,7 @@ def _lineage(opened: Opened, facts: Mapping[str, Any]) -> Html:
         el(
             "li",
             _linked(row["repo_id"], known),
-            el("span", f" {row['score']:.2f}, {100 * row['shared']:.0f} % of its outputs", cls="soft"),
+            el("span", f" {row['score']:.2f}, {100 * row['shared']:.0f} %", cls="soft"),
         )
         for row in near
     ]
@@ -136,7 +136,7 @@ def _lineage(opened: Opened, facts: Mapping[str, Any]) -> Html:
         el("ul", [el("li", base) for base in bases]) if bases else el("p", "nothing said", cls="soft"),
         el("h3", "Near-copies"),
         el("ul", [el("li", _linked(copy, known)) for copy in copies[:20]]) if copies else el("p", "none", cls="soft"),
-        el("h3", "Recognises the same"),
+        el("h3", "Recognises the same: likeness, share of its outputs"),
         el("ul", alike) if alike else el("p", "none", cls="soft"),
     )
 

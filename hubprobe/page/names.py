@@ -118,7 +118,13 @@ def examples(index: Index, most: int = 12) -> list[tuple[str, int]]:
         row = int(bridge.rows[i])
         model, label = int(gallery.model_of[row]), " ".join(str(labels[row] or "").lower().split())
         taken = {word for other in found for word in other.split()}
-        if taken & set(label.split()) or models.get(model, 0) >= 2 or not bank.related(label) or len(label) > 20:
+        if (
+            taken & set(label.split())
+            or models.get(model, 0) >= 2
+            or not bank.related(label)
+            or len(label) > 20
+            or not label.replace(" ", "").isalpha()
+        ):
             continue
         found[label], models[model] = row, models.get(model, 0) + 1
         if len(found) == most:
