@@ -198,13 +198,19 @@ def test_a_killed_run_goes_on_and_ends_like_an_undisturbed_one(gallery, tmp_path
     code = KILLED.replace("from completion import complete as job", "job = sys.modules['completion.complete']")
     ended = subprocess.run([sys.executable, "-c", code, str(workspace.root)], check=False, timeout=200)
     assert ended.returncode == -signal.SIGKILL
-    assert len(table_files(workspace.descriptors_dir(PROBE_SET))) == 7
+    done = {path: path.read_bytes() for path in table_files(workspace.descriptors_dir(PROBE_SET))}
+    assert len(done) == 7
     assert run(workspace).unchanged == 7
+    assert all(path.read_bytes() == content for path, content in done.items())
     other = new_workspace(tmp_path / "other")
     for i, values in enumerate(responses):
         commit(other, i, rows_of(i, values, np.arange(N) if i < 4 else subset(i, 1 / 3)))
     run(other)
-    assert descriptors(workspace).equals(descriptors(other))
+    mended, whole = descriptors(workspace), descriptors(other)
+    vectors = [np.array(table.column("vector").to_pylist()) for table in (mended, whole)]
+    # MKL's last bits depend on where memory happens to lie in a process: two float16 of 32,000 differed so
+    np.testing.assert_allclose(*vectors, rtol=2e-3, atol=1e-5)
+    assert mended.drop_columns(["vector"]).equals(whole.drop_columns(["vector"]))
     assert not list(workspace.descriptors_dir(PROBE_SET).glob(".tmp*"))
 
 
