@@ -54,7 +54,7 @@ def hostile_made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     sha = "e" * 40
     rng = np.random.default_rng(1)
     rows = []
-    for logit, label in enumerate((ATTACK, "dog", "</h3><script>window.hacked='h3'</script>", "‮dog‬", None)):
+    for logit, label in enumerate((ATTACK, "dog", "</h3><script>window.hacked='h3'</script>", "\u202edog\u202c", None)):
         vector = np.maximum(made.content[:, logit], 0) * 6 + rng.standard_normal(len(made.content)) * 0.5
         vector = ((vector - vector.mean()) / vector.std()).astype(np.float16)
         rows.append({"repo_id": REPO, "sha": sha, "logit": logit, "label": label, "vector": vector})
