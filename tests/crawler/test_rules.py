@@ -18,7 +18,6 @@ from crawler.labels import ordered, quality
 from crawler.rows import File, Listed
 from crawler.rules import CONFIG_RULES, LIST_RULES, STAGES, Facts, first_refusal, is_safe_path
 from workspace import CrawlConfig, LabelQuality, ModelError, Status
-from workspace.status import MEANING
 
 KNOWN = Architectures.of(
     {
@@ -272,13 +271,6 @@ def test_every_rule_says_what_it_looks_for() -> None:
     for stage, rules in STAGES:
         assert stage in ("list", "config", "weights")
         assert all(rule.__doc__ for rule in rules)
-
-
-def test_the_documentation_lists_every_status_the_crawler_gives() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "crawl.md").read_text(encoding="utf-8")
-    for status, meaning in MEANING.items():
-        if meaning.stage in ("list", "config", "weights", "fetch"):
-            assert f"| `{status.value}` | {meaning.stage} | {meaning.sentence} |" in text
 
 
 @pytest.mark.parametrize(
