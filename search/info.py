@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from search import layout, tiles
 from search.codes import ERROR, HIGH, LOW, STEP
 from workspace import Workspace, WorkspaceError
+from workspace.files import sha256_of
 
 if TYPE_CHECKING:
     from search.gallery import Gallery
@@ -73,7 +74,7 @@ def verify(workspace: Workspace) -> dict[str, int]:
     recorded = {name: (size, sha) for name, size, sha in manifest["files"]}
     for name, (size, sha) in recorded.items():
         path = folder / name
-        if not path.is_file() or path.stat().st_size != size or tiles.sha256_of(path) != sha:
+        if not path.is_file() or path.stat().st_size != size or sha256_of(path) != sha:
             raise WorkspaceError(f"{path} is damaged: run 'hubprobe index --rebuild'")
         read += size
     gallery = Gallery(folder, manifest, lock)
@@ -93,5 +94,5 @@ def checksums(folder: Path, previous: tuple[Path, list[list[Any]]] | None = None
         if not name.startswith("tiles/") and name not in ("manifest.json", "reader.lock"):
             # taken over by hard link: a file of that name and size may have been written anew
             old = known.get(name) if (before / name).exists() and path.samefile(before / name) else None
-            found.append(old if old is not None else [name, path.stat().st_size, tiles.sha256_of(path)])
+            found.append(old if old is not None else [name, path.stat().st_size, sha256_of(path)])
     return found

@@ -15,7 +15,7 @@ import numpy as np
 
 from search import codes
 from workspace import WorkspaceError
-from workspace.files import replacing
+from workspace.files import replacing, sha256_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -110,12 +110,3 @@ def _check_size(path: Path, expected: int) -> None:
         raise WorkspaceError(
             f"{path} has {size} bytes where its manifest says {expected}: run 'hubprobe index --rebuild'"
         )
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file's content, 64 hex digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -44,6 +44,15 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file's content, 64 hex digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def short_hash(value: str | bytes) -> str:
     """Return the first 16 hex digits of the sha256 of ``value``."""
     return hashlib.sha256(value.encode() if isinstance(value, str) else value).hexdigest()[:16]

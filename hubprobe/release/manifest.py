@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from hubprobe.release.tables import NAMES
 from workspace import WorkspaceError
-from workspace.files import read_json, write_json
+from workspace.files import read_json, sha256_of, write_json
 from workspace.records import SCHEMA_VERSION
 from workspace.text import printable
 
@@ -22,15 +21,6 @@ _PATH = re.compile(
     rf"(?:(?:{'|'.join(NAMES)})/[A-Za-z0-9_-]{{1,80}}\.parquet|encoders/[0-9a-f]{{16}}\.safetensors"
     r"|figures/[a-z]{1,40}\.png|README\.md)"
 )
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file's content, 64 hex digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def file_hashes(folder: Path) -> dict[str, dict[str, Any]]:
