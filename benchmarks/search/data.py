@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from workspace import Workspace, records
+from workspace import QueryError, Workspace, records
 from workspace.files import write_table
 from workspace.runs import now
 
@@ -82,7 +82,7 @@ class WorldEncoder:
         return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 
     def encode_images(self, images: Sequence[Any]) -> NDArray[np.float32]:
-        raise NotImplementedError
+        raise QueryError("this encoder knows words only")
 
     def _row(self, text: str) -> NDArray[np.float32]:
         kind, _, number = text.rpartition(" ")
