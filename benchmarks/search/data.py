@@ -81,7 +81,7 @@ class WorldEncoder:
         rows = np.stack([self._row(text) for text in texts])
         return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 
-    def encode_images(self, images: Sequence[Any]) -> NDArray[np.float32]:
+    def encode_images(self, images: Sequence[Any]) -> NDArray[np.float32]:  # noqa: ARG002 - the protocol names it
         raise QueryError("this encoder knows words only")
 
     def _row(self, text: str) -> NDArray[np.float32]:
