@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import pytest
 
 from tests.demo_run import demo, installed, report
 
 __all__ = ["demo", "installed", "report"]  # fixtures for every folder
-
-if TYPE_CHECKING:
-    import pytest
+pytest_plugins = ["tests.documentation"]
 
 
+@pytest.hookimpl(tryfirst=True)  # before the marks are read by whoever hands the tests to processes
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_together(item)))
+    items.sort(key=lambda item: "end_to_end" not in item.path.parts)  # the longest first, so that nobody waits for it
     needing = [item for item in items if item.get_closest_marker("gpu")]
     if not needing:
         return
@@ -21,3 +23,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not torch.cuda.is_available():
         items[:] = [item for item in items if item not in needing]
         config.hook.pytest_deselected(items=needing)
+
+
+def _together(item: pytest.Item) -> str:
+    """Return the group that one process runs: a file; all that share the demo's folder; each page of the docs."""
+    if "end_to_end" in item.path.parts:
+        return "end_to_end"
+    if item.path.parent.name == "docs" and item.get_closest_marker("slow"):
+        return item.name
+    return item.path.relative_to(item.config.rootpath).as_posix()

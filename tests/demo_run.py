@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.once import once
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -44,7 +46,11 @@ class Installed:
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    base = tmp_path_factory.mktemp("wheel")
+    base = once(tmp_path_factory, "wheel", _install)
+    return Installed(base / "site", base / "empty")
+
+
+def _install(base: Path) -> None:
     # From a copy: setuptools leaves a build/ folder in the tree, whose stale files would be in the next wheel
     ignored = shutil.ignore_patterns(
         ".git", ".venv", "build", "dist", "demo-index", "*.egg-info", "__pycache__", ".*_cache"
@@ -56,15 +62,18 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     (wheel,) = (base / "dist").glob("*.whl")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(base / "site"), str(wheel)]
     subprocess.run(pip, check=True, timeout=300)
-    return Installed(base / "site", base / "empty")
 
 
 @pytest.fixture(scope="session")
-def demo(installed: Installed) -> Installed:
+def demo(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     """The wheel, with a finished ``demo-index`` in its working folder."""
-    done = installed.hubprobe("demo", "--quiet", "--format", "json", timeout=900)
-    assert done.returncode == 0, done.stderr[-4000:]
-    (installed.cwd / "report.json").write_text(done.stdout, encoding="utf-8")
+
+    def run(_folder: Path) -> None:
+        done = installed.hubprobe("demo", "--quiet", "--format", "json", timeout=900)
+        assert done.returncode == 0, done.stderr[-4000:]
+        (installed.cwd / "report.json").write_text(done.stdout, encoding="utf-8")
+
+    once(tmp_path_factory, "demo", run)
     return installed
 
 

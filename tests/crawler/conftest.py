@@ -11,15 +11,18 @@ from crawler.architectures import Architectures
 from hubprobe.demo import tiny, unhealthy
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer
+from tests.once import once
 from workspace import Config, CrawlConfig, Workspace
 
 
 @pytest.fixture(scope="session")
-def names(pytestconfig: pytest.Config) -> Path:
-    """A cache folder in which transformers and timm have been asked once, for this run and the next ones."""
-    folder: Path = pytestconfig.cache.mkdir("crawler-names")  # type: ignore[union-attr]
+def names(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder in which transformers and timm have been asked once, for this run."""
+    return once(tmp_path_factory, "crawler-names", _ask)
+
+
+def _ask(folder: Path) -> None:
     Architectures.load(folder)
-    return folder
 
 
 def healthy(name: str, **changes: Any) -> Repo:

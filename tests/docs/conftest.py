@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.docs.reader import Reader, environment
+from tests.documentation import DOCUMENTATION
+from tests.once import once
 
 if TYPE_CHECKING:
     from hubprobe.demo.server import HubServer
@@ -23,26 +25,26 @@ _readers: list[Reader] = []
 
 
 @pytest.fixture(scope="session")
-def finished(request: pytest.FixtureRequest, hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as a reader has it after the README: ``my-index`` and ``demo-index``, some images, the truth.
 
     ``HUBPROBE_DEMO_INDEX`` names a finished demo's workspace to copy, in place of running the demo.
     """
     given = os.environ.get("HUBPROBE_DEMO_INDEX")
     source = Path(given) if given else request.getfixturevalue("demo").cwd / "demo-index"
-    folder = tmp_path_factory.mktemp("docs") / "finished"
-    shutil.copytree(source, folder / "my-index")
-    settings = folder / "my-index" / "hubprobe.toml"  # the page's hub is where the workspace says the Hub is
-    settings.write_text(re.sub(r"http://127\.0\.0\.1:\d+", hub.url, settings.read_text("utf-8")), encoding="utf-8")
+    return once(tmp_path_factory, "docs", lambda folder: _finish(source, folder))
+
+
+def _finish(source: Path, folder: Path) -> None:
     import hubprobe
 
+    shutil.copytree(source, folder / "my-index")
     hubprobe.open(folder / "my-index").audit(limit=1, progress=False)  # embeds the bank's names, once for all pages
     shutil.copytree(folder / "my-index", folder / "demo-index", copy_function=os.link)
     from hubprobe.demo.run import TRUTH
 
     shutil.copy(TRUTH, folder / "truth.json")
     _pictures(folder)
-    return folder
 
 
 def _pictures(folder: Path) -> None:
@@ -74,6 +76,11 @@ def reader(finished: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.M
     """A reader in a folder of its own. Files are links: those of a workspace are replaced, never changed in place."""
     folder = tmp_path / "page"
     shutil.copytree(finished, folder, copy_function=os.link)
+    for name in ("my-index", "demo-index"):  # the page's hub is where the workspace says the Hub is
+        settings = (folder / name / "hubprobe.toml").read_text("utf-8")
+        (folder / name / "hubprobe.toml").unlink()
+        settings = re.sub(r"http://127\.0\.0\.1:\d+", hub.url, settings)
+        (folder / name / "hubprobe.toml").write_text(settings, encoding="utf-8")
     before = {name: (logging.getLogger(name).handlers, logging.getLogger(name).propagate) for name in _ROOMS}
     monkeypatch.chdir(folder)
     found = Reader(folder, environment(hub.url))
@@ -101,14 +108,10 @@ def _keep_registries(monkeypatch: pytest.MonkeyPatch) -> None:
             del table[name]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not _readers:
-        return
-    left_out = [entry for reader in _readers for entry in reader.left_out]
-    ran = sum(len(reader.took) for reader in _readers)
-    terminalreporter.section(f"documentation: {ran} commands and blocks were run, {len(left_out)} were not")
-    slow = sorted((entry for reader in _readers for entry in reader.took), reverse=True)[:5]
-    for seconds, what in slow:
-        terminalreporter.line(f"{seconds:6.1f} s  {what}")
-    for what, why in left_out:
-        terminalreporter.line(f"not run: {why:40} {what}")
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand what was run and what was not to whoever writes the end of the report."""
+    if _readers:
+        session.config.stash[DOCUMENTATION] = {
+            "took": [entry for reader in _readers for entry in reader.took],
+            "left_out": [entry for reader in _readers for entry in reader.left_out],
+        }
