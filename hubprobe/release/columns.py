@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
@@ -16,34 +16,36 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """Return ``schema`` without maps; field and schema metadata stay."""
+    return pa.schema([field.with_type(plain_type(field.type)) for field in schema], schema.metadata)
+
+
 def plain(table: pa.Table) -> pa.Table:
     """Return ``table`` without maps; field and table metadata stay."""
-    fields = [field.with_type(plain_type(field.type)) for field in table.schema]
-    return table.cast(pa.schema(fields, table.schema.metadata))
+    return table.cast(plain_schema(table.schema))
 
 
 def restored(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return a table that `plain` made as one of ``schema``; columns that it lacks are null, others are left out.
-
-    Raises `pyarrow.ArrowInvalid` when its columns are of other types.
-    """
+    """Return a table of ``plain_schema(schema)`` as one of ``schema``."""
     columns = []
     for field in schema:
-        if field.name not in table.column_names:
-            columns.append(pa.nulls(table.num_rows, field.type))
-        elif plain_type(field.type) == field.type:
-            columns.append(table[field.name].cast(field.type))
-        else:
-            values = [_value(value, field.type) for value in table[field.name].to_pylist()]
-            columns.append(pa.array(values, field.type))
+        column = table[field.name]
+        if column.type != field.type:
+            column = pa.chunked_array([_with_maps(chunk, field.type) for chunk in column.chunks], field.type)
+        columns.append(column)
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _value(value: Any, kind: pa.DataType) -> Any:
-    if value is None:
-        return None
+def _with_maps(values: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_map(kind):
-        return [(entry["key"], entry["value"]) for entry in value]
+        lengths = pc.list_value_length(values).fill_null(0).to_numpy()
+        ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        null = np.append(values.is_null().to_numpy(zero_copy_only=False), False)
+        entries = values.flatten()
+        keys, items = (entries.field(name) for name in ("key", "value"))
+        return pa.MapArray.from_arrays(pa.array(ends, mask=null), keys, _with_maps(items, kind.item_type))
     if pa.types.is_struct(kind):
-        return {part.name: _value(value.get(part.name), part.type) for part in kind}
-    return value
+        parts = [_with_maps(pc.struct_field(values, [i]), part.type) for i, part in enumerate(kind)]
+        return pa.StructArray.from_arrays(parts, fields=list(kind), mask=values.is_null())
+    return values

@@ -1,4 +1,8 @@
-"""Making a workspace and its index from a release, so that anyone can search without running a model."""
+"""Making a workspace and its index from a release, so that anyone can search without running a model.
+
+Whoever made the release is a stranger: every file is compared with the manifest, every row with `rules`, the tables
+with each other, and memory is bounded by a row group of the release and a file of the workspace, whatever it holds.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,15 +19,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from hubprobe.release.columns import restored
+from hubprobe.release import rules
+from hubprobe.release.columns import plain_schema, restored
+from hubprobe.release.manifest import EncoderFacts, Manifest
+from hubprobe.release.parquet import TableFile, as_table, refusal
 from hubprobe.release.sorting import in_buckets
 from hubprobe.release.source import Source, open_source
-from hubprobe.release.tables import SHARD_BYTES, descriptors
-from workspace import Config, HubError, Workspace, WorkspaceError, records
+from hubprobe.release.tables import SHARD_BYTES, descriptors, probes
+from probing.images import RefusedImageError
+from probing.images import read as read_image
+from workspace import Config, ConfigError, HubError, Status, Workspace, WorkspaceError, records
 from workspace.files import (
     IMPORTED_PREFIX,
     canonical_json,
-    check_version,
     read_json,
     replacing,
     short_hash,
@@ -31,6 +40,7 @@ from workspace.files import (
 )
 from workspace.layout import MARKER
 from workspace.runs import new_run_id, now, versions
+from workspace.text import printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,10 +50,14 @@ if TYPE_CHECKING:
 NOTE = ".importing.json"
 """In a folder that is being filled: which release it is filled from. Gone when the workspace is whole."""
 
-_TABLES = ("models", "attempts", "probes", "descriptors", "encoders")  # logits say nothing that these do not
-_BATCH_ROWS = 4_096
+_TABLES = ("models", "attempts", "probes", "descriptors")  # logits say nothing that these do not
+_PART_BYTES = 64 * 1024**2  # of a file of models or attempts, in memory
 _SPARE = 256 * 1024**2  # bytes of disk that stay free
 _ENCODER = re.compile(r"(?:clip|captions|images):[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?")
+_DATASET = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_UNIT = 1e-2  # what the length of an embedding may be off by
+
+Model = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -103,17 +117,21 @@ def import_release(
     _check_target(home)
     config = replace(Config(), endpoint=endpoint.rstrip("/")) if endpoint else Config()
     source = open_source(str(where), home / "cache" / "release", endpoint=config.endpoint, token=token)
-    released = _Released.of(source)
-    _check_disk(home, released)
+    manifest = source.manifest
+    _check_disk(home, source)
+    config = _settings(config, source)
     _claim(home, source)
-    workspace = Workspace(home, _settings(config, source.content))
-    for name in tqdm(released.files, desc="verify", unit="file", disable=not progress):
-        source.file(name)
-    models = _write_rows(workspace.catalog_dir, source, "models", records.CATALOG)
-    _write_rows(workspace.attempts_dir, source, "attempts", records.ATTEMPTS)
-    _write_probes(workspace, source, released)
-    _write_descriptors(workspace, source, released, progress)
-    sides = {side: _encoder(workspace, source, side, encoder, token) for side in ("encoder", "image_encoder")}
+    workspace = Workspace(home, config)
+    try:
+        for name in tqdm(_used(manifest), desc="verify", unit="file", disable=not progress):
+            source.file(name)
+        outputs = _write_repositories(workspace, source)
+        _write_probes(workspace, source, progress)
+        _write_descriptors(workspace, source, outputs, progress)
+        sides = {side: _encoder(workspace, source, side, encoder, token) for side in ("encoder", "image_encoder")}
+    except WorkspaceError:
+        _discard(workspace)
+        raise
     made = search.index(
         workspace,
         encoder=sides["encoder"] or "none",
@@ -121,7 +139,7 @@ def import_release(
         token=token,
         progress=progress,
     )
-    about = {"source": source.where, "revision": source.revision, "release_id": source.content["release_id"]}
+    about = {"source": source.where, "revision": source.revision, "release_id": manifest.release_id}
     run = new_run_id("import")
     workspace.manifest(
         run, {"verb": "import", "started_at": now().isoformat(), "release": about, "versions": versions()}
@@ -129,43 +147,14 @@ def import_release(
     _finish(workspace)
     return ImportSummary(
         home,
-        about["release_id"],
+        manifest.release_id,
         source.revision,
-        models,
+        manifest.rows["models"],
         made.logits,
-        released.n_probes,
-        released.images,
+        manifest.n_probes,
+        manifest.probe_images,
         made.encoder,
     )
-
-
-@dataclass(frozen=True)
-class _Released:
-    """What the manifest of a release says, checked."""
-
-    files: list[str]
-    bytes: int
-    n_probes: int
-    logits: int
-    probe_set: str
-    images: bool
-
-    @classmethod
-    def of(cls, source: Source) -> _Released:
-        content = source.content
-        files = [name for table in _TABLES for name in source.files(table)]
-        try:
-            size = sum(content["files"][name]["bytes"] for name in files)
-            n, logits = int(content["n_probes"]), int(content["rows"]["descriptors"])
-            probe_set, images = str(content["probe_set"]), bool(content["probe_images"])
-            str(content["release_id"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise WorkspaceError(f"the manifest of {source.where} lacks {error}: it is no hubprobe release") from error
-        if not re.fullmatch("[0-9a-f]{16}", probe_set) or n < 1 or logits < 0:
-            raise WorkspaceError(f"the manifest of {source.where} is not what hubprobe writes: not used")
-        if missing := [table for table in _TABLES[:4] if not source.files(table)]:
-            raise WorkspaceError(f"the release {source.where} has no table {missing[0]}: it cannot be imported")
-        return cls(files, size, n, logits, probe_set, images)
 
 
 def _check_target(home: Path) -> None:
@@ -179,15 +168,33 @@ def _check_target(home: Path) -> None:
 
 def _claim(home: Path, source: Source) -> None:
     """Write down what the folder is filled from; raises `WorkspaceError` when that was another release."""
-    mine = short_hash(canonical_json(source.content))
+    mine = short_hash(canonical_json(source.manifest.model_dump()))
     if (home / NOTE).exists() and read_json(home / NOTE).get("manifest") != mine:
         raise WorkspaceError(f"{home} was being filled from another release: delete it, or name another folder")
     write_json(home / NOTE, {"source": source.where, "revision": source.revision, "manifest": mine})
 
 
-def _check_disk(home: Path, released: _Released) -> None:
+def _discard(workspace: Workspace) -> None:
+    """Delete what was made of a release that turned out to be damaged, and what was fetched of it."""
+    made = (workspace.catalog_dir, workspace.attempts_dir, workspace.index_dir, workspace.cache_dir / "release")
+    for folder in (*made, workspace.root / "probes", workspace.root / "descriptors"):
+        shutil.rmtree(folder, ignore_errors=True)
+    (workspace.root / NOTE).unlink(missing_ok=True)
+    for folder in (workspace.cache_dir, workspace.root):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _used(manifest: Manifest) -> list[str]:
+    encoders = [f"encoders/{about.file}" for about in (manifest.encoder, manifest.image_encoder) if about]
+    return [*(name for table in _TABLES for name in manifest.of(table)), *encoders]
+
+
+def _check_disk(home: Path, source: Source) -> None:
     """Raise `WorkspaceError` when the disk is too small for the files, the descriptors twice and the index."""
-    needed = released.bytes + 5 * 2 * released.logits * released.n_probes + _SPARE
+    manifest = source.manifest
+    size = sum(manifest.files[name].bytes for name in _used(manifest))
+    needed = size + 5 * 2 * manifest.rows["descriptors"] * manifest.n_probes + _SPARE
     existing = next(parent for parent in (home.absolute(), *home.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
@@ -196,82 +203,211 @@ def _check_disk(home: Path, released: _Released) -> None:
         )
 
 
-def _settings(config: Config, content: dict[str, Any]) -> Config:
-    """Return ``config`` with the released settings that this version knows; no path or address of a stranger's."""
-    config_of = content.get("config")
-    released: dict[str, Any] = config_of if isinstance(config_of, dict) else {}
+def _settings(config: Config, source: Source) -> Config:
+    """Return ``config`` with the released settings that this version knows; no path or address of a stranger's.
+
+    Raises `WorkspaceError` for a setting that no workspace may have.
+    """
+    import search
+
+    released = source.manifest.config
     for section in ("crawl", "probes", "probe", "search"):
         stated, own, changes = released.get(section), getattr(config, section), {}
         if not isinstance(stated, dict):
             continue
         for known in fields(own):
             value, default = stated.get(known.name), getattr(own, known.name)
-            if type(value) is type(default) and not (section == "search" and "encoder" in known.name):
+            if type(value) is type(default) and not (isinstance(value, str) and printable(value, 200) != value):
                 changes[known.name] = value
+        if section == "search":
+            changes = {name: value for name, value in changes.items() if "encoder" not in name}
+            if changes.get("scoring", "bridged") not in search.SCORINGS:
+                del changes["scoring"]
+        if section == "probes" and not _DATASET.fullmatch(str(changes.get("source", ""))):
+            changes.pop("source", None)
         config = replace(config, **{section: replace(own, **changes)})
-    encoder = _encoder_name(content, "encoder") or config.search.encoder
-    search = replace(config.search, encoder=encoder, image_encoder=_encoder_name(content, "image_encoder"))
-    return replace(config, search=search)
+    encoder = _encoder_name(source.manifest.encoder) or config.search.encoder
+    image_encoder = _encoder_name(source.manifest.image_encoder)
+    config = replace(config, search=replace(config.search, encoder=encoder, image_encoder=image_encoder))
+    try:
+        with TemporaryDirectory() as folder:
+            (Path(folder) / MARKER).write_text(config.to_toml(), encoding="utf-8")
+            return Config.load(Path(folder) / MARKER)
+    except ConfigError as error:
+        why = str(error).partition(": ")[2]
+        raise refusal("manifest.json", f"its settings cannot be used: {printable(why, 160)}") from error
 
 
-def _encoder_name(content: dict[str, Any], side: str) -> str:
-    about = content.get(side)
-    name = str(about.get("name")) if isinstance(about, dict) else ""
-    return name if _ENCODER.fullmatch(name) else ""
+def _encoder_name(about: EncoderFacts | None) -> str:
+    return about.name if about and _ENCODER.fullmatch(about.name) else ""
 
 
-def _write_rows(folder: Path, source: Source, table: str, schema: pa.Schema) -> int:
-    rows = 0
-    for number, name in enumerate(source.files(table)):
-        path = source.folder / name
-        check_version(path)
-        read = restored(pq.read_table(path), schema)
-        write_table(folder / f"{IMPORTED_PREFIX}{number:05d}.parquet", read)
-        rows += read.num_rows
-    return rows
+def _groups(
+    source: Source, table: str, schema: pa.Schema, bar: tqdm[Any] | None = None
+) -> Iterator[tuple[str, int, pa.RecordBatch]]:
+    """Yield a table's row groups with file and first row, their values checked, their number that of the manifest."""
+    for part in source.manifest.tables[table]:
+        file = TableFile(source.folder / part.path, part.path, schema)
+        if file.rows != part.rows:
+            raise refusal(part.path, f"has {file.rows:,} rows, where the manifest counts {part.rows:,}")
+        read = 0
+        for first, rows in file.groups():
+            rules.check_rows(part.path, first, table, rows)
+            yield part.path, first, rows
+            read += rows.num_rows
+            if bar is not None:
+                bar.update(rows.num_rows)
+        if read != part.rows:
+            raise refusal(part.path, f"has {read:,} rows, where the manifest counts {part.rows:,}")
 
 
-def _write_probes(workspace: Workspace, source: Source, released: _Released) -> None:
-    parts = []
-    for name in source.files("probes"):
-        check_version(source.folder / name)
-        part = pq.read_table(source.folder / name)
-        if not released.images:
-            # images that nobody handed on: `Workspace.probes` says so when they are asked for
-            empty = pa.StructArray.from_arrays(
-                [pa.nulls(part.num_rows, pa.binary()), pa.nulls(part.num_rows, pa.string())], ["bytes", "path"]
-            )
-            part = part.append_column("image", empty).append_column("caption", pa.nulls(part.num_rows, pa.string()))
-        parts.append(part.select(records.PROBES.names).cast(records.PROBES))
-    table = pa.concat_tables(parts).sort_by("probe_id")
-    if table["probe_id"].to_pylist() != list(range(released.n_probes)):
-        raise WorkspaceError(f"the release {source.where} does not hold its {released.n_probes} probes: not used")
-    write_table(workspace.probes_dir(released.probe_set) / "probes.parquet", table, row_group_rows=100)
-    workspace.use_probe_set(released.probe_set)
+def _write_repositories(workspace: Workspace, source: Source) -> dict[Model, int]:
+    """Write catalog and attempts; return the number of outputs of every model that was probed."""
+    ids: set[str] = set()
+    outputs: dict[Model, int] = {}
+
+    def models() -> Iterator[pa.Table]:
+        schema, rising = plain_schema(records.CATALOG), rules.Rising()
+        for name, first, rows in _groups(source, "models", schema):
+            ids.update(key[0] for key in rising.check(name, first, ["id"], rows))
+            yield restored(as_table(rows, schema), records.CATALOG)
+
+    def attempts() -> Iterator[pa.Table]:
+        schema, rising = plain_schema(records.ATTEMPTS), rules.Rising()
+        for name, first, rows in _groups(source, "attempts", schema):
+            table = as_table(rows, schema)
+            keys = list(rising.check(name, first, ["repo_id", "sha"], rows))
+            about = zip(keys, *(table[n].to_pylist() for n in ("outcome", "status", "num_logits")), strict=True)
+            for row, (key, outcome, status, logits) in enumerate(about):
+                if key[0] not in ids:
+                    raise refusal(name, "its repository is not in the table models", first + row)
+                if outcome != Status(status).outcome.value:
+                    raise refusal(name, f"'{status}' is not the status of an attempt that ended {outcome}", first + row)
+                outputs[key] = rules.MAX_LOGITS if logits is None else logits
+            yield restored(table, records.ATTEMPTS)
+
+    _write_parts(workspace.catalog_dir, models())
+    _write_parts(workspace.attempts_dir, attempts())
+    return outputs
 
 
-def _write_descriptors(workspace: Workspace, source: Source, released: _Released, progress: bool) -> None:
-    """Write the descriptors in the order of the index they were released from."""
-    schema, rows = descriptors(released.n_probes), max(1, SHARD_BYTES // (2 * released.n_probes))
-    buckets = -(-max(released.logits, 1) // rows)
-    folder = workspace.descriptors_dir(released.probe_set)
-    folder.mkdir(parents=True, exist_ok=True)
+def _write_parts(folder: Path, tables: Iterator[pa.Table]) -> None:
+    """Write tables as files of about `_PART_BYTES`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    held: list[pa.Table] = []
+    number = 0
+    for table in tables:
+        held.append(table)
+        if sum(part.nbytes for part in held) > _PART_BYTES:
+            write_table(folder / f"{IMPORTED_PREFIX}{number:05d}.parquet", pa.concat_tables(held))
+            held, number = [], number + 1
+    if held or not number:
+        write_table(folder / f"{IMPORTED_PREFIX}{number:05d}.parquet", pa.concat_tables(held))
 
-    def read() -> Iterator[pa.Table]:
-        for name in tqdm(source.files("descriptors"), desc="descriptors", unit="file", disable=not progress):
-            check_version(source.folder / name)
-            for batch in pq.ParquetFile(source.folder / name).iter_batches(_BATCH_ROWS):
-                yield pa.Table.from_batches([batch]).cast(schema)
+
+def _write_probes(workspace: Workspace, source: Source, progress: bool) -> None:
+    manifest = source.manifest
+    schema = plain_schema(probes(manifest.probe_images))
+    hashes: list[str] = []
+    path = workspace.probes_dir(manifest.probe_set) / "probes.parquet"
+    with (
+        tqdm(total=manifest.n_probes, desc="probes", unit="probe", disable=not progress) as bar,
+        replacing(path) as temporary,
+        pq.ParquetWriter(temporary, records.PROBES, compression="zstd", compression_level=3) as writer,
+    ):
+        for name, first, rows in _groups(source, "probes", schema, bar):
+            table = as_table(rows, schema)
+            for row, probe in enumerate(table.to_pylist()):
+                if probe["probe_id"] != len(hashes):
+                    raise refusal(name, f"is probe {probe['probe_id']:,}, where {len(hashes):,} belongs", first + row)
+                if manifest.probe_images:
+                    _check_image(name, first + row, probe)
+                hashes.append(probe["image_hash"])
+            if not manifest.probe_images:
+                # images that nobody handed on: `Workspace.probes` says so when they are asked for
+                nothing = [pa.nulls(table.num_rows, kind) for kind in (pa.binary(), pa.string())]
+                table = table.append_column("image", pa.StructArray.from_arrays(nothing, ["bytes", "path"]))
+                table = table.append_column("caption", pa.nulls(table.num_rows, pa.string()))
+            writer.write_table(table.select(records.PROBES.names).cast(records.PROBES), row_group_size=100)
+    if short_hash("".join(hashes)) != manifest.probe_set:
+        raise refusal("manifest.json", "'probe_set' is not the hash of the probes")
+    workspace.use_probe_set(manifest.probe_set)
+
+
+def _check_image(name: str, row: int, probe: dict[str, Any]) -> None:
+    """Raise `WorkspaceError` unless a probe's image can be used, and is the one that was measured with."""
+    image = probe["image"]
+    if image is None or image["bytes"] is None:
+        raise refusal(name, "has no image", row)
+    try:
+        seen = read_image(image["bytes"])
+    except RefusedImageError as error:
+        raise refusal(name, f"its image cannot be used ({printable(error, 120)})", row) from error
+    if (seen.image_hash, seen.width, seen.height) != (probe["image_hash"], probe["width"], probe["height"]):
+        raise refusal(name, "its image is another than 'image_hash', 'width' and 'height' say", row)
+
+
+def _write_descriptors(workspace: Workspace, source: Source, outputs: dict[Model, int], progress: bool) -> None:
+    """Write the descriptors in the order of the index they were released from.
+
+    Args:
+        workspace: to write to.
+        source: of the release.
+        outputs: number of outputs of every model that was probed.
+        progress: show a bar on stderr.
+    """
+    manifest = source.manifest
+    n, total = manifest.n_probes, manifest.rows["descriptors"]
+    schema, rows_of_file = descriptors(n), max(1, SHARD_BYTES // (2 * n))
+    folder = workspace.descriptors_dir(manifest.probe_set)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    rank = _ranks(source, schema)
+    taken = 0
+
+    def checked() -> Iterator[pa.Table]:
+        rising = rules.Rising()
+        with tqdm(total=total, desc="descriptors", unit="logit", disable=not progress) as bar:
+            for name, first, rows in _groups(source, "descriptors", schema, bar):
+                for row, (*key, logit) in enumerate(rising.check(name, first, ["repo_id", "sha", "logit"], rows)):
+                    if logit >= outputs.get((key[0], key[1]), 0):
+                        has = "was not probed" if tuple(key) not in outputs else "has fewer outputs"
+                        raise refusal(name, f"logit {logit}: the model {has}, says the table attempts", first + row)
+                rules.check_vectors(name, first, rows, n)
+                yield as_table(rows, schema)
 
     def bucket_of(table: pa.Table) -> NDArray[np.int64]:
-        place = table["position"].fill_null(buckets * rows - 1).to_numpy()
-        found: NDArray[np.int64] = np.clip(place // rows, 0, buckets - 1)
-        return found
+        nonlocal taken
+        taken += table.num_rows
+        return rank[taken - table.num_rows : taken] // rows_of_file
 
     order = [(name, "ascending") for name in ("position", "repo_id", "sha", "logit")]
-    for number, table in enumerate(in_buckets(read(), schema, buckets, bucket_of, folder)):
-        ordered = table.sort_by(order).drop_columns(["position"]).cast(records.descriptors(released.n_probes))
+    for number, table in enumerate(in_buckets(checked(), schema, -(-total // rows_of_file), bucket_of, folder)):
+        ordered = table.sort_by(order).drop_columns(["position"]).cast(records.descriptors(n))
         write_table(folder / f"{IMPORTED_PREFIX}{number:05d}.parquet", ordered)
+
+
+def _ranks(source: Source, schema: pa.Schema) -> NDArray[np.int64]:
+    """Return the place of every descriptor in the order of ``position``, those without one last, as they come."""
+    only = pa.schema([schema.field("position")], schema.metadata)
+    positions = np.empty(source.manifest.rows["descriptors"], np.int64)
+    done = 0
+    for _, _, rows in _groups(source, "descriptors", only):
+        values = rows["position"].fill_null(2**62).to_numpy()
+        positions[done : done + len(values)] = values
+        done += len(values)
+    order = np.argsort(positions, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(order.size)
+    placed = positions[order]
+    twice = np.flatnonzero((placed[1:] == placed[:-1]) & (placed[1:] < 2**62))
+    if twice.size:
+        row = int(order[twice[0] + 1])
+        for part in source.manifest.tables["descriptors"]:
+            if row < part.rows:
+                raise refusal(part.path, f"'position' {placed[twice[0]]} stands twice", row)
+            row -= part.rows
+    return rank
 
 
 def _encoder(
@@ -281,21 +417,52 @@ def _encoder(
     from search.embeddings import cache
     from search.encoders import load_encoder
 
-    about, name = source.content.get(side), _encoder_name(source.content, side)
-    if given == "none" or not name or not isinstance(about, dict):
+    about: EncoderFacts | None = getattr(source.manifest, side)
+    name = _encoder_name(about)
+    if given == "none" or not name or about is None:
         return None
-    file, commit = f"encoders/{about.get('file')}", str(about.get("commit"))
-    if file not in source.content["files"] or not re.fullmatch("[0-9a-f]{40}", commit):
-        raise WorkspaceError(f"the release {source.where} does not say which {side} it was made with: --encoder none")
-    key = short_hash(f"{name}\n{commit}\n{workspace.probe_set}")
-    with replacing(cache(workspace) / f"{key}.safetensors") as temporary:
+    file = f"encoders/{about.file}"
+    key = short_hash(f"{name}\n{about.commit}\n{workspace.probe_set}")
+    if about.file != f"{key}.safetensors":
+        raise refusal("manifest.json", f"{file} is not the name of the embeddings of {printable(name)}")
+    _check_embeddings(source.folder / file, file, about, source.manifest.n_probes)
+    with replacing(cache(workspace) / about.file) as temporary:
         shutil.copyfile(source.folder / file, temporary)
     if side == "encoder" and given is not None and not isinstance(given, str):
         return given
     try:
-        return load_encoder(workspace, name, commit=commit, token=token)
+        return load_encoder(workspace, name, commit=about.commit, token=token)
     except HubError as error:
         raise HubError(f"{error}; '--encoder none' imports without text queries") from error
+
+
+def _check_embeddings(path: Path, name: str, about: EncoderFacts, n: int) -> None:
+    """Raise `WorkspaceError` unless a file holds a finite row of unit length for every probe, float32.
+
+    A probe without a caption is zero under an encoder of captions, and like no text.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    opened: Any = safe_open
+    with path.open("rb") as raw:
+        header = int.from_bytes(raw.read(8), "little")
+    if header > 64 * 1024 or path.stat().st_size != 8 + header + 4 * n * about.dim:
+        raise refusal(name, f"does not hold {n:,} rows of {about.dim:,} float32")
+    try:
+        with opened(path, framework="numpy") as file:
+            rows = file.get_slice("probes")
+            if list(file.keys()) != ["probes"] or rows.get_dtype() != "F32" or rows.get_shape() != [n, about.dim]:
+                raise refusal(name, f"does not hold {n:,} rows of {about.dim:,} float32")
+            for start in range(0, n, 1_000):
+                part = rows[start : min(start + 1_000, n)].astype(np.float64)
+                length = np.sqrt(np.square(part).sum(axis=1))
+                good = np.abs(length - 1) <= _UNIT
+                if about.name.startswith("captions:"):
+                    good |= length == 0
+                if not good.all():  # nor is NaN
+                    raise refusal(name, "is not of unit length", start + int(np.argmin(good)))
+    except SafetensorError as error:
+        raise refusal(name, f"cannot be read ({printable(error, 120)})") from error
 
 
 def _finish(workspace: Workspace) -> None:

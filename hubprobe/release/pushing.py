@@ -79,9 +79,9 @@ def push(
 
     check_repo(repo)
     home = Path(folder)
-    content = manifest.read(home / manifest.FILE)
-    for name, about in content["files"].items():
-        manifest.check(home / name, name, about)
+    content = manifest.read(home)
+    for name, facts in content.files.items():
+        manifest.check(home, name, facts)
     api = HfApi(endpoint=endpoint, token=token)
     refusals: tuple[type[Exception], ...] = (*transport_errors(), RuntimeError, ValueError)  # as the client raises them
     try:
@@ -90,9 +90,9 @@ def push(
         except RepositoryNotFoundError:
             before = None
         private = not public if before is None else bool(before.private)
-        size = sum(about["bytes"] for about in content["files"].values())
+        size = sum(facts.bytes for facts in content.files.values())
         confirm(
-            f"upload {len(content['files']) + 1} files, {size / 1e6:,.1f} MB, to the "
+            f"upload {len(content.files) + 1} files, {size / 1e6:,.1f} MB, to the "
             f"{'new' if before is None else 'existing'} {'private' if private else 'public'} dataset {repo} "
             f"on {endpoint}"
         )
@@ -102,9 +102,9 @@ def push(
             repo_id=repo,
             folder_path=home,
             repo_type="dataset",
-            allow_patterns=[*content["files"], manifest.FILE],
+            allow_patterns=[*content.files, manifest.FILE],
             delete_patterns=_OURS,
-            commit_message=f"Release {content['release_id']}",
+            commit_message=f"Release {content.release_id}",
         )
     except refusals as error:
         raise HubError(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from hubprobe.release import manifest
+from hubprobe.release.manifest import Manifest
 from workspace import HubError, WorkspaceError
 from workspace.text import printable
 
@@ -23,7 +23,7 @@ class Source:
     Attributes:
         where: as it was named.
         folder: where its files lie, or are put.
-        content: its manifest.
+        manifest: what it says of itself, checked.
         repo: ``owner/name`` on a Hub; empty for a folder.
         revision: the commit, 40 hex digits; empty for a folder.
         endpoint: of the Hub.
@@ -32,7 +32,7 @@ class Source:
 
     where: str
     folder: Path
-    content: dict[str, Any]
+    manifest: Manifest
     repo: str = ""
     revision: str = ""
     endpoint: str = ""
@@ -43,22 +43,19 @@ class Source:
 
         Raises `WorkspaceError` when it is not what the manifest says, `HubError` when it cannot be fetched.
         """
-        path, about = self.folder / name, self.content["files"][name]
+        facts = self.manifest.files[name]
         if not self.repo:
-            manifest.check(path, name, about)
-            return path
-        _download(self, name)
+            return manifest.check(self.folder, name, facts)
+        self._download(name)
         try:
-            manifest.check(path, name, about)
+            return manifest.check(self.folder, name, facts)
         except WorkspaceError:  # cut short by a full disk or changed behind the client's back: once more, from nothing
-            path.unlink(missing_ok=True)
-            _download(self, name)
-            manifest.check(path, name, about)
-        return path
+            (self.folder / name).unlink(missing_ok=True)
+            self._download(name)
+            return manifest.check(self.folder, name, facts)
 
-    def files(self, table: str) -> list[str]:
-        """Return the names of a table's files, in order."""
-        return sorted(name for name in self.content["files"] if name.startswith(f"{table}/"))
+    def _download(self, name: str) -> None:
+        _download(self.repo, self.revision, name, self.folder, self.endpoint, self.token)
 
 
 def open_source(where: str, cache: Path, *, endpoint: str, token: str | None = None) -> Source:
@@ -76,36 +73,41 @@ def open_source(where: str, cache: Path, *, endpoint: str, token: str | None = N
     if found is None:
         if "://" in where:
             raise WorkspaceError(f"{printable(where)} is not understood: name a folder or hf://datasets/OWNER/NAME")
-        folder = Path(where)
-        if not (folder / manifest.FILE).is_file():
-            raise WorkspaceError(f"{where} holds no release: it has no {manifest.FILE}")
-        return Source(where, folder, manifest.read(folder / manifest.FILE))
+        return Source(where, Path(where), manifest.read(Path(where)))
     from huggingface_hub import HfApi
 
     repo, revision = found[1], found[2]
     try:
-        sha = HfApi(endpoint=endpoint, token=_secret(token)).dataset_info(repo, revision=revision).sha
+        about = HfApi(endpoint=endpoint, token=_secret(token)).dataset_info(
+            repo, revision=revision, files_metadata=True
+        )
     except transport_errors() as error:
         raise HubError(f"the dataset {repo} cannot be read from {endpoint}: {printable(error, 300)}") from error
-    source = Source(where, cache / str(sha), {}, repo, str(sha), endpoint, token)
-    path = _download(source, manifest.FILE)
-    return Source(where, source.folder, manifest.read(path), repo, str(sha), endpoint, token)
+    sizes = {file.rfilename: file.size for file in about.siblings or ()}
+    if (sizes.get(manifest.FILE) or 0) > manifest.MAX_BYTES:
+        raise WorkspaceError(f"the {manifest.FILE} of {repo} has {sizes[manifest.FILE]:,} bytes: no hubprobe release")
+    sha = str(about.sha)
+    _download(repo, sha, manifest.FILE, cache / sha, endpoint, token)
+    content = manifest.read(cache / sha)
+    for name, facts in content.files.items():
+        if sizes.get(name) not in (None, facts.bytes):  # before it fills the disk
+            raise WorkspaceError(f"{name} of {repo} has {sizes[name]:,} bytes, where its manifest says {facts.bytes:,}")
+    return Source(where, cache / sha, content, repo, sha, endpoint, token)
 
 
-def _download(source: Source, name: str) -> Path:
+def _download(repo: str, revision: str, name: str, folder: Path, endpoint: str, token: str | None) -> None:
     from huggingface_hub import hf_hub_download
 
     try:
-        got = hf_hub_download(
-            source.repo, name, repo_type="dataset", revision=source.revision, local_dir=source.folder,
-            endpoint=source.endpoint, token=_secret(source.token),
+        hf_hub_download(
+            repo, name, repo_type="dataset", revision=revision, local_dir=folder, endpoint=endpoint,
+            token=_secret(token),
         )  # fmt: skip
     except transport_errors() as error:
         raise HubError(
-            f"{name} of {source.repo} cannot be fetched from {source.endpoint}: {printable(error, 300)}; "
+            f"{name} of {repo} cannot be fetched from {endpoint}: {printable(error, 300)}; "
             "run the same command again to go on"
         ) from error
-    return Path(got)
 
 
 def _secret(token: str | None) -> str | bool | None:

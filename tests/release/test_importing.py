@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 import search
-from hubprobe.release import import_release, importing, manifest, release, tables
+from hubprobe.release import import_release, importing, release, tables
 from hubprobe.release.importing import NOTE
 from tests.release.conftest import change_catalog, change_probes
 from workspace import HubprobeError, Workspace, WorkspaceError
@@ -119,15 +119,15 @@ def test_a_changed_file_is_refused(copied, tmp_path, table, shared):
     [
         ({"format": 2}, "update with pip install --upgrade hubprobe"),
         ({"schema_version": "2"}, "schema 2, this hubprobe reads 1 and 1"),
-        ({"probe_set": "../../../etc"}, "not what hubprobe writes"),
-        ({"n_probes": 0}, "not what hubprobe writes"),
-        ({"n_probes": "many"}, "no hubprobe release"),
-        ({"rows": {}}, "lacks 'descriptors'"),
+        ({"probe_set": "../../../etc"}, "'probe_set'"),
+        ({"n_probes": 0}, "'n_probes'"),
+        ({"n_probes": "many"}, "'n_probes'"),
+        ({"rows": {}}, "has no table models"),
         ({"files": {"../../evil.parquet": {"bytes": 1, "sha256": "0" * 64}}}, "which no release holds"),
         ({"files": {"models/../../x.parquet": {"bytes": 1, "sha256": "0" * 64}}}, "which no release holds"),
         ({"files": {"/etc/passwd": {"bytes": 1, "sha256": "0" * 64}}}, "which no release holds"),
-        ({"files": {}}, "has no table models"),
-        ({"files": []}, "no manifest"),
+        ({"files": {}}, "the files of models are not the 1"),
+        ({"files": []}, "'files'"),
     ],
 )
 def test_a_manifest_that_cannot_be_followed_is_refused(copied, tmp_path, values, message):
@@ -138,7 +138,7 @@ def test_a_manifest_that_cannot_be_followed_is_refused(copied, tmp_path, values,
 
 
 def test_settings_of_strangers_name_no_folder_and_no_address(shared, tmp_path, copied):
-    content = manifest.read(copied / "manifest.json")
+    content = json.loads((copied / "manifest.json").read_text())
     settings = {"search": {"encoder": "clip:/etc", "scoring": "full", "k": "x"}, "endpoint": "http://evil.example"}
     settings |= {"crawl": {"opt_out": "x", "unknown": 1}, "later": {}}
     change_manifest(copied, config=settings, encoder={**content["encoder"], "name": "clip:/etc"})

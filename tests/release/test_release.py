@@ -171,7 +171,7 @@ def test_only_a_release_is_replaced(made, tmp_path):
     change_catalog(made.workspace, "owner1/model-006", gated="auto")
     second = release(made.workspace, tmp_path / "out", progress=False)
     assert first.release_id != second.release_id
-    assert manifest.read(tmp_path / "out" / "manifest.json")["release_id"] == second.release_id
+    assert manifest.read(tmp_path / "out").release_id == second.release_id
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "out", "workspace"]
 
 

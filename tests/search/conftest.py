@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 import search
+from probing.images import read
 from workspace import Config, SearchConfig, Workspace, model_file_name, records
-from workspace.files import write_table
+from workspace.files import short_hash, write_table
 from workspace.runs import now
 
-PROBE_SET = "0123456789abcdef"
 CONCEPTS = [
     "dog", "cat", "car", "tree", "house", "boat", "pizza", "apple", "chair", "guitar", "bus", "horse", "bird", "fish",
     "cup", "shoe", "clock", "phone", "flower", "cloud",
@@ -88,11 +88,14 @@ def probe_png(weights: np.ndarray) -> bytes:
 def write_probes(workspace: Workspace, content: np.ndarray) -> None:
     n = len(content)
     strongest = content.argmax(1)
+    images = [probe_png(row) for row in content]
+    hashes = [read(image).image_hash for image in images]
+    probe_set = short_hash("".join(hashes))
     table = pa.table(
         {
             "probe_id": pa.array(range(n), pa.int32()),
-            "image": [{"bytes": probe_png(row), "path": None} for row in content],
-            "image_hash": [hashlib.sha256(str(i).encode()).hexdigest() for i in range(n)],
+            "image": [{"bytes": image, "path": None} for image in images],
+            "image_hash": hashes,
             "width": pa.array([len(CONCEPTS)] * n, pa.int32()),
             "height": pa.array([1] * n, pa.int32()),
             "caption": [f"a {CONCEPTS[c]}" for c in strongest],
@@ -101,8 +104,8 @@ def write_probes(workspace: Workspace, content: np.ndarray) -> None:
         },
         schema=records.PROBES,
     )
-    write_table(workspace.probes_dir(PROBE_SET) / "probes.parquet", table)
-    workspace.use_probe_set(PROBE_SET)
+    write_table(workspace.probes_dir(probe_set) / "probes.parquet", table)
+    workspace.use_probe_set(probe_set)
 
 
 def write_descriptors(workspace: Workspace, rows: list[dict], n: int, name: str) -> None:
@@ -112,7 +115,7 @@ def write_descriptors(workspace: Workspace, rows: list[dict], n: int, name: str)
     columns["observed"] = [r.get("observed") for r in rows]
     columns["deviation"] = [r.get("deviation") for r in rows]
     table = pa.table({f: columns[f] for f in records.descriptors(n).names}, schema=records.descriptors(n))
-    write_table(workspace.descriptors_dir(PROBE_SET) / f"{name}.parquet", table)
+    write_table(workspace.descriptors_dir(workspace.probe_set) / f"{name}.parquet", table)
 
 
 def add_models(made: Made, numbers: range, *, n: int, content: np.ndarray, seed: int = 0) -> None:
@@ -147,7 +150,7 @@ def add_models(made: Made, numbers: range, *, n: int, content: np.ndarray, seed:
             {
                 "repo_id": repo, "sha": sha, "attempt": 1, "outcome": "ok", "status": "ok", "reason": "",
                 "started_at": now(), "parameters": 1000 + i, "num_logits": 10, "seconds_forward": 0.5,
-                "architecture": "ViTForImageClassification", "probe_set": PROBE_SET, "probes_run": n,
+                "architecture": "ViTForImageClassification", "probe_set": made.workspace.probe_set, "probes_run": n,
             }
         )  # fmt: skip
     for folder, rows, schema in (
