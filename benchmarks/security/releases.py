@@ -1,141 +1,61 @@
-"""Fuzzes `hubprobe import`: a small genuine release is changed at random, sealed again, and imported.
-
-::
-
-    python -m benchmarks.security.releases --count 3000 --seed 0
+"""Releases changed at random, sealed again, and imported.
 
 Changed are bytes of any file (the manifest's hashes are made true again, so that they reach the readers), values, rows,
-columns and encodings of the tables, embeddings, and the manifest. An input passes when it is refused by one sentence or
-imported; it fails with any other exception, a death of the process, more than five seconds, or a folder left behind.
+columns and encodings of the tables, embeddings, and the manifest. An input passes when it is imported into a workspace
+that opens, or refused by one sentence with nothing left behind.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-import resource
-import select
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SECONDS = 5.0  # of processor time, which other work on the machine does not lengthen
-_PATIENCE = 120.0  # seconds of the wall clock until an import is killed
+import numpy as np
+import pyarrow as pa
+from safetensors.numpy import load_file, save_file
 
-
-@dataclass
-class Report:
-    """What became of the inputs.
-
-    Attributes:
-        inputs: how many there were.
-        ends: how many ended in which way.
-        failures: seed of an input, and what went wrong.
-        slowest: seconds of processor time of the slowest import.
-        growth: bytes that the process grew by after its first import.
-    """
-
-    inputs: int = 0
-    ends: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
-    slowest: float = 0.0
-    growth: int = 0
+from benchmarks.security.watch import Report, attempt, watching
+from hubprobe.release import import_release, release
+from tests.release.forging import change_manifest, change_table, seal
+from tests.search.conftest import make
+from workspace import HubprobeError, Workspace
 
 
 def run(count: int, seed: int) -> Report:
-    """Import ``count`` changed releases in child processes, numbered from ``seed * 1,000,000``; return the report."""
-    report = Report()
-    number, end = seed * 1_000_000, seed * 1_000_000 + count
-    while number < end:
-        command = [sys.executable, "-m", "benchmarks.security.releases", "--child", str(number), str(end)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
-            assert child.stdout is not None
-            while number < end:
-                ready, _, _ = select.select([child.stdout], [], [], _PATIENCE)
-                line = child.stdout.readline() if ready else ""
-                if not line:
-                    child.kill()
-                    report.ends["died" if ready else "hung"] += 1
-                    report.failures.append(f"{number}: {'the process died' if ready else 'hung'}")
-                else:
-                    said = json.loads(line)
-                    report.ends[said["end"]] += 1
-                    report.slowest = max(report.slowest, said["seconds"])
-                    report.growth = max(report.growth, said["growth"])
-                    if said["failure"]:
-                        report.failures.append(f"{number}: {said['failure']}")
-                number += 1
-                report.inputs += 1
-                if not line:
-                    break
-            child.kill()
-    return report
-
-
-# ── one input ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def child(start: int, end: int) -> None:
-    """Import the inputs of these numbers, one JSON line each."""
-    from hubprobe.release import release
-    from tests.search.conftest import make
-
+    """Import ``count`` changed copies of a small genuine release, numbered from ``seed``; return the report."""
     with tempfile.TemporaryDirectory() as scratch:
         made = make(Path(scratch) / "workspace", models=3, n=32)
         made.index()
-        genuine = Path(scratch) / "release"
+        genuine, changed, target = (Path(scratch) / name for name in ("release", "changed", "copy"))
         release(made.workspace, genuine, progress=False)
-        _imported(genuine, Path(scratch) / "first", made.encoder)  # whatever is loaded once counts for no input
-        before = _peak()
-        for number in range(start, end):
-            folder, target = Path(scratch) / "changed", Path(scratch) / "copy"
-            shutil.copytree(genuine, folder)
-            change(folder, random.Random(number))
-            begun = time.process_time()
-            end_of_it, failure = _imported(folder, target, made.encoder)
-            seconds = time.process_time() - begun
-            if seconds > SECONDS:
-                failure = failure or f"took {seconds:.1f} s"
-            line = {"end": end_of_it, "failure": failure, "seconds": seconds, "growth": _peak() - before}
-            sys.stdout.write(json.dumps(line) + "\n")
-            sys.stdout.flush()
-            shutil.rmtree(folder)
+        _import(genuine, target, made.encoder)  # what is loaded once belongs to no input
+        with watching("releases", seed) as report:
+            for number in range(seed, seed + count):
+                shutil.rmtree(target, ignore_errors=True)
+                shutil.copytree(genuine, changed)
+                change(changed, random.Random(number))
+                attempt(report, lambda: _import(changed, target, made.encoder), f"seed {number}", HubprobeError)
+                shutil.rmtree(changed)
+    return report
 
 
-def _imported(folder: Path, target: Path, encoder: Any) -> tuple[str, str]:
-    from hubprobe.release import import_release
-    from workspace import HubprobeError, Workspace
-
+def _import(folder: Path, target: Path, encoder: Any) -> None:
     try:
         import_release(str(folder), target, encoder=encoder, progress=False)
         Workspace.open(target)
-        return "imported", ""
     except HubprobeError as error:
         if target.exists():
-            return "refused", f"a refused release left {sorted(p.name for p in target.iterdir())}"
-        long = "\n" in str(error) or len(str(error)) > 800
-        return "refused", f"no sentence: {str(error)[:300]}" if long else ""
-    except Exception as error:  # noqa: BLE001 - any other is a finding
-        return "raised", f"{type(error).__name__}: {str(error)[:200]}"
-    finally:
-        shutil.rmtree(target, ignore_errors=True)
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            raise AssertionError(f"a refused release left {sorted(p.name for p in target.iterdir())}") from error
+        if "\n" in str(error) or len(str(error)) > 800:
+            raise AssertionError(f"no sentence: {str(error)[:300]}") from error
+        raise
 
 
 def change(folder: Path, chance: random.Random) -> None:
     """Change a release in one to three ways."""
-    from tests.release.forging import seal
-
     for _ in range(chance.choice([1, 1, 1, 2, 3])):
         kind = chance.choice([_bytes, _values, _values, _rows, _manifest, _manifest_text, _embeddings])
         try:
@@ -169,26 +89,11 @@ def _bytes(folder: Path, chance: random.Random) -> None:
     path.write_bytes(data)
 
 
-_TEXTS = [
-    "",
-    "x",
-    "x" * 5_000,
-    "x" * 300_000,
-    "../../etc/passwd",
-    "\x1b[31m",
-    "\u202e",
-    "\n",
-    "/",
-    "a/b",
-    "NaN",
-    "\x00",
-]
+_TEXTS = ["", "x", "x" * 5_000, "x" * 300_000, "../../etc/passwd", "\x1b[31m", "\u202e", "\n", "/", "a/b", "\x00"]
 _NUMBERS = [0, -1, 1, 3, 255, 2**15, 2**31 - 1, -(2**31), 2**40, 2**63 - 1, float("nan"), float("inf"), -1.5, 1e38]
 
 
 def _hostile(kind: Any, chance: random.Random, depth: int = 0) -> Any:
-    import pyarrow as pa
-
     if chance.random() < 0.1 or depth > 4:
         return None
     if pa.types.is_string(kind):
@@ -216,10 +121,6 @@ def _table(folder: Path, chance: random.Random) -> str:
 
 
 def _values(folder: Path, chance: random.Random) -> None:
-    import pyarrow as pa
-
-    from tests.release.forging import change_table
-
     def edit(rows: pa.Table) -> pa.Table:
         name = chance.choice(rows.column_names)
         field = rows.schema.field(name)
@@ -243,10 +144,6 @@ def _writing(chance: random.Random) -> dict[str, Any]:
 
 
 def _rows(folder: Path, chance: random.Random) -> None:
-    import pyarrow as pa
-
-    from tests.release.forging import change_table
-
     def edit(rows: pa.Table) -> pa.Table:
         what = chance.randrange(7)
         count, name = rows.num_rows, chance.choice(rows.column_names)
@@ -270,7 +167,6 @@ def _rows(folder: Path, chance: random.Random) -> None:
 
 
 def _manifest(folder: Path, chance: random.Random) -> None:
-    from tests.release.forging import change_manifest
 
     def edit(content: dict[str, Any]) -> None:
         at: Any = content
@@ -304,8 +200,6 @@ def _manifest_text(folder: Path, chance: random.Random) -> None:
 
 
 def _embeddings(folder: Path, chance: random.Random) -> None:
-    import numpy as np
-    from safetensors.numpy import load_file, save_file
 
     path = next((folder / "encoders").iterdir())
     rows = load_file(path)["probes"]
@@ -319,25 +213,3 @@ def _embeddings(folder: Path, chance: random.Random) -> None:
     else:
         rows = rows.reshape(-1) if chance.random() < 0.5 else rows.T.copy()
     save_file({chance.choice(["probes", "probes", "other"]): rows}, path)
-
-
-def main() -> None:
-    """Run from the command line; exit code 1 when an input failed."""
-    parser = argparse.ArgumentParser(description="Fuzz hubprobe import.")
-    parser.add_argument("--count", type=int, default=1_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--child", type=int, nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        child(*options.child)
-        return
-    report = run(options.count, options.seed)
-    ends = ", ".join(f"{count} {name}" for name, count in report.ends.most_common())
-    sys.stdout.write(f"{report.inputs} inputs: {ends}\n")
-    sys.stdout.write(f"slowest {report.slowest:.2f} s of processor time, growth {report.growth / 1e6:.0f} MB\n")
-    sys.stdout.writelines(f"{line}\n" for line in report.failures[:50])
-    sys.exit(bool(report.failures))
-
-
-if __name__ == "__main__":
-    main()
