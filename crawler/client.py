@@ -20,6 +20,7 @@ from crawler.ratelimit import Bucket, RateLimits, Standing, bucket_name
 from crawler.retries import Retries, stated_wait
 from crawler.transport import Deadline, exchange, new_pool, pause
 from workspace import Status
+from workspace.endpoint import checked, origin
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -47,8 +48,8 @@ class HubClient:
     """
 
     def __init__(self, endpoint: str, token: str | None = None) -> None:
-        self.endpoint = endpoint.rstrip("/")
-        self._origin = _origin(self.endpoint)
+        self.endpoint = checked(endpoint)
+        self._origin = origin(self.endpoint)
         self._token = token
         self._agent = user_agent()
         self.limits = RateLimits()
@@ -75,7 +76,7 @@ class HubClient:
 
     def same_origin(self, url: str) -> bool:
         """Return whether ``url`` is on the endpoint: scheme, host and port."""
-        return _origin(url) == self._origin
+        return origin(url) == self._origin
 
     def read(
         self,
@@ -149,6 +150,11 @@ class HubClient:
                     linked = {k: v for k, v in found.items() if k.startswith("x-")} | linked
                     url = target
                     continue
+                first_byte = (headers or {}).get("range", "").startswith("bytes=0-")
+                if status == 416 and first_byte and linked.get("x-linked-size", "0") == "0":
+                    # Only a file without a byte ends before its first one; of a longer one the answer makes no sense.
+                    yield Answer(200, {**found, "content-length": "0"}, linked), iter(())
+                    return
                 if status >= 400:
                     _refuse(status, found, urlsplit(first).path)
                 linked = {k: v for k, v in found.items() if k.startswith("x-")} | linked
@@ -207,12 +213,3 @@ def _target(url: str, location: str, status: int) -> str:
 
 def _named(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
-
-
-def _origin(url: str) -> tuple[str, str, int]:
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    return parts.scheme, parts.hostname or "", port or {"http": 80, "https": 443}.get(parts.scheme, -1)

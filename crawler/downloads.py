@@ -22,18 +22,20 @@ WHOLE_TRIES = 2  # a file of the wrong hash is fetched once more: the first may 
 PIECE_SECONDS = 3_600.0  # one answer's body; a silent connection is cut long before
 
 
-def download(client: HubClient, url: str, file: File, target: Path, deadline: Deadline) -> None:
-    """Bring ``file`` to ``target`` (whose folder exists): size and hash are those its repository states.
+PART = ".part"
+"""What a file's name ends in until every file of its model is here and verified."""
 
-    The part that has arrived is kept beside ``target`` and continued, by this process or the next one.
+
+def download(client: HubClient, url: str, file: File, part: Path, deadline: Deadline) -> None:
+    """Bring ``file`` to ``part`` (whose folder exists): size and hash are those its repository states.
+
+    What has arrived already is continued, by this process or the next one.
     Raises `ModelError` (corrupt_file, disk_full) and `UnansweredError`.
     """
-    part = target.with_name(target.name + ".part")
     try:
         for _ in range(WHOLE_TRIES):
             _complete(client, url, file, part, deadline)
             if _has_hash(part, file):
-                part.replace(target)
                 return
             part.unlink()
             logger.warning("%s: the bytes that came do not have the stated hash", file.path)

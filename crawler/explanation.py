@@ -12,13 +12,13 @@ import pyarrow as pa
 
 from crawler.architectures import lazy
 from crawler.client import HubClient
-from crawler.credentials import resolve_token
 from crawler.inspection import Inspector
 from crawler.repository import Whereabouts, ask_row
 from crawler.rows import MalformedRowError, is_repo_id, parse
 from crawler.rules import STAGES, Rule, Verdict
 from crawler.transport import Deadline
 from workspace import QueryError, Status, Workspace
+from workspace.endpoint import token_for
 from workspace.layout import MARKER
 
 SECONDS = 300.0
@@ -59,7 +59,7 @@ def explain(workspace: Workspace, repo_id: str, *, token: str | bool | None = No
     """
     if not is_repo_id(repo_id):
         raise QueryError(f"'{repo_id[:80]}' is no repository: write owner/name")
-    client = HubClient(workspace.config.endpoint, resolve_token(token))
+    client = HubClient(workspace.config.endpoint, token_for(workspace.config.endpoint, token))
     try:
         return _explain(workspace, client, repo_id)
     finally:

@@ -7,29 +7,30 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from crawler.client import HubClient
-from crawler.credentials import resolve_token
-from crawler.downloads import download
+from crawler.downloads import PART, download
 from crawler.failures import UnansweredError
+from crawler.header import LEAST_BYTES
 from crawler.inspection import PROCESSORS
-from crawler.prefetch import Prefetch
-from crawler.repository import Whereabouts, ask_paths, entries, shards, whereabouts
+from crawler.repository import MAX_ANSWER, Whereabouts, ask_paths, entries, shards, whereabouts
 from crawler.rows import File, is_repo_id
 from crawler.rules import CONFIG, INDEX, WEIGHTS, is_safe_path
 from crawler.store import Store
 from crawler.transport import Deadline
 from workspace import ModelError, Status, Workspace, model_file_name
+from workspace.endpoint import token_for
 from workspace.seams import Fetched
 
 logger = logging.getLogger(__name__)
 
 MODEL_SECONDS = 3_600.0  # one model's files, waiting for our turn not counted
 _GLANCE = 0.01  # seconds until a lock that others hold is looked at again
+RESUMED = frozenset({Status.NETWORK_ERROR, Status.SERVER_ERROR, Status.RATE_LIMITED})
+"""Ends after which the parts that have arrived stay for the next attempt; after any other nothing stays."""
 ROOM_SECONDS = 600.0  # how long to wait for room on a disk full of models in use
 
 
@@ -51,33 +52,29 @@ class Fetcher:
         keep: bool = True,
         max_disk_bytes: int | None = None,
     ) -> None:
-        self._client = HubClient(workspace.config.endpoint, resolve_token(token))
+        self._client = HubClient(workspace.config.endpoint, token_for(workspace.config.endpoint, token))
         self._store = Store(workspace.cache_dir / "models", max_disk_bytes)
         self._keep = keep
-        self._ahead = Prefetch(os.close)
 
     def __repr__(self) -> str:
         return f"Fetcher({self._client.endpoint!r})"
 
     def close(self) -> None:
-        """Stop fetching ahead and close the connections; files handed out stay until they are released."""
-        self._ahead.close()
+        """Close the connections; files handed out stay until they are released."""
         self._client.close()
 
     def __call__(self, row: Mapping[str, Any]) -> Fetched:
         """Fetch the files of a catalog row, as `workspace.seams.Fetch` says.
 
         Raises `ModelError`: gated, disabled, gone, renamed, file_missing, corrupt_file, rate_limited, network_error,
-        server_error, disk_full, unsafe_path.
+        server_error, disk_full, unsafe_path, truncated_weights, too_many_bytes.
         """
         started = time.monotonic()
         repo_id, sha = str(row["id"]), str(row["sha"])
         name = model_file_name(repo_id, sha)
         deadline = Deadline(MODEL_SECONDS)
         try:
-            handle = self._ahead.take(name)
-            if handle is None:
-                handle = self._hold(row, name, deadline)
+            handle = self._hold(row, name, deadline)
         except ModelError as error:
             raise ModelError(error.status, error.reason, repo_id=repo_id, sha=sha) from error
         except UnansweredError as error:
@@ -92,26 +89,7 @@ class Fetcher:
         size = sum(path.stat().st_size for path in folder.iterdir())
         return Fetched(folder, size, time.monotonic() - started, _Release(self._store, name, handle, keep=self._keep))
 
-    def prefetch(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Fetch these catalog rows in the background, in this order, and keep them until they are asked for.
-
-        Call it again as the order becomes known: a new plan replaces the old one. A model that finds no room beside
-        those in use waits for its demand; what goes wrong is raised then.
-        """
-        self._ahead.plan([(model_file_name(str(row["id"]), str(row["sha"])), self._bringer(row)) for row in rows])
-
-    def _bringer(self, row: Mapping[str, Any]) -> Callable[[], int | None]:
-        name = model_file_name(str(row["id"]), str(row["sha"]))
-
-        def bring() -> int | None:
-            try:
-                return self._hold(row, name, Deadline(MODEL_SECONDS), patient=False)
-            except _NoRoomError:
-                return None
-
-        return bring
-
-    def _hold(self, row: Mapping[str, Any], name: str, deadline: Deadline, *, patient: bool = True) -> int:
+    def _hold(self, row: Mapping[str, Any], name: str, deadline: Deadline) -> int:
         """Return a shared lock on the whole model, fetching it first where it is not there."""
         while True:
             handle = self._store.lock(name, shared=True)
@@ -120,13 +98,18 @@ class Fetcher:
                 return handle
             os.close(handle)
             with self._store.locked(name) as alone:
-                if (
-                    not alone
-                ):  # others look whether it is there, or have just fetched it and keep it as long as they like
+                if not alone:  # others fetch it, or have just fetched it and keep it as long as they like
                     time.sleep(_GLANCE)
                 elif not self._store.is_complete(name):
                     try:
-                        self._bring(row, name, deadline, patient=patient)
+                        self._bring(row, name, deadline)
+                    except UnansweredError as error:
+                        if error.status not in RESUMED:
+                            self._store.discard(name)
+                        raise
+                    except (ModelError, OSError):
+                        self._store.discard(name)
+                        raise
                     finally:
                         self._store.settle(name)
 
@@ -137,33 +120,37 @@ class Fetcher:
         found = whereabouts(self._client, repo_id, deadline)
         return (found.status, found.reason) if found is not None else (error.status, error.reason)
 
-    def _bring(self, row: Mapping[str, Any], name: str, deadline: Deadline, *, patient: bool) -> None:
+    def _bring(self, row: Mapping[str, Any], name: str, deadline: Deadline) -> None:
+        """Fetch every file; they get their names when all of them are here and verified, not one before."""
         repo_id, sha = str(row["id"]), str(row["sha"])
         if not is_repo_id(repo_id) or not sha.isalnum():
             raise ModelError(Status.MALFORMED_ROW)
         files = self._wanted(row, deadline)
         folder = self._store.folder(name)
-        self._room(name, sum(file.size or 0 for file in files), patient=patient)
+        self._room(name, sum(file.size or 0 for file in files))
         folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():  # of an earlier attempt
+            if path.name not in {f"{file.path}{PART}" for file in files}:
+                path.unlink()
         for file in files:
-            target = folder / file.path
-            if not target.exists():
-                download(self._client, self._client.resolve_url(repo_id, sha, file.path), file, target, deadline)
-        if {path.name for path in folder.iterdir()} - {file.path for file in files}:
-            _clear(folder, {file.path for file in files})
+            self._download(repo_id, sha, file, folder, deadline)
+        for file in files:
+            (folder / f"{file.path}{PART}").replace(folder / file.path)
         self._store.complete(name)
 
-    def _room(self, name: str, needed: int, *, patient: bool) -> None:
+    def _download(self, repo_id: str, sha: str, file: File, folder: Path, deadline: Deadline) -> Path:
+        part = folder / f"{file.path}{PART}"
+        download(self._client, self._client.resolve_url(repo_id, sha, file.path), file, part, deadline)
+        return part
+
+    def _room(self, name: str, needed: int) -> None:
         allowed = self._store.max_bytes
         if allowed is not None and needed > allowed:
             raise ModelError(Status.DISK_FULL, f"it needs {needed:,} bytes, --max-disk allows {allowed:,}")
         end = time.monotonic() + ROOM_SECONDS
         while not self._store.make_room(name, needed):
-            if not patient:
-                raise _NoRoomError
             if time.monotonic() > end:
                 raise ModelError(Status.DISK_FULL, "models in use take all the space that --max-disk allows")
-            self._ahead.make_way()
             time.sleep(0.1)
 
     def _wanted(self, row: Mapping[str, Any], deadline: Deadline) -> list[File]:
@@ -176,6 +163,14 @@ class Fetcher:
             names = self._shards(row, stated[INDEX], deadline)
             stated |= self._complete(row, [stated.get(path, File(path)) for path in names], deadline)
             wanted += names
+            weights = names
+        for path in wanted:
+            if path not in weights and (stated[path].size or 0) > MAX_ANSWER:
+                raise ModelError(Status.TOO_MANY_BYTES, f"{path} has {stated[path].size:,} bytes")
+        for path in weights:
+            size = stated[path].size or 0
+            if size < LEAST_BYTES:
+                raise ModelError(Status.TRUNCATED_WEIGHTS, f"{path} has {size} bytes, too few for a header")
         return [stated[path] for path in wanted]
 
     def _complete(self, row: Mapping[str, Any], files: list[File], deadline: Deadline) -> dict[str, File]:
@@ -195,17 +190,12 @@ class Fetcher:
         return known
 
     def _shards(self, row: Mapping[str, Any], index: File, deadline: Deadline) -> list[str]:
-        name = model_file_name(str(row["id"]), str(row["sha"]))
-        target = self._store.folder(name) / INDEX
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists():
-            url = self._client.resolve_url(str(row["id"]), str(row["sha"]), INDEX)
-            download(self._client, url, replace(index), target, deadline)
-        return shards(target.read_bytes())
-
-
-class _NoRoomError(Exception):
-    """There is no room for a model that nobody has asked for yet."""
+        if (index.size or 0) > MAX_ANSWER:
+            raise ModelError(Status.TOO_MANY_BYTES, f"{INDEX} has {index.size:,} bytes")
+        repo_id, sha = str(row["id"]), str(row["sha"])
+        folder = self._store.folder(model_file_name(repo_id, sha))
+        folder.mkdir(parents=True, exist_ok=True)
+        return shards(self._download(repo_id, sha, index, folder, deadline).read_bytes())
 
 
 class _Release:
@@ -224,9 +214,3 @@ class _Release:
         os.close(self._handle)
         if not self._keep:
             self._store.remove(self._name)
-
-
-def _clear(folder: Path, keep: set[str]) -> None:
-    for path in folder.iterdir():
-        if path.name not in keep and path.is_file():
-            path.unlink()

@@ -17,6 +17,7 @@ from workspace import ModelError, Status
 FIRST_READ = 65_536  # bytes: holds the whole header of most classifiers, so that one request is enough
 MAX_HEADER = 25_000_000  # bytes, the Hub's own cap
 MAX_TENSORS = 100_000
+LEAST_BYTES = 10  # a length, and the JSON of no tensors
 
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,

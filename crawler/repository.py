@@ -99,7 +99,7 @@ def states_a_hash(answer: Answer) -> None:
 
     The Hub always does: an answer that does not is somebody else's, a proxy's page say.
     """
-    if not answer.etag or answer.size is None:
+    if answer.size is None or (answer.size > 0 and not answer.etag):
         raise RetryError(UnansweredError(Status.SERVER_ERROR, "an answer that states no hash or size", answer.status))
 
 

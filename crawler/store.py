@@ -113,13 +113,17 @@ class Store:
         if descriptor is None:
             return False
         try:
-            # The mark goes first: a kill in between leaves a folder that is fetched again, never half a model.
-            (self.root / f"{name}{_DONE}").unlink(missing_ok=True)
-            shutil.rmtree(self.root / name, ignore_errors=True)
+            self.discard(name)
             (self.root / f"{name}.lock").unlink(missing_ok=True)
         finally:
             os.close(descriptor)
         return True
+
+    def discard(self, name: str) -> None:
+        """Delete the files of a model whose lock the caller holds alone."""
+        # The mark goes first: a kill in between leaves a folder that is fetched again, never half a model.
+        (self.root / f"{name}{_DONE}").unlink(missing_ok=True)
+        shutil.rmtree(self.root / name, ignore_errors=True)
 
     def _folders(self) -> list[Path]:
         return [path for path in self.root.iterdir() if path.is_dir()] if self.root.is_dir() else []

@@ -11,7 +11,6 @@ from crawler import estimate
 from crawler.architectures import lazy
 from crawler.catalog import merge_files
 from crawler.client import HubClient
-from crawler.credentials import resolve_token
 from crawler.departures import book_departures
 from crawler.exclusive import exclusive
 from crawler.inspection import Inspector
@@ -25,6 +24,7 @@ from crawler.source import Source
 from crawler.spool import Spool
 from crawler.summary import CrawlSummary
 from workspace import CrawlConfig, Workspace
+from workspace.endpoint import token_for
 from workspace.files import canonical_json, short_hash
 from workspace.runs import new_run_id, now, versions
 
@@ -77,7 +77,7 @@ def crawl(
     config = workspace.config
     task = config.crawl.pipeline_tag if pipeline_tag is None else pipeline_tag
     query = Query(task or None, author, library, search, tuple(tags))
-    secret = resolve_token(token)
+    secret = token_for(config.endpoint, token)
     client = HubClient(config.endpoint, secret)
     rows: Source
     if source is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from workspace import WorkspaceError
+from workspace.endpoint import token_for
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -113,6 +114,8 @@ def _dataset(
     bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
+        if path is None:  # None would make the library look for a token by itself
+            options["token"] = token_for(datasets.config.HF_ENDPOINT) or False
         data = datasets.load_dataset(name, **options)
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         raise WorkspaceError(f"cannot open the data set '{path or name}', split '{split}': {error}") from error

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from workspace import HubError, Workspace
+from workspace.endpoint import token_for
 from workspace.files import short_hash
 from workspace.text import printable
 
@@ -25,10 +26,10 @@ def fetch(workspace: Workspace, repo: str, commit: str | None, token: str | None
     """Return the folder of a repository's files in the workspace's cache, and its commit; raises `HubError`."""
     from huggingface_hub import HfApi, hf_hub_download
 
-    secret = False if token == "" else token  # "" asks for no token at all, not even the environment's
     cache, endpoint = workspace.cache_dir / "encoders", workspace.config.endpoint
     if commit and _mark(cache, repo, commit).is_file():  # complete on disk: no request, so it works without a network
         return cache / f"models--{repo.replace('/', '--')}" / "snapshots" / commit, commit
+    secret = token_for(endpoint, token) or False  # None would make the client look for one by itself
     try:
         info = HfApi(endpoint=endpoint, token=secret).model_info(repo, revision=commit)
         names = [s.rfilename for s in info.siblings or []]

@@ -16,6 +16,7 @@ from hubprobe.cli.options import (
     format_option,
     quiet_option,
     token_option,
+    token_to_send,
     workspace_option,
 )
 from hubprobe.output import FORMATS, render
@@ -64,12 +65,14 @@ def index(
     import search
     from workspace import Workspace
 
-    workspace = Workspace(Workspace.open(folder).root, config_with_endpoint(folder, endpoint))
+    config = config_with_endpoint(folder, endpoint)
+    workspace = Workspace(Workspace.open(folder).root, config)
     if verify:
         found = search.verify(workspace)
         click.echo(render([found], list(found), kind), nl=False)
         return
-    show_summary(search.index(workspace, encoder=encoder, token=token, rebuild=rebuild, progress=not quiet), kind)
+    secret = token_to_send(config, endpoint, token)
+    show_summary(search.index(workspace, encoder=encoder, token=secret, rebuild=rebuild, progress=not quiet), kind)
 
 
 @index.command("info")

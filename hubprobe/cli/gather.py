@@ -16,6 +16,7 @@ from hubprobe.cli.options import (
     local_offline,
     quiet_option,
     token_option,
+    token_to_send,
     workspace_option,
 )
 from hubprobe.output import render
@@ -39,8 +40,9 @@ def show_crawl(folder: Path, config: Config, options: dict[str, Any], kind: str)
     """Crawl, or dry-run, and print the summary; a dry run leaves no folder behind."""
     import crawler
     from workspace import Workspace
+    from workspace.endpoint import is_loopback
 
-    if not os.environ.get("HUBPROBE_CONTACT") and "//127.0.0.1" not in config.endpoint:
+    if not os.environ.get("HUBPROBE_CONTACT") and not is_loopback(config.endpoint):
         click.echo("please set HUBPROBE_CONTACT, so that the Hub can tell you when your crawl is a burden", err=True)
     workspace = Workspace(folder, config) if options.get("dry_run") else Workspace.create(folder, config)
     show_summary(crawler.crawl(workspace, **options), kind)
@@ -138,6 +140,7 @@ def crawl(
       hubprobe crawl --explain google/vit-base-patch16-224
     """
     config = config_with_endpoint(folder, endpoint)
+    options["token"] = token_to_send(config, endpoint, options["token"])
     if explained is not None:
         _explain(folder, config, explained, options["token"], kind)
         return
@@ -206,7 +209,9 @@ def probe(
     from hubprobe import front, launch
     from workspace import Workspace
 
-    workspace = Workspace(Workspace.open(folder).root, config_with_endpoint(folder, endpoint))
+    config = config_with_endpoint(folder, endpoint)
+    workspace = Workspace(Workspace.open(folder).root, config)
+    token = token_to_send(config, endpoint, token)
     if workers > 1:
         given = {
             **options,
@@ -217,9 +222,10 @@ def probe(
             "max_disk": max_disk,
         }
         given |= {"format": kind, "quiet": quiet}
-        secret = {"HF_TOKEN": token} if token else {}  # by the environment: a command line is seen by everyone
-        arguments = launch.as_arguments(given)
-        launch.probe_with_workers(folder, workers, arguments, HF_ENDPOINT=workspace.config.endpoint, **secret)
+        # By the environment: a command line is seen by everyone. Without a token from us they look for none themselves.
+        access = {"HF_ENDPOINT": config.endpoint, "HF_TOKEN": token}
+        access["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "" if token else "1"
+        launch.probe_with_workers(folder, workers, launch.as_arguments(given), **access)
         return
     settings = {name: value for name, value in options.items() if value is not None}
     settings |= {"retry": _listed(retry) or (), "models": _listed(models), "isolate": not no_isolate}

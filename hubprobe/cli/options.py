@@ -36,8 +36,8 @@ def format_option(function: F) -> F:
 
 
 def token_option(function: F) -> F:
-    """``--token``: read from the environment too, so that it need not stand in the shell's history."""
-    return click.option("--token", envvar="HF_TOKEN", help="Hugging Face token; better set HF_TOKEN.")(function)
+    """``--token``: one for this command. That of the environment goes where `workspace.endpoint` says."""
+    return click.option("--token", help="Hugging Face token; better set HF_TOKEN.")(function)
 
 
 def quiet_option(function: F) -> F:
@@ -57,10 +57,18 @@ def config_with_endpoint(folder: Path, endpoint: str | None) -> Any:
     from dataclasses import replace
 
     from workspace import Config
+    from workspace.endpoint import checked
     from workspace.layout import MARKER
 
     config = Config.load(folder / MARKER)
-    return replace(config, endpoint=endpoint.rstrip("/")) if endpoint else config
+    return replace(config, endpoint=checked(endpoint)) if endpoint else config
+
+
+def token_to_send(config: Any, endpoint: str | None, token: str | None) -> str:
+    """Return the token for the Hub of ``config``, which ``endpoint`` named if it is not None; "" for none."""
+    from workspace.endpoint import token_for
+
+    return token_for(config.endpoint, token, named=endpoint is not None) or ""
 
 
 def local_offline() -> None:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hubprobe.cli.options import (
+    config_with_endpoint,
     endpoint_option,
     format_option,
     local_offline,
     quiet_option,
     token_option,
+    token_to_send,
     workspace_option,
 )
 from hubprobe.output import render
@@ -84,9 +86,10 @@ def release(
     )
     shown = _show(summary, kind)
     if repo is not None and not dry_run:
-        address = (endpoint or workspace.config.endpoint).rstrip("/")
+        config = config_with_endpoint(folder, endpoint)
+        secret = token_to_send(config, endpoint, token)
         pushed = pushing.push(
-            out, repo, endpoint=address, token=token, public=public, confirm=lambda what: _ask(what, yes)
+            out, repo, endpoint=config.endpoint, token=secret, public=public, confirm=lambda what: _ask(what, yes)
         )
         shown |= {"push": asdict(pushed)}
         state = "uploaded" if pushed.changed else "nothing to upload: it is there already"

@@ -13,6 +13,7 @@ from hubprobe.cli.options import (
     format_option,
     quiet_option,
     token_option,
+    token_to_send,
     workspace_option,
 )
 from hubprobe.output import render
@@ -78,6 +79,7 @@ def run(
     from workspace import Workspace
 
     config = config_with_endpoint(folder, endpoint)
+    token = token_to_send(config, endpoint, token)
     if dry_run:
         from hubprobe.cli.gather import show_crawl
 

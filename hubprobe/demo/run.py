@@ -91,7 +91,8 @@ def demo(path: str | Path | None = None, *, workers: int = 1, progress: bool = T
         with _timed(report, "probe"):
             if workers > 1:
                 quiet = [] if progress else ["--quiet"]
-                probe_with_workers(root, workers, quiet, HF_ENDPOINT=server.url)
+                tokenless = {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+                probe_with_workers(root, workers, quiet, HF_ENDPOINT=server.url, **tokenless)
             else:
                 probe(workspace, token="", progress=progress)
         with _timed(report, "complete"):

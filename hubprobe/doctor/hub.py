@@ -11,9 +11,9 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from hubprobe.doctor.check import Check, Setting
+from workspace.endpoint import Access, access, checked, is_loopback
 from workspace.errors import ConfigError, HubprobeError
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ def contact(setting: Setting) -> Iterator[Check]:
 
     stated = os.environ.get(CONTACT, "").strip()
     address = setting.endpoint or _configured(setting.root)
-    if not stated and _is_loopback(urlsplit(address).hostname or ""):
+    if not stated and is_loopback(address):
         yield Check("contact", "ok", "nobody is named; a hub on this machine need not be told")
         return
     advice = "" if stated else f"before a crawl: export {CONTACT}=you@example.org, sent with every request"
@@ -71,17 +71,17 @@ def reach(setting: Setting) -> Iterator[Check]:
     if setting.offline:
         yield Check("endpoint", "ok", f"{address}, not asked: --offline")
         return
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        yield Check("endpoint", "fail", f"{address} is no address", "write one as https://huggingface.co")
-        return
-    from crawler.credentials import resolve_token
-
     try:
-        token = resolve_token(setting.token)
-        problem = ""
+        address = checked(address)
     except ConfigError as error:
-        token, problem = None, str(error)
+        yield Check("endpoint", "fail", str(error), "write one as https://huggingface.co")
+        return
+    problem = ""
+    try:
+        given = access(address, setting.token, named=setting.endpoint is not None)
+    except ConfigError as error:
+        given, problem = Access(None), str(error)
+    token = given.token
     listing = f"{address}/api/models?limit=1"
     try:
         first = _Asked.of(address, listing, None, setting.seconds)
@@ -91,9 +91,8 @@ def reach(setting: Setting) -> Iterator[Check]:
         return
     yield _endpoint(address, own, first)
     yield from _clock(first)
-    here = _is_loopback(parts.hostname)
     if token is None:
-        yield _no_token(address, here, problem)
+        yield _no_token(address, given.withheld, problem)
         yield _limits(first)
         return
     check = _token(address, token, setting.seconds)
@@ -159,7 +158,7 @@ def within(seconds: float, function: Callable[[], T]) -> T:
 
 def _endpoint(address: str, own: str, first: _Asked) -> Check:
     found = f"{address} answers in {first.seconds * 1000:.0f} ms"
-    if not _is_loopback(urlsplit(address).hostname or "") and address.startswith("http:"):
+    if not is_loopback(address) and address.startswith("http:"):
         return Check("endpoint", "warn", f"{found}, over plain HTTP", "use https: the token can be read on its way")
     if address != own.rstrip("/"):
         advice = "HF_ENDPOINT or --endpoint wins over the workspace: unset it if that is not meant"
@@ -178,10 +177,12 @@ def _clock(first: _Asked) -> Iterator[Check]:
     yield Check("clock", "warn" if off else "ok", found, "set it: timedatectl set-ntp true" if off else "")
 
 
-def _no_token(address: str, here: bool, problem: str) -> Check:
+def _no_token(address: str, withheld: str, problem: str) -> Check:
     if problem:
-        return Check("token", "fail", problem, "copy it again: no spaces, no line break")
-    if here:
+        return Check("token", "fail", problem, "copy it again: no spaces, no line break; https for the endpoint")
+    if withheld:
+        return Check("token", "warn", "one is set, and not sent to this endpoint", withheld)
+    if is_loopback(address):
         return Check("token", "ok", "none; a hub on this machine needs none")
     advice = f"make a read token at {address}/settings/tokens, then: export HF_TOKEN=hf_..."
     return Check("token", "warn", "none: the lowest rate limits", advice)
@@ -253,10 +254,6 @@ def _advice() -> str:
     proxies = [name for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy") if os.environ.get(name)]
     through = f" and the proxy in {proxies[0]}" if proxies else ""
     return f"check the network{through}, or name another address with --endpoint; what is on disk works without"
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _said(error: BaseException, token: str | None) -> str:

@@ -29,6 +29,7 @@ from hubprobe.release.tables import SHARD_BYTES, descriptors, probes
 from probing.images import RefusedImageError
 from probing.images import read as read_image
 from workspace import Config, ConfigError, HubError, Status, Workspace, WorkspaceError, records
+from workspace.endpoint import checked, token_for
 from workspace.files import (
     IMPORTED_PREFIX,
     canonical_json,
@@ -115,7 +116,8 @@ def import_release(
 
     home = Path(target)
     _check_target(home)
-    config = replace(Config(), endpoint=endpoint.rstrip("/")) if endpoint else Config()
+    config = replace(Config(), endpoint=checked(endpoint)) if endpoint else Config()
+    token = token_for(config.endpoint, token, named=True) or ""
     source = open_source(str(where), home / "cache" / "release", endpoint=config.endpoint, token=token)
     manifest = source.manifest
     _check_disk(home, source)

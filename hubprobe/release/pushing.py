@@ -11,6 +11,7 @@ from hubprobe.release import manifest
 from hubprobe.release.source import transport_errors
 from hubprobe.release.tables import NAMES
 from workspace import HubError, WorkspaceError
+from workspace.endpoint import token_for
 from workspace.text import printable
 
 _OURS = [*(f"{name}/*.parquet" for name in NAMES), "encoders/*.safetensors", "figures/*.png"]
@@ -68,7 +69,7 @@ def push(
         folder: of the release.
         repo: ``owner/name``.
         endpoint: of the Hub.
-        token: with the right to write; the machine's own when None.
+        token: with the right to write; the machine's own when None, see `workspace.endpoint`.
         public: make a new dataset public; an existing one stays as visible as it is.
         confirm: called with what is about to happen; raises to stop it.
 
@@ -82,7 +83,7 @@ def push(
     content = manifest.read(home)
     for name, facts in content.files.items():
         manifest.check(home, name, facts)
-    api = HfApi(endpoint=endpoint, token=token)
+    api = HfApi(endpoint=endpoint, token=token_for(endpoint, token) or False)
     refusals: tuple[type[Exception], ...] = (*transport_errors(), RuntimeError, ValueError)  # as the client raises them
     try:
         try:

@@ -27,7 +27,7 @@ class Source:
         repo: ``owner/name`` on a Hub; empty for a folder.
         revision: the commit, 40 hex digits; empty for a folder.
         endpoint: of the Hub.
-        token: for it; None takes the machine's own, "" sends none.
+        token: for it; none is sent when it is None or "".
     """
 
     where: str
@@ -65,7 +65,7 @@ def open_source(where: str, cache: Path, *, endpoint: str, token: str | None = N
         where: as the user names it.
         cache: folder for what is fetched; kept, so that an interrupted import goes on.
         endpoint: of the Hub.
-        token: for it.
+        token: for it; none is sent when it is None: the machine's own is not looked for here.
 
     Raises `WorkspaceError` for what is no release or a later one, `HubError` when the Hub does not give it.
     """
@@ -78,7 +78,7 @@ def open_source(where: str, cache: Path, *, endpoint: str, token: str | None = N
 
     repo, revision = found[1], found[2]
     try:
-        about = HfApi(endpoint=endpoint, token=_secret(token)).dataset_info(
+        about = HfApi(endpoint=endpoint, token=token or False).dataset_info(
             repo, revision=revision, files_metadata=True
         )
     except transport_errors() as error:
@@ -101,17 +101,13 @@ def _download(repo: str, revision: str, name: str, folder: Path, endpoint: str, 
     try:
         hf_hub_download(
             repo, name, repo_type="dataset", revision=revision, local_dir=folder, endpoint=endpoint,
-            token=_secret(token),
+            token=token or False,
         )  # fmt: skip
     except transport_errors() as error:
         raise HubError(
             f"{name} of {repo} cannot be fetched from {endpoint}: {printable(error, 300)}; "
             "run the same command again to go on"
         ) from error
-
-
-def _secret(token: str | None) -> str | bool | None:
-    return False if token == "" else token  # "" asks for no token at all, not even the environment's
 
 
 def transport_errors() -> tuple[type[Exception], ...]:

@@ -12,10 +12,9 @@ import pytest
 import crawler
 from crawler import client, inspection
 from crawler.client import HubClient
-from crawler.credentials import resolve_token
 from crawler.failures import UnansweredError
 from hubprobe.demo.server import HubServer
-from workspace import ConfigError, Status, Workspace
+from workspace import Status, Workspace
 
 
 @pytest.fixture
@@ -55,23 +54,6 @@ def test_headers_that_never_end_do_not_hold_a_thread(dripping: str, monkeypatch:
         HubClient(dripping).read(f"{dripping}/api/models", limit=1000)
     assert caught.value.status is Status.NETWORK_ERROR
     assert time.monotonic() - began < 3
-
-
-@pytest.mark.parametrize(("given", "sent"), [("hf_x", "hf_x"), (" hf_x\n", "hf_x"), ("", None), (False, None)])
-def test_tokens(given: str | bool, sent: str | None) -> None:
-    assert resolve_token(given) == sent
-
-
-def test_a_token_that_no_header_can_carry_is_refused_without_repeating_it() -> None:
-    with pytest.raises(ConfigError) as caught:
-        resolve_token("hf_secret\r\nX-Evil: 1")
-    assert "secret" not in str(caught.value)
-    assert "hf_secret" not in repr(HubClient("https://hub.example", "hf_secret"))
-
-
-def test_the_machines_own_token_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_env")
-    assert resolve_token(None) == "hf_env"
 
 
 def test_a_bug_of_ours_costs_one_repository_and_says_so(

@@ -16,8 +16,6 @@ import pytest
 import crawler
 from crawler import fetcher as fetching
 from crawler.store import Store
-from hubprobe.demo import faults
-from hubprobe.demo.faults import Fault, Faults
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer
 from workspace import ModelError, Status, Workspace
@@ -150,58 +148,6 @@ def test_a_demand_does_not_wait_for_those_who_use_the_model(
     assert mine[0].folder == kept[0].folder
     mine[0].release()
     kept[0].release()
-
-
-def test_prefetched_models_are_there_when_asked_for(
-    server: HubServer, workspace: Workspace, rows: list[dict[str, Any]]
-) -> None:
-    fetcher = crawler.Fetcher(workspace, token=False)
-    server.requests.clear()
-    fetcher.prefetch(rows[:3])
-    wait_for(lambda: server.requests.count("cdn") == 3)
-    for row in rows[:3]:
-        fetcher(row).release()
-    assert server.requests.count("cdn") == 3
-    order = [asked.target for asked in server.requests if asked.bucket == "cdn"]
-    assert len(set(order)) in (1, 3)
-    fetcher.close()
-
-
-def test_prefetching_leaves_room_for_a_demand(workspace: Workspace, rows: list[dict[str, Any]]) -> None:
-    fetcher = crawler.Fetcher(workspace, token=False, max_disk_bytes=2 * MODEL + 100)
-    fetcher.prefetch(rows[:4])
-    for row in (rows[4], rows[0], rows[1], rows[2], rows[3]):
-        fetched = fetcher(row)
-        assert (fetched.folder / "model.safetensors").exists()
-        assert on_disk(workspace) <= 2 * MODEL + 100
-        fetched.release()
-    fetcher.close()
-
-
-def test_what_prefetching_met_is_raised_when_it_is_asked_for(
-    server: HubServer, workspace: Workspace, rows: list[dict[str, Any]]
-) -> None:
-    refused = faults.status(403, [("X-Error-Code", "GatedRepo")])
-    fault = Fault(refused, match="m0/resolve/.*safetensors", times=None)
-    server.intercept = Faults(fault)
-    fetcher = crawler.Fetcher(workspace, token=False)
-    fetcher.prefetch(rows[:2])
-    wait_for(lambda: fault.hits == 1)
-    with pytest.raises(ModelError) as caught:
-        fetcher(rows[0])
-    assert caught.value.status is Status.GATED
-    fetcher(rows[1]).release()
-    fetcher.close()
-
-
-def test_a_new_plan_lets_go_of_the_old_one(workspace: Workspace, rows: list[dict[str, Any]]) -> None:
-    fetcher = crawler.Fetcher(workspace, token=False, max_disk_bytes=MODEL + 100)
-    fetcher.prefetch(rows[:1])
-    folder = workspace.cache_dir / "models"
-    wait_for(lambda: len(list(folder.glob("*.complete"))) == 1)
-    fetcher.prefetch([])
-    fetcher(rows[1]).release()
-    fetcher.close()
 
 
 def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:

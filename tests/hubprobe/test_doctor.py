@@ -55,7 +55,8 @@ def nobody(monkeypatch):
     for name in list(os.environ):
         if name.startswith(("HF_", "HUBPROBE_", "SSL_CERT", "REQUESTS_CA", "CURL_CA", "TRANSFORMERS_OFF")):
             monkeypatch.delenv(name)
-    monkeypatch.setattr("crawler.credentials.get_token", lambda: None)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", "/no/such/file")
 
 
 @pytest.fixture(scope="module")

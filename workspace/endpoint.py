@@ -1,0 +1,144 @@
+"""Addresses of Hubs, and which of them is sent this machine's token: one answer for every room.
+
+A workspace may come from a stranger, and with it the endpoint in its ``hubprobe.toml``. So a token that was found on
+this machine and not given for this very command goes to the Hugging Face Hub, or to an endpoint that the user named,
+and nowhere else.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from workspace.errors import ConfigError
+from workspace.text import printable
+
+logger = logging.getLogger(__name__)
+
+Origin = tuple[str, str, int]
+"""Scheme, host and port."""
+
+_PORTS = {"http": 80, "https": 443}
+_HUB: frozenset[Origin] = frozenset({("https", "huggingface.co", 443), ("https", "hf.co", 443)})
+_TRUE = frozenset({"1", "ON", "YES", "TRUE"})
+
+
+def origin(url: str) -> Origin:
+    """Return scheme, host and port of ``url``; an origin that equals no other where it has none that can be."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme.lower(), (parts.hostname or "").lower(), parts.port or _PORTS.get(parts.scheme.lower(), -1)
+    except ValueError:
+        return "", url, -1
+
+
+def is_loopback(url: str) -> bool:
+    """Return whether ``url`` is on this very machine."""
+    host = origin(url)[1]
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def is_on(variable: str) -> bool:
+    """Return whether an environment variable is set to what huggingface_hub takes for true."""
+    return os.environ.get(variable, "").upper() in _TRUE
+
+
+def checked(endpoint: str) -> str:
+    """Return the address of a Hub without its last slash. Raises `ConfigError` when it is no address of one."""
+    address = endpoint.strip().rstrip("/")
+    shown = printable(endpoint, 100)
+    scheme, host, port = origin(address)
+    if scheme not in _PORTS or not host or not 0 < port < 65536:
+        example = f"https://{address}" if "://" not in address and host == "" and address else "https://huggingface.co"
+        raise ConfigError(
+            f"the endpoint '{shown}' is no address of a Hub: write it with its scheme, as {printable(example, 100)} "
+            "(--endpoint, HF_ENDPOINT, or endpoint in hubprobe.toml)"
+        )
+    odd = not address.isascii() or not address.isprintable() or any(mark in address for mark in " \\?#@")
+    if odd:
+        raise ConfigError(
+            f"the endpoint '{shown}' is no address of a Hub: it may hold a scheme, a host, a port and a path, and "
+            "no user name, question or fragment"
+        )
+    return address
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a Hub is sent: a token or none, and why the machine's own is kept from it, if it is."""
+
+    token: str | None = field(repr=False)
+    withheld: str = ""
+
+
+def token_for(endpoint: str, token: str | bool | None = None, *, named: bool = False) -> str | None:
+    """Return the token to send to ``endpoint``, or None; warn when the machine's own is withheld. See `access`."""
+    given = access(endpoint, token, named=named)
+    if given.withheld:
+        _warn(f"your Hugging Face token is not sent to {printable(endpoint, 100)}: {given.withheld}")
+    return given.token
+
+
+def access(endpoint: str, token: str | bool | None = None, *, named: bool = False) -> Access:
+    """Decide whether ``endpoint`` is sent a token, and which.
+
+    One that is given goes to any Hub over https, and to this machine. The machine's own (``HF_TOKEN``, ``hf auth
+    login``) goes to the Hugging Face Hub, and to an endpoint that the user named for this command.
+
+    Args:
+        endpoint: address of the Hub.
+        token: one given for this command; None or True for the one this machine has, False or "" for none.
+        named: whether the user named ``endpoint``. ``HF_ENDPOINT`` names one too; a workspace does not.
+
+    Raises `ConfigError`, which does not repeat the token, for one that no header can carry, for one given for a Hub
+    over plain http, and for an ``endpoint`` that is no address.
+    """
+    address = checked(endpoint)
+    private = origin(address)[0] == "https" or is_loopback(address)
+    if token is False or token == "" or (token is None and is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN")):
+        return Access(None)
+    if isinstance(token, str):
+        if not private:
+            raise ConfigError(
+                f"a token is not sent to {printable(address, 100)} over plain http, where everybody on the way can "
+                "read it: use https, or leave --token away"
+            )
+        return Access(_sendable(token))
+    by_user = named or origin(address) == origin(os.environ.get("HF_ENDPOINT", ""))
+    if private and (by_user or origin(address) in _HUB):
+        from huggingface_hub import get_token
+
+        return Access(_sendable(get_token() or ""))
+    if not _machine_has_one():
+        return Access(None)
+    if by_user:
+        return Access(None, "over plain http everybody on the way can read it; use https")
+    return Access(None, "its workspace names that Hub and you did not; name it with --endpoint, or give --token")
+
+
+def _sendable(token: str) -> str | None:
+    kept = token.strip()
+    if kept and not (kept.isascii() and kept.isprintable() and " " not in kept):
+        raise ConfigError("the Hub's token holds characters that no token has: check --token or HF_TOKEN")
+    return kept or None
+
+
+def _machine_has_one() -> bool:
+    """Return whether the machine has a token, without what `get_token` may ask of the network for it."""
+    from huggingface_hub import constants
+
+    named = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE")
+    return any(os.environ.get(name) for name in named) or Path(constants.HF_TOKEN_PATH).is_file()
+
+
+@cache
+def _warn(sentence: str) -> None:
+    logger.warning("%s", sentence)  # once, however often the rooms ask
