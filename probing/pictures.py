@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from probing import cache
-from probing.images import decode
 from workspace import Workspace, WorkspaceError
+from workspace.images import read_image
 
 Picture = npt.NDArray[np.uint8]
 """One decoded probe: RGB, uint8 [3, height, width]."""
@@ -75,4 +75,4 @@ class Pictures(Sequence[Picture]):
 
 
 def _planar(encoded: bytes) -> Picture:
-    return np.array(np.asarray(decode(encoded)).transpose(2, 0, 1), order="C")
+    return np.array(np.asarray(read_image(encoded)).transpose(2, 0, 1), order="C")

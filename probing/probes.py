@@ -9,15 +9,21 @@ from typing import Any
 
 import pyarrow as pa
 
-from probing.images import Probe, Refusal, RefusedImageError, read
+from probing.images import Probe, read
 from probing.sources import Item, Source, open_source
 from workspace import ConfigError, Workspace, WorkspaceError, records, runs
 from workspace.files import short_hash, write_json, write_table
+from workspace.images import Refusal, RefusedImageError
+from workspace.text import printable
 
 _log = logging.getLogger(__name__)
 
 ROW_GROUP = 256
 """Images in a row group: about 25 MB at 100 KB an image, so that a reader can take a part."""
+
+
+NAMED = 5
+"""Refused images that the summary names: the first ones; all are counted."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +58,20 @@ class _Kept:
     rows: list[dict[str, Any]] = field(default_factory=list)
     hashes: dict[str, int] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=lambda: {"duplicates": 0, "broken": 0, "too_large": 0})
+    named: tuple[str, ...] = ()
     seen: int = 0
 
     def offer(self, item: Item) -> bool:
         """Take ``item`` if it is a good image not met before; return whether it was taken."""
         self.seen += 1
         try:
-            if item.encoded is None:
-                raise RefusedImageError(Refusal.BROKEN, "no bytes")
-            probe = read(item.encoded)
+            if item.image is None:
+                raise RefusedImageError(Refusal.BROKEN, f"{printable(item.source)} has no image")
+            probe = read(item.image, item.source)
         except RefusedImageError as error:
-            _log.debug("probe %s refused: %s: %s", item.source, error.refusal.value, error)
+            _log.info("not used: %s", error)
             self.refused[error.refusal.value] += 1
+            self.named = (*self.named, str(error))[:NAMED]
             return False
         if probe.image_hash in self.hashes:
             self.refused["duplicates"] += 1
@@ -114,13 +122,17 @@ def build(
     )
     kept = _collect(opened, n, progress)
     if not kept.rows:
-        raise WorkspaceError(f"{source}: none of {kept.seen} images can be used: {kept.refused}")
+        named = "; ".join(kept.named)
+        raise WorkspaceError(f"{source}: none of {kept.seen} images can be used: {kept.refused}. {named}".strip())
     table = pa.Table.from_pylist(kept.rows, schema=records.PROBES)
     probe_set = short_hash("".join(kept.hashes))
     notes: list[str] = []
     if len(kept.rows) < n:
         notes.append(f"asked for {n} probes; the source holds {len(kept.rows)} usable images, all are used")
         _log.warning("%s", notes[0])
+    if kept.named:
+        more = kept.refused["broken"] + kept.refused["too_large"] - len(kept.named)
+        notes.append("not used: " + "; ".join(kept.named) + (f"; and {more} more" if more else ""))
     summary = ProbesSummary(
         probe_set=probe_set,
         n=len(kept.rows),

@@ -34,9 +34,9 @@ MAX_CAPTION = 1000  # characters kept of a caption
 
 @dataclass(frozen=True)
 class Item:
-    """One candidate: encoded bytes (None when the source has nothing there) and what is known of it."""
+    """One candidate: its encoded bytes or its file, None when the source has nothing there; and what is known of it."""
 
-    encoded: bytes | None
+    image: bytes | Path | None
     caption: str | None
     source: str
     license: str | None = None
@@ -87,10 +87,7 @@ def _from_files(root: Path, files: list[Path], seed: int) -> Iterator[Item]:
     for i in np.random.default_rng(seed).permutation(len(files)):
         path = files[i]
         caption = path.parent.name.replace("_", " ") if in_folders and path.parent != root else None
-        try:
-            yield Item(path.read_bytes(), caption, path.relative_to(root).as_posix())
-        except OSError:
-            yield Item(None, caption, path.relative_to(root).as_posix())
+        yield Item(path, caption, path.relative_to(root).as_posix())
 
 
 def _dataset(
@@ -132,7 +129,8 @@ def _dataset(
     data = data.cast_column(image, datasets.Image(decode=False))
     label = str(path) if path is not None else name
     total = None if path is None else len(data)
-    return Source(label, _from_rows(data, label, seed, image, caption, names), total, image, caption)
+    root = path if name == "imagefolder" else None
+    return Source(label, _from_rows(data, label, seed, image, caption, names, root), total, image, caption)
 
 
 def _columns(data: Any) -> list[str]:
@@ -156,7 +154,7 @@ def _class_names(data: Any, column: str | None) -> list[str] | None:
 
 
 def _from_rows(
-    data: Any, label: str, seed: int, image: str, caption: str | None, names: list[str] | None
+    data: Any, label: str, seed: int, image: str, caption: str | None, names: list[str] | None, root: Path | None
 ) -> Iterator[Item]:
     name = os.path.basename(label) or label  # noqa: PTH119 - a data set's name is no path
     if hasattr(data, "__len__"):
@@ -169,22 +167,22 @@ def _from_rows(
         licence = row.get("license")
         source = row.get("source")
         yield Item(
-            _encoded(row[image]),
+            _image(row[image], root),
             text,
             source if isinstance(source, str) and source else f"{name}#{i}",
             str(licence)[:MAX_CAPTION] if isinstance(licence, str) else None,
         )
 
 
-def _encoded(value: Any) -> bytes | None:
+def _image(value: Any, root: Path | None) -> bytes | Path | None:
+    """Return what a row holds of its image: bytes, or a file below ``root``. Other paths are a stranger's wish."""
     if isinstance(value, dict):
         if value.get("bytes"):
             return bytes(value["bytes"])
         path = value.get("path")
-        try:
-            return Path(path).read_bytes() if path else None
-        except OSError:
+        if root is None or not isinstance(path, str) or not Path(path).resolve().is_relative_to(root.resolve()):
             return None
+        return Path(path)
     return bytes(value) if isinstance(value, (bytes, bytearray)) else None
 
 

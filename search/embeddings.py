@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from search.encoders import TEMPLATES, Encoder, text_embeddings
-from search.images import over_white
 from workspace import Workspace, WorkspaceError
 from workspace.files import canonical_json, replacing, short_hash
+from workspace.images import read_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,10 +59,8 @@ def read_embeddings(path: Path) -> NDArray[np.float32]:
 
 
 def decode(data: bytes) -> Image:
-    """Return a probe's encoded bytes as an RGB image; transparency goes over white."""
-    from PIL import Image
-
-    return over_white(Image.open(io.BytesIO(data)))
+    """Return a probe's encoded bytes as an RGB image."""
+    return read_image(data, "a probe", max_aspect=math.inf)
 
 
 def cache(workspace: Workspace) -> Path:

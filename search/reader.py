@@ -21,12 +21,12 @@ from search.descriptor import Descriptor
 from search.embeddings import read_embeddings
 from search.encoders import Encoder, checked_text, load_encoder, text_embeddings
 from search.gallery import Gallery
-from search.images import read_image
 from search.info import describe
 from search.neighbours import Neighbours
 from search.query import Query, Unit
 from search.statements import sql as run_sql
 from workspace import QueryError, Workspace
+from workspace.images import read_image
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from probing import inputs
-from probing.images import decode
 from probing.processors import Processor, for_transformers
+from workspace.images import read_image
 
 
 def processors_of(repos: Mapping[str, Path]) -> list[Processor]:
@@ -58,7 +58,7 @@ def _one_by_one(processor: Processor, encoded: list[bytes]) -> Any:
     """What was done before lists: each image decoded, run through the whole processor, its pixels worked out."""
     made = []
     for content in encoded:
-        picture = np.array(np.asarray(decode(content)).transpose(2, 0, 1), order="C")
+        picture = np.array(np.asarray(read_image(content)).transpose(2, 0, 1), order="C")
         array = processor.apply([picture])[0]
         pixels = inputs._pixels(array, processor.affine)
         made.append(array if pixels is None else pixels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import threading
 import time
@@ -18,6 +17,7 @@ from hubprobe.page.strips import Strips, small
 from search import layout
 from search.encoders import load_encoder
 from workspace import HubprobeError, QueryError, Workspace
+from workspace.images import read_image
 from workspace.text import printable
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ CHECK_S = 2.0
 
 _KEPT_IMAGES = 256
 _KEPT_ANSWERS = 512  # about 40 KB each
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 _LOG = logging.getLogger(__name__)
 
 
@@ -147,21 +146,11 @@ class Current:
         return found
 
     def _example(self, opened: Opened, data: bytes, name: str) -> Example:
-        from PIL import Image
-
-        with self._decoding:  # one at a time: a large photograph takes 150 MB while it is decoded
-            try:
-                image = Image.open(io.BytesIO(data), formats=_FORMATS)
-                descriptor = opened.index.descriptor(image)
-                picture = small(data, 192)
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                if isinstance(error, QueryError):
-                    raise
-                raise QueryError(
-                    "this file is no image that can be read: choose a PNG, JPEG, WebP, GIF or BMP"
-                ) from error
         shown = printable(name.replace("\\", "/").rpartition("/")[2], 60) or "example.png"
-        return Example(descriptor, opened.strips.probe_set, shown, picture)
+        with self._decoding:  # one at a time: a large photograph takes 200 MB and more while it is decoded
+            image = read_image(data, shown)
+            descriptor = opened.index.descriptor(image)
+            return Example(descriptor, opened.strips.probe_set, shown, small(image, 192))
 
     def _open(self) -> Opened:
         index = search.open(self.workspace, token=self._token)

@@ -16,6 +16,8 @@ from hubprobe.page.kept import Kept
 from search.embeddings import decode
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from search import Index
 
 PER_LOGIT = 8
@@ -86,8 +88,8 @@ class Strips:
 
     def _keep(self, probe: int, data: bytes | None) -> bytes | None:
         try:
-            made = None if data is None else small(data)
-        except (OSError, SyntaxError, ValueError) as error:
+            made = None if data is None else small(decode(data))
+        except (OSError, ValueError) as error:
             _LOG.warning("probe %d cannot be drawn: %s", probe, error)
             made = None
         return self._thumbnails.put(probe, made)
@@ -122,9 +124,8 @@ class Strips:
         return None
 
 
-def small(data: bytes, edge: int = EDGE) -> bytes:
-    """Return an encoded image as WebP of at most ``edge`` pixels; images that are smaller keep their size."""
-    image = decode(data)
+def small(image: Image, edge: int = EDGE) -> bytes:
+    """Return an image as WebP, shrunk to at most ``edge`` pixels in place; images that are smaller keep their size."""
     image.thumbnail((edge, edge))
     out = io.BytesIO()
     image.save(out, "WEBP", quality=82, method=3)

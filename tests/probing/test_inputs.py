@@ -15,10 +15,10 @@ import pytest
 from probing import cache, inputs, processors
 from probing import pictures as pictures_module
 from probing.checks import ConfigFile
-from probing.images import decode
 from probing.processors import Processor
 from tests.probing.conftest import PROCESSOR
 from workspace import ModelError, Status, Workspace
+from workspace.images import read_image
 
 EXACT = {"EfficientNetImageProcessor"}  # shifts by an offset: its float32 is kept
 CLASSES = (
@@ -35,7 +35,7 @@ def _own(tmp_path: Path, settings: dict[str, Any]) -> Processor:
 
 
 def _images(workspace: Workspace) -> list[Any]:
-    return [decode(value["bytes"]) for value in workspace.probes(["image"])["image"].to_pylist()]
+    return [read_image(value["bytes"]) for value in workspace.probes(["image"])["image"].to_pylist()]
 
 
 def _pictures(workspace: Workspace) -> list[Any]:
@@ -168,7 +168,7 @@ def test_a_list_that_changes_its_members_is_given_one_by_one(tmp_path: Path, wor
 
 def test_probes_are_decoded_once(tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    monkeypatch.setattr(pictures_module, "decode", lambda encoded: calls.append(1) or decode(encoded))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(pictures_module, "decode", lambda encoded: calls.append(1) or read_image(encoded))  # type: ignore[func-returns-value]
     kept = [_prepare(workspace, _own(tmp_path, PROCESSOR | {"resample": r})).pixels for r in (0, 2)]
     assert len(calls) == 70
     shutil.rmtree(workspace.cache_dir)

@@ -105,9 +105,9 @@ def test_responses_are_what_the_model_says(workspace: Workspace, repos: Repos) -
     rows = workspace.responses().to_pylist()
     model = AutoModelForImageClassification.from_pretrained(folder).eval()
     processor = AutoImageProcessor.from_pretrained(folder)
-    from probing.images import decode
+    from workspace.images import read_image
 
-    images = [decode(v["bytes"]) for v in workspace.probes(["image"])["image"].to_pylist()]
+    images = [read_image(v["bytes"]) for v in workspace.probes(["image"])["image"].to_pylist()]
     with torch.no_grad():
         wanted = model(**processor(images=images, return_tensors="pt")).logits.numpy()
     raw = np.stack([np.array(r["response"], np.float32) * r["std"] + r["mean"] for r in rows], axis=1)

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from search.encoders import load_encoder, text_embeddings
-from search.images import read_image
 from workspace import HubError, QueryError
+from workspace.images import read_image
 
 
 @pytest.fixture(scope="module")
