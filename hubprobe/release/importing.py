@@ -310,7 +310,7 @@ def _write_parts(folder: Path, tables: Iterator[pa.Table]) -> None:
 def _write_probes(workspace: Workspace, source: Source, progress: bool) -> None:
     manifest = source.manifest
     schema = plain_schema(probes(manifest.probe_images))
-    hashes: list[str] = []
+    hashes: dict[str, None] = {}  # in order
     path = workspace.probes_dir(manifest.probe_set) / "probes.parquet"
     with (
         tqdm(total=manifest.n_probes, desc="probes", unit="probe", disable=not progress) as bar,
@@ -324,7 +324,9 @@ def _write_probes(workspace: Workspace, source: Source, progress: bool) -> None:
                     raise refusal(name, f"is probe {probe['probe_id']:,}, where {len(hashes):,} belongs", first + row)
                 if manifest.probe_images:
                     _check_image(name, first + row, probe)
-                hashes.append(probe["image_hash"])
+                if probe["image_hash"] in hashes:
+                    raise refusal(name, "is the same image as an earlier probe", first + row)
+                hashes[probe["image_hash"]] = None
             if not manifest.probe_images:
                 # images that nobody handed on: `Workspace.probes` says so when they are asked for
                 nothing = [pa.nulls(table.num_rows, kind) for kind in (pa.binary(), pa.string())]

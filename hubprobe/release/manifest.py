@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from hubprobe.release.tables import NAMES
 from workspace import WorkspaceError
-from workspace.files import sha256_of, write_json
+from workspace.files import canonical_json, sha256_of, short_hash, write_json
 from workspace.records import SCHEMA_VERSION
 from workspace.text import printable
 
@@ -29,6 +29,7 @@ _PATH = re.compile(
     rf"(?:(?:{'|'.join(NAMES)})/train-[0-9]{{5}}-of-[0-9]{{5}}\.parquet|encoders/[0-9a-f]{{16}}\.safetensors"
     r"|figures/[a-z]{1,40}\.png|README\.md)"
 )
+_CONTENT = (*(f"{name}/" for name in NAMES), "encoders/")
 _Hash = Annotated[str, StringConstraints(pattern="^[0-9a-f]{16}$")]
 _Count = Annotated[int, Field(ge=0, le=2**40)]
 
@@ -87,6 +88,11 @@ def file_hashes(folder: Path) -> dict[str, dict[str, Any]]:
         if name != FILE and not name.startswith("."):
             found[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     return found
+
+
+def release_id(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the hash that names the content of the tables, 16 hex digits; card and figures have no part in it."""
+    return short_hash(canonical_json({name: files[name] for name in files if name.startswith(_CONTENT)}))
 
 
 def write(folder: Path, content: Mapping[str, Any]) -> None:
@@ -184,6 +190,8 @@ def _check_names(folder: Path, manifest: Manifest) -> None:
         about: EncoderFacts | None = getattr(manifest, side)
         if about is not None and f"encoders/{about.file}" not in manifest.files:
             raise _unusable(folder, f"the file of {side} is not among its files")
+    if release_id({name: facts.model_dump() for name, facts in manifest.files.items()}) != manifest.release_id:
+        raise _unusable(folder, "'release_id' is not that of its files")
     if manifest.rows["probes"] != manifest.n_probes:
         raise _unusable(folder, f"it counts {manifest.n_probes:,} probes and {manifest.rows['probes']:,} rows of them")
 

@@ -138,7 +138,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "logit": _number(0, MAX_LOGITS - 1),
         "label": _text(MAX_LABEL),
         "mean": _FINITE,
-        "std": _number(0, 3.5e38),
+        "std": _number(1e-45, 3.5e38),  # an output that does not vary is excluded, and has no descriptor
         "vector[]": _number(-65_504, 65_504),
         "variance": _number(0, 3.5e38),
         "deviation[]": _number(0, 65_504),

@@ -19,7 +19,7 @@ from hubprobe.release.columns import plain
 from hubprobe.release.plan import Plan, plan, scrub
 from search import layout, sources
 from workspace import Workspace, WorkspaceError
-from workspace.files import TEMPORARY_PREFIX, canonical_json, read_json, short_hash
+from workspace.files import TEMPORARY_PREFIX, read_json, short_hash
 from workspace.runs import versions
 
 _MADE_BY = ("hubprobe", "numpy", "pyarrow", "timm", "torch", "transformers")
@@ -119,8 +119,7 @@ def _write(
     written["probes"] = tables.write_whole(made, "probes", probes)
     encoders = {side: _encoder(workspace, made, index.get(side)) for side in ("encoder", "image_encoder")}
     rows = {name: sum(part.rows for part in parts) for name, parts in written.items()}
-    hashes = manifest.file_hashes(made)
-    release_id = short_hash(canonical_json(hashes))
+    release_id = manifest.release_id(manifest.file_hashes(made))
     (made / "figures").mkdir()
     report = status(workspace)
     funnel(report, made / "figures" / "funnel.png")

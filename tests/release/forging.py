@@ -17,14 +17,25 @@ def file_of(folder: Path, table: str) -> Path:
 
 
 def seal(folder: Path) -> None:
-    """Make the manifest true again: hashes and sizes of all files, rows of all tables."""
+    """Make the manifest true again: hashes and sizes of all files, the id they give, rows of all tables."""
 
     def edit(content: dict) -> None:
         content["files"] = manifest.file_hashes(folder)
+        content["release_id"] = manifest.release_id(content["files"])
         for table, parts in content["tables"].items():
             for part in parts:
                 part["rows"] = pq.read_metadata(folder / part["path"]).num_rows
             content["rows"][table] = sum(part["rows"] for part in parts)
+
+    change_manifest(folder, edit)
+
+
+def seal_bytes(folder: Path, name: str, facts: dict) -> None:
+    """Make the manifest true of one file that need be no table."""
+
+    def edit(content: dict) -> None:
+        content["files"][name] = facts
+        content["release_id"] = manifest.release_id(content["files"])
 
     change_manifest(folder, edit)
 

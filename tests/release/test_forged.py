@@ -11,7 +11,17 @@ from safetensors.numpy import load_file, save_file
 
 from hubprobe.release import import_release, release
 from hubprobe.release.parquet import MAX_GROUP
-from tests.release.forging import change_manifest, change_table, file_of, put, put_bytes, retype, scale, seal
+from tests.release.forging import (
+    change_manifest,
+    change_table,
+    file_of,
+    put,
+    put_bytes,
+    retype,
+    scale,
+    seal,
+    seal_bytes,
+)
 from tests.search.conftest import make, probe_png
 from workspace import HubprobeError, Workspace, WorkspaceError
 from workspace.files import sha256_of
@@ -56,6 +66,7 @@ VALUES = [
     ("descriptors", "label", "x" * 5_000_000, r"'label' has more than 1,000 characters"),
     ("descriptors", "mean", NAN, r"'mean' is not a finite number"),
     ("descriptors", "std", -1.0, r"'std' is not a finite number"),
+    ("descriptors", "std", 0.0, r"'std' is not a finite number from 1e-45"),
     ("descriptors", "std", float("inf"), r"'std' is not a finite number"),
     ("descriptors", "variance", NAN, r"'variance' is not a finite number"),
     ("descriptors", "variance", 3.0, r"'variance' is not 0 where all"),
@@ -193,6 +204,12 @@ def _two_columns(rows: pa.Table) -> pa.Table:
     return rows.append_column(rows.schema.field("logit"), rows["logit"])
 
 
+def _with_probe(rows: pa.Table, row: int, other: int) -> pa.Table:
+    values = rows.to_pylist()
+    values[row] = {**values[other], "probe_id": row}
+    return pa.Table.from_pylist(values, schema=rows.schema)
+
+
 TABLES = [
     ("descriptors", lambda rows: rows.drop_columns(["vector"]), "lacks the column 'vector'"),
     ("descriptors", lambda rows: rows.replace_schema_metadata({}), r"has schema version \?"),
@@ -205,6 +222,7 @@ TABLES = [
     ("attempts", _append, "the same key twice"),
     ("attempts", lambda rows: rows.slice(1), "the model was not probed"),
     ("probes", lambda rows: rows.slice(0, N - 1), r"counts 64 probes and 63 rows"),
+    ("probes", lambda rows: _with_probe(rows, 9, 3), "row 9: is the same image as an earlier probe"),
     ("probes", lambda rows: rows.take(pa.array(range(N))[::-1]), "is probe 63, where 0 belongs"),
 ]
 
@@ -334,7 +352,7 @@ def test_files_that_are_no_tables(genuine, forged, tmp_path, damage):
     path.write_bytes(damage(path.read_bytes()))
     size, digest = path.stat().st_size, sha256_of(path)
     name = path.relative_to(forged).as_posix()
-    change_manifest(forged, lambda content: content["files"].update({name: {"bytes": size, "sha256": digest}}))
+    seal_bytes(forged, name, {"bytes": size, "sha256": digest})
     assert rows
     refused(forged, tmp_path / "copy", genuine[0].encoder, "descriptors/train-00000-of-00001.parquet")
 
@@ -401,6 +419,7 @@ MANIFESTS = [
     (lambda c: c.update(n_probes=10**9), r"'n_probes'"),
     (lambda c: c.update(n_probes=65), "counts 65 probes and 64 rows"),
     (lambda c: c.update(probe_images="yes"), r"'probe_images'"),
+    (lambda c: c.update(release_id="0" * 16), "'release_id' is not that of its files"),
     (lambda c: c.update(release_id="\x1b[31mred"), r"'release_id'"),
     (lambda c: c.update(probe_set="A" * 16), r"'probe_set'"),
     (lambda c: c.update(encoder=[]), r"'encoder'"),
