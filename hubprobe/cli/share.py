@@ -107,7 +107,7 @@ def _ask(what: str, yes: bool) -> None:
 
 def _show(summary: ReleaseSummary, kind: str) -> dict[str, Any]:
     """Print what a release holds, unless as JSON, which is printed when all is done; return it."""
-    from hubprobe.release.licences import REASONS
+    from hubprobe.release.plan import REASONS
 
     rows = [{"what": name, "rows": count, "bytes": _bytes_of(summary, name)} for name, count in summary.rows.items()]
     rows += [

@@ -1,11 +1,13 @@
-"""The tables of a release: their schemas, their order, and how their files are written."""
+"""The tables of a release: their schemas, their order, how their files are written, and maps without map columns."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +16,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from hubprobe.release.sorting import in_buckets, without_repeats
 from search import layout, sources
 from search.database import connect, read_logits, read_models
 from workspace import Workspace, records
@@ -32,6 +33,7 @@ SHARD_BYTES = 384 * 1024**2
 _SHARD_ROWS = {"models": 200_000, "logits": 5_000_000, "attempts": 500_000}
 _GROUP_ROWS = {"models": 1_000, "logits": 10_000, "attempts": 1_000, "probes": 100}
 _GROUP_BYTES = 4 * 1024**2  # of a row group of descriptors
+_MAX_GROUP_BYTES = 64 * 1024**2  # of any row group, in memory: an import reads one at a time
 _KEY = ["repo_id", "sha", "logit"]
 Model = tuple[str, str]
 
@@ -88,11 +90,12 @@ def write(folder: Path, name: str, parts: Iterator[pa.Table], count: int, *, gro
     (folder / name).mkdir(parents=True)
     written = []
     for number, table in enumerate(parts):
+        most = _MAX_GROUP_BYTES * table.num_rows // max(1, table.nbytes)
         path = f"{name}/train-{number:05d}-of-{count:05d}.parquet"
         pq.write_table(
             table.combine_chunks(),
             folder / path,
-            row_group_size=group or _GROUP_ROWS[name],
+            row_group_size=group or max(1, min(_GROUP_ROWS[name], most)),
             compression="zstd",
             compression_level=3,
             use_dictionary=[f.name for f in table.schema if pa.types.is_string(f.type)],
@@ -225,3 +228,100 @@ def _share(table: pa.Table, n: int) -> pa.Array:
     for i in (i for i, one in enumerate(bits) if one is not None):
         share[i] = int(np.unpackbits(np.frombuffer(bits[i], np.uint8))[:n].sum()) / n
     return pa.array(share)
+
+
+# ── order ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def in_buckets(
+    tables: Iterable[pa.Table],
+    schema: pa.Schema,
+    buckets: int,
+    bucket_of: Callable[[pa.Table], NDArray[Any]],
+    scratch: Path,
+) -> Iterator[pa.Table]:
+    """Yield the rows of ``tables`` as one table a bucket, in order of bucket; within one they keep their order.
+
+    Args:
+        tables: any number of tables of ``schema``, each of a size that fits.
+        schema: of all of them.
+        buckets: how many; each must fit into memory twice.
+        bucket_of: returns the bucket of every row, int ``[rows]``; a negative one leaves the row out.
+        scratch: an existing folder with room for all rows, uncompressed; not touched when there is one bucket.
+    """
+    if buckets <= 1:
+        parts = [table.filter(pa.array(bucket_of(table) >= 0)) for table in tables]
+        yield pa.concat_tables([schema.empty_table(), *parts])
+        return
+    with TemporaryDirectory(prefix=".tmp-sort-", dir=scratch) as folder:
+        paths = [Path(folder) / f"{number:05d}.arrow" for number in range(buckets)]
+        with ExitStack() as stack:
+            writers = [stack.enter_context(pa.OSFile(str(path), "wb")) for path in paths]
+            streams = [stack.enter_context(pa.ipc.new_stream(file, schema)) for file in writers]
+            for table in tables:
+                found = bucket_of(table)
+                for number in np.unique(found[found >= 0]).tolist():
+                    streams[number].write_table(table.filter(pa.array(found == number)).combine_chunks())
+        for path in paths:
+            with pa.memory_map(str(path)) as file:
+                yield pa.ipc.open_stream(file).read_all()
+            path.unlink()
+
+
+def without_repeats(table: pa.Table, key: list[str]) -> pa.Table:
+    """Return ``table``, sorted by ``key``, without rows whose key is that of the row before."""
+    if table.num_rows < 2:
+        return table
+    new = np.zeros(table.num_rows, bool)
+    new[0] = True
+    for name in key:
+        codes = table[name].combine_chunks().dictionary_encode().indices.to_numpy()
+        new[1:] |= codes[1:] != codes[:-1]
+    return table if new.all() else table.filter(pa.array(new))
+
+
+# ── maps, which `datasets` and the Hub's viewer do not know, as lists of key and value; and back ────────────────────
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return ``kind`` with every map in it as a list of ``{key, value}``."""
+    if pa.types.is_map(kind):
+        return pa.list_(pa.struct([("key", kind.key_type), ("value", plain_type(kind.item_type))]))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(part.name, plain_type(part.type), part.nullable) for part in kind])
+    return kind
+
+
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """Return ``schema`` without maps; field and schema metadata stay."""
+    return pa.schema([field.with_type(plain_type(field.type)) for field in schema], schema.metadata)
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """Return ``table`` without maps; field and table metadata stay."""
+    return table.cast(plain_schema(table.schema))
+
+
+def restored(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return a table of ``plain_schema(schema)`` as one of ``schema``."""
+    columns = []
+    for field in schema:
+        column = table[field.name]
+        if column.type != field.type:
+            column = pa.chunked_array([_with_maps(chunk, field.type) for chunk in column.chunks], field.type)
+        columns.append(column)
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _with_maps(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_map(kind):
+        lengths = pc.list_value_length(values).fill_null(0).to_numpy()
+        ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        null = np.append(values.is_null().to_numpy(zero_copy_only=False), False)
+        entries = values.flatten()
+        keys, items = (entries.field(name) for name in ("key", "value"))
+        return pa.MapArray.from_arrays(pa.array(ends, mask=null), keys, _with_maps(items, kind.item_type))
+    if pa.types.is_struct(kind):
+        parts = [_with_maps(pc.struct_field(values, [i]), part.type) for i, part in enumerate(kind)]
+        return pa.StructArray.from_arrays(parts, fields=list(kind), mask=values.is_null())
+    return values

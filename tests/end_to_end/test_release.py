@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import duckdb
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from hubprobe.demo.server import serve_demo
-from hubprobe.release.queries import QUERIES
+from tests.release.conftest import questions_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -78,7 +79,7 @@ print(json.dumps({**about, "first": names[0], "licenses": sorted(set(loaded["mod
 
 def test_duckdb_answers_every_question_of_the_card(demo, pushed, monkeypatch):
     monkeypatch.chdir(demo.cwd / "released")
-    answers = {question: duckdb.sql(sql).fetchall() for question, sql in QUERIES}
+    answers = {question: duckdb.sql(sql).fetchall() for question, sql in questions_of(Path()).items()}
     assert sum(row[2] for row in answers["How did the attempts end?"]) == pushed["rows"]["attempts"]
     empty = [question for question, rows in answers.items() if not rows]
     assert empty == ["Which outputs cannot be searched, and why?"]

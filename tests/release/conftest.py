@@ -1,5 +1,6 @@
 """A small workspace to release, with repositories of every kind, and a hub to push it to."""
 
+import re
 import shutil
 from copy import deepcopy
 from dataclasses import replace
@@ -44,6 +45,12 @@ def repos_in(folder: Path) -> set[str]:
     for table in ("logits", "attempts", "descriptors"):
         found |= set(pc.unique(released(folder, table)["repo_id"]).to_pylist())
     return found
+
+
+def questions_of(folder: Path) -> dict[str, str]:
+    """Return the questions that a release's card asks, and the SQL of each."""
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"^\d+\. ([^\n]+)\n\n```sql\n(.+?)\n```$", card, re.MULTILINE | re.DOTALL))
 
 
 @pytest.fixture

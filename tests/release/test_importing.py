@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 import search
-from hubprobe.release import import_release, importing, release, tables
-from hubprobe.release.importing import NOTE
+from hubprobe.release import import_release, read, release, tables
+from hubprobe.release.read import NOTE
 from tests.release.conftest import change_catalog, change_probes
 from workspace import HubprobeError, Workspace, WorkspaceError
 
@@ -54,7 +54,7 @@ def test_the_order_is_that_of_the_index_and_not_of_the_names(made, tmp_path, mon
     made.add(range(12, 16))
     made.index()
     release(made.workspace, tmp_path / "out", progress=False)
-    monkeypatch.setattr(importing, "SHARD_BYTES", 2 * 200 * 25)
+    monkeypatch.setattr(read, "SHARD_BYTES", 2 * 200 * 25)
     import_release(str(tmp_path / "out"), tmp_path / "copy", encoder=made.encoder, progress=False)
     rows = range(160)
     one, two = (search.open(w, encoder=made.encoder).gallery for w in (made.workspace, Workspace(tmp_path / "copy")))

@@ -7,8 +7,7 @@ import pytest
 
 from hubprobe.release import manifest, release, tables
 from hubprobe.release.plan import OPT_OUT, scrub
-from hubprobe.release.queries import QUERIES
-from tests.release.conftest import change_catalog, change_probes, released, repos_in
+from tests.release.conftest import change_catalog, change_probes, questions_of, released, repos_in
 from workspace import ConfigError, MissingStepError, Workspace, WorkspaceError, records
 from workspace.files import table_files, write_table
 
@@ -189,10 +188,9 @@ def test_a_full_disk_is_noticed_before(made, tmp_path, monkeypatch):
 def test_every_question_of_the_card_has_an_answer(shared, monkeypatch):
     _, folder = shared
     monkeypatch.chdir(folder)
-    assert len(QUERIES) == 10
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    for question, sql in QUERIES:
-        assert f"{question}\n\n```sql\n{sql}\n```" in card
+    questions = questions_of(folder)
+    assert len(questions) == 10
+    for sql in questions.values():
         duckdb.sql(sql).fetchall()
 
 

@@ -15,7 +15,6 @@ from hubprobe.counts import status
 from hubprobe.plots import funnel
 from hubprobe.release import manifest, tables
 from hubprobe.release.card import Facts, card
-from hubprobe.release.columns import plain
 from hubprobe.release.plan import Plan, plan, scrub
 from search import layout, sources
 from workspace import Workspace, WorkspaceError
@@ -110,9 +109,9 @@ def _write(
 ) -> tuple[str, dict[str, int], dict[str, int], bool, str | None, dict[str, int]]:
     made.mkdir()
     written = {
-        "models": tables.write_whole(made, "models", plain(chosen.models)),
+        "models": tables.write_whole(made, "models", tables.plain(chosen.models)),
         "logits": tables.write_whole(made, "logits", tables.logits(workspace, chosen.kept)),
-        "attempts": tables.write_whole(made, "attempts", plain(chosen.attempts)),
+        "attempts": tables.write_whole(made, "attempts", tables.plain(chosen.attempts)),
         "descriptors": tables.write_descriptors(workspace, made, chosen.kept, progress=progress),
     }
     probes = _probes(workspace, chosen.probe_images)

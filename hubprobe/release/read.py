@@ -20,12 +20,10 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from hubprobe.release import rules
-from hubprobe.release.columns import plain_schema, restored
 from hubprobe.release.manifest import EncoderFacts, Manifest
 from hubprobe.release.parquet import TableFile, as_table, refusal
-from hubprobe.release.sorting import in_buckets
 from hubprobe.release.source import Source, open_source
-from hubprobe.release.tables import SHARD_BYTES, descriptors, probes
+from hubprobe.release.tables import SHARD_BYTES, descriptors, in_buckets, plain_schema, probes, restored
 from probing.images import RefusedImageError
 from probing.images import read as read_image
 from workspace import Config, ConfigError, HubError, Status, Workspace, WorkspaceError, records
