@@ -13,9 +13,11 @@ from tqdm import tqdm
 from completion.gallery import Known, Model, overview
 from completion.settings import Settings, least_probes
 from completion.training import Trained, train
-from completion.writing import describe, drop_orphans, found_unchanged
-from workspace import MissingStepError, Workspace
-from workspace.files import table_files
+from completion.writing import describe, described, drop_orphans, found_unchanged
+from workspace import MissingStepError, Workspace, WorkspaceError
+from workspace.errors import DamagedFileError
+from workspace.files import set_aside, table_files, verify_table
+from workspace.holes import difference
 from workspace.runs import new_run_id, now, versions
 
 _LOG = logging.getLogger(__name__)
@@ -33,6 +35,8 @@ class CompleteSummary:
         completed: those of them that were completed.
         refused: those that were not, and have no descriptors; the log and the run's manifest say why.
         unchanged: files of responses whose descriptors were already there.
+        holes: models whose responses are not what their attempt committed; they have no descriptors, and the next
+            `probe` runs them again.
         rank: rank of the factors; 0 without.
         r2: share of the squared responses, hidden from the fit, that it predicted; empty when nothing was fitted.
         run_id: name of the manifest in ``runs/``; empty for a dry run.
@@ -45,6 +49,7 @@ class CompleteSummary:
     completed: int
     refused: int
     unchanged: int
+    holes: int = 0
     rank: int = 0
     r2: float | str = ""
     run_id: str = ""
@@ -55,6 +60,7 @@ class _Scan:
     """What lies in ``responses/``, before any response is read."""
 
     models: dict[Path, list[Known]] = field(default_factory=dict)
+    left_out: dict[Path, int] = field(default_factory=dict)
     digests: dict[Path, str] = field(default_factory=dict)
 
     @property
@@ -78,21 +84,26 @@ def complete(
         dry_run: count what would be written; fit and write nothing.
         progress: show progress bars on stderr.
 
-    Raises `MissingStepError` when nothing was probed, `WorkspaceError` for a damaged file of responses.
+    Raises `MissingStepError` when nothing was probed, `DiskError` when the disk refuses, and `WorkspaceError` for
+    damaged files of responses, which are set aside so that the next `probe` runs their models again.
     """
     started, settings = now(), settings or Settings()
     probe_set = workspace.probe_set
     n_probes = len(workspace.probes(["probe_id"]))
     sources = table_files(workspace.responses_dir(probe_set))
+    committed = _committed(workspace, probe_set)
     if not sources:
         raise MissingStepError("responses", "probe")
-    scan = _scan(sources, _committed(workspace, probe_set), progress)
+    if not committed:
+        raise MissingStepError("attempt at this probe set that ended ok", "probe")
+    folder = workspace.descriptors_dir(probe_set)
+    scan = _scan(sources, committed, folder, dry_run=dry_run, progress=progress)
+    holes = _without_holes(scan, committed, workspace.holes(probe_set))
     refused = _refused(scan.known, n_probes, settings)
     trained = train(workspace, scan.known, refused, sources, n_probes, settings, dry_run=dry_run, progress=progress)
     if trained.reason:
         few = {known.key: trained.reason for known in scan.known if known.observed < n_probes}
         refused = {**few, **refused}
-    folder = workspace.descriptors_dir(probe_set)
     counts: Counter[str] = Counter()
     for source in tqdm(sources, desc="complete", unit="file", disable=None if progress else True):
         digest = _depends_on(scan, source, n_probes, trained, refused)
@@ -106,14 +117,16 @@ def complete(
                 refused=set(refused), digest=digest, device=settings.chosen_device(),
             )  # fmt: skip
         counts.update(found)
+    for key, reason in holes.items():
+        _LOG.warning("%s has no descriptors: %s; 'hubprobe probe' runs it again", key[0], reason)
     for key, reason in refused.items():
         _LOG.warning("%s is refused: %s", key[0], reason)
     names = ("models", "logits", "excluded", "partial", "completed", "refused", "unchanged")
     said: dict[str, Any] = {name: counts[name] for name in names}
-    said |= {"rank": trained.factors.rank if trained.factors else 0, "r2": trained.r2}
+    said |= {"holes": len(holes), "rank": trained.factors.rank if trained.factors else 0, "r2": trained.r2}
     if dry_run:
         return CompleteSummary(**said)
-    drop_orphans(folder, {s.name for s in sources})
+    drop_orphans(workspace, folder, {s.name for s in sources})
     summary = CompleteSummary(**said, run_id=new_run_id("complete"))
     times = {"started_at": started.isoformat(), "finished_at": now().isoformat()}
     listed = [{"repo_id": key[0], "sha": key[1], "reason": reason} for key, reason in sorted(refused.items())]
@@ -129,16 +142,46 @@ def complete(
     return summary
 
 
-def _committed(workspace: Workspace, probe_set: str) -> set[Model]:
-    attempts = workspace.attempts(["repo_id", "sha", "status", "probe_set"]).to_pylist()
-    return {(a["repo_id"], a["sha"]) for a in attempts if a["status"] == "ok" and a["probe_set"] == probe_set}
+def _committed(workspace: Workspace, probe_set: str) -> dict[Model, dict[str, Any]]:
+    columns = ["repo_id", "sha", "status", "probe_set", "num_logits", "probes_run"]
+    attempts = workspace.attempts(columns).to_pylist()
+    return {(a["repo_id"], a["sha"]): a for a in attempts if a["status"] == "ok" and a["probe_set"] == probe_set}
 
 
-def _scan(sources: list[Path], committed: set[Model], progress: bool) -> _Scan:
-    scan = _Scan()
+def _scan(
+    sources: list[Path], committed: dict[Model, dict[str, Any]], folder: Path, *, dry_run: bool, progress: bool
+) -> _Scan:
+    """Look through every file of responses, and read to its end any whose descriptors are not there yet.
+
+    Raises `WorkspaceError` for damaged ones, after all were looked at and they were set aside.
+    """
+    scan, bad = _Scan(), list[DamagedFileError]()
     for source in tqdm(sources, desc="scan", unit="file", disable=None if progress else True):
-        scan.models[source], scan.digests[source] = overview(source, committed)
+        try:
+            scan.models[source], scan.digests[source] = overview(source, committed)
+            if not described(folder / source.name, scan.digests[source]):
+                verify_table(source)
+        except DamagedFileError as error:
+            bad.append(error)
+    if bad:
+        kept = "" if dry_run else f" It is kept as {set_aside(bad[0].path).name}."
+        for other in bad[1:]:
+            _LOG.warning("%s%s", other, "" if dry_run else f"; kept as {set_aside(other.path).name}")
+        more = f", and {len(bad) - 1} more files are" if len(bad) > 1 else ""
+        raise WorkspaceError(
+            f"{bad[0].path} is damaged ({bad[0].why}){more}.{kept} Run 'hubprobe probe': it runs their models again"
+        )
     return scan
+
+
+def _without_holes(scan: _Scan, committed: dict[Model, dict[str, Any]], gone: dict[Model, str]) -> dict[Model, str]:
+    """Take the models whose rows are not what their attempt committed out of ``scan``; return all holes, and why."""
+    holes = dict(gone)
+    for source, models in scan.models.items():
+        holes |= {m.key: why for m in models if (why := difference(committed[m.key], m.held))}
+        scan.models[source] = [m for m in models if m.key not in holes]
+        scan.left_out[source] = len(models) - len(scan.models[source])
+    return holes
 
 
 def _refused(known: list[Known], n_probes: int, settings: Settings) -> dict[Model, str]:
@@ -153,8 +196,11 @@ def _refused(known: list[Known], n_probes: int, settings: Settings) -> dict[Mode
 
 def _depends_on(scan: _Scan, source: Path, n_probes: int, trained: Trained, refused: dict[Model, str]) -> str:
     """Return what the descriptors of ``source`` depend on: its content and, where a model is partial, the factors."""
+    digest = scan.digests[source]
+    if scan.left_out[source]:
+        digest += f":{scan.left_out[source]} holes"
     partial = [known for known in scan.models[source] if known.observed < n_probes]
     if not partial:
-        return scan.digests[source]
+        return digest
     gone = sum(known.key in refused for known in partial)
-    return f"{scan.digests[source]}:{trained.digest}:{gone}"
+    return f"{digest}:{trained.digest}:{gone}"

@@ -17,8 +17,6 @@ def full_descriptors(model: ModelResponses, n_probes: int) -> pa.Table:
     """Return the descriptors of a fully probed model, bit-equal; excluded logits have none."""
     rows = model.searchable()
     flat = pc.list_flatten(rows["response"]).combine_chunks()
-    if len(flat) != rows.num_rows * n_probes:
-        raise ValueError(f"{model.key[0]}: its responses do not have one value for each of {n_probes} probes")
     columns = {name: rows[name] for name in _CARRIED}
     columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, n_probes)
     columns["observed"] = pa.nulls(rows.num_rows, pa.binary())

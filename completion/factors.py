@@ -12,15 +12,12 @@ import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from workspace import WorkspaceError
-from workspace.files import replacing
+from workspace.files import damaged, read_tensors, write_tensors
 
 VERSION = "1"
 
@@ -178,11 +175,9 @@ class Factors:
     def save(self, path: Path, probe_set: str, metadata: dict[str, str]) -> None:
         """Write ``mean``, ``basis`` and ``noise`` as safetensors, atomically."""
         named = {"mean": self.mean, "basis": self.basis, "noise": self.noise}
-        tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in named.items()}
-        said = {**metadata, "version": VERSION, "probe_set": probe_set, "rank": str(self.rank)}
-        said["caution"] = repr(self.caution)
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata=said)
+        arrays = {name: tensor.detach().cpu().float().numpy() for name, tensor in named.items()}
+        about = {"version": VERSION, "probe_set": probe_set, "rank": str(self.rank), "caution": repr(self.caution)}
+        write_tensors(path, arrays, {**metadata, **about})
 
 
 def load(path: Path, probe_set: str, n: int) -> tuple[Factors, dict[str, str]] | None:
@@ -193,20 +188,22 @@ def load(path: Path, probe_set: str, n: int) -> tuple[Factors, dict[str, str]] |
         probe_set: the probe set the factors must be about.
         n: its number of probes.
 
-    Raises `WorkspaceError` when the file is damaged.
+    Raises `DamagedFileError`.
     """
-    if not path.is_file():
+    if not path.exists():
         return None
-    opened: Any = safe_open
+    arrays, metadata = read_tensors(path)
+    if metadata.get("version") != VERSION or metadata.get("probe_set") != probe_set:
+        return None
     try:
-        with opened(path, framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            if metadata.get("version") != VERSION or metadata.get("probe_set") != probe_set:
-                return None
-            mean, basis, noise = (file.get_tensor(name).float() for name in ("mean", "basis", "noise"))
-            factors = Factors(mean, basis, noise, float(metadata.get("caution", "1")))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WorkspaceError(f"{path} is damaged ({error}): delete it and run 'hubprobe complete' again") from error
-    if factors.mean.shape != (n,) or factors.noise.shape != (n,) or factors.basis.shape[:1] != (n,):
-        raise WorkspaceError(f"{path} is not about {n} probes: delete it and run 'hubprobe complete' again")
-    return factors, metadata
+        mean, basis, noise = (torch.from_numpy(arrays[name]).float() for name in ("mean", "basis", "noise"))
+        caution = float(metadata.get("caution", "1"))
+    except (KeyError, ValueError, TypeError) as error:
+        raise damaged(path, error) from error
+    if mean.shape != (n,) or noise.shape != (n,) or basis.ndim != 2 or len(basis) != n:
+        raise damaged(path, f"it is not about {n} probes")
+    if not all(bool(torch.isfinite(t).all()) for t in (mean, basis, noise)) or not 0 < caution < math.inf:
+        raise damaged(path, "its numbers are not finite")
+    if bool((noise <= 0).any()):
+        raise damaged(path, "its noise is not positive")
+    return Factors(mean, basis, noise, caution), metadata

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 
 from completion.factors import Block
-from workspace import WorkspaceError
-from workspace.files import check_version
+from workspace.disk import using
+from workspace.files import batches, conformed, damaged, read_file
+from workspace.holes import Held, is_home
 from workspace.records import RESPONSES
 
 Model = tuple[str, str]
@@ -54,8 +54,6 @@ class ModelResponses:
         """Return the searchable responses, float32 ``[logits, observed]``, z-scored over the probes run."""
         rows = self.searchable()
         flat = pc.list_flatten(rows["response"]).combine_chunks()
-        if len(flat) != rows.num_rows * len(self.probe_ids):
-            raise ValueError(f"{self.key[0]}: its responses do not have one value for each probe that was run")
         values: npt.NDArray[np.float32] = np.asarray(flat).astype(np.float32).reshape(rows.num_rows, -1)
         return values
 
@@ -68,86 +66,98 @@ class Known:
         key: the model.
         logits: its searchable logits.
         observed: probes run.
+        held: what the file holds of it, to be compared with what its attempt committed.
     """
 
     key: Model
     logits: int
     observed: int
+    held: Held
 
 
-def overview(source: Path, committed: set[Model]) -> tuple[list[Known], str]:
-    """Return the committed models of a file, and a digest of its bytes and of which models those are."""
-    check_version(source)
-    columns = ["repo_id", "sha", "logit", "excluded", "probe_ids"]
+def overview(source: Path, committed: Collection[Model]) -> tuple[list[Known], str]:
+    """Return the committed models of a file, and a digest of its bytes and of which models those are.
+
+    Models that do not belong into this file are left out. Raises `DamagedFileError`.
+    """
+    columns = ["repo_id", "sha", "excluded", "probe_ids"]
     found: dict[Model, list[int]] = {}
-    try:
-        for batch in pq.ParquetFile(source).iter_batches(batch_size=65_536, columns=columns):
-            keys = zip(batch["repo_id"].to_pylist(), batch["sha"].to_pylist(), strict=True)
-            free = pc.is_null(batch["excluded"]).to_pylist()
-            run = pc.fill_null(pc.list_value_length(batch["probe_ids"]), 0).to_pylist()
-            for key, searchable, probes in zip(keys, free, run, strict=True):
-                if key in committed:
-                    counts = found.setdefault(key, [0, 0])
-                    counts[0] += bool(searchable)
-                    counts[1] = max(counts[1], probes)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise damaged(source, error) from error
+    for batch in batches(source, 65_536, columns):
+        keys = zip(batch["repo_id"].to_pylist(), batch["sha"].to_pylist(), strict=True)
+        free = pc.is_null(batch["excluded"]).to_pylist()
+        run = pc.fill_null(pc.list_value_length(batch["probe_ids"]), 0).to_pylist()
+        for key, searchable, probes in zip(keys, free, run, strict=True):
+            if key in committed and is_home(source, key):
+                counts = found.setdefault(key, [0, 0, 0])
+                counts[0] += bool(searchable)
+                counts[1] = max(counts[1], probes)
+                counts[2] += 1
+    known = [Known(key, logits, probes, Held(rows, probes)) for key, (logits, probes, rows) in sorted(found.items())]
     digest = hashlib.sha256(_FORMAT)
-    with source.open("rb") as file:
+    with using(source, "read"), source.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     digest.update(repr(sorted(found)).encode())
-    return [Known(key, *counts) for key, counts in sorted(found.items())], digest.hexdigest()
+    return known, digest.hexdigest()
 
 
 def models_in(source: Path) -> Iterator[ModelResponses]:
     """Yield the models of a file, as it is written: each model's rows together, in order of ``logit``.
 
-    A file whose rows lie otherwise is read whole and sorted. Raises `ValueError` when a model's first row does not say
-    which probes were run.
+    A file whose rows lie otherwise is read whole and sorted. Raises `DamagedFileError` when it cannot be read, holds a
+    logit twice, or when a model's first row does not say which probes were run.
     """
-    keys = pq.read_table(source, columns=["repo_id", "sha", "logit"])
+    keys = read_file(source, columns=["repo_id", "sha", "logit"])
     order = list(zip(*(keys[name].to_pylist() for name in keys.column_names), strict=True))
+    if len(order) != len(set(order)):
+        raise damaged(source, "it holds a logit twice")
     runs = [key for key, _ in groupby(order, key=lambda row: row[:2])]
+    tables: Iterable[pa.Table]
     if len(runs) != len(set(runs)) or any(a[:2] == b[:2] and a[2] > b[2] for a, b in pairwise(order)):
-        table = pq.read_table(source, schema=RESPONSES)
-        table = table.sort_by([("repo_id", "ascending"), ("sha", "ascending"), ("logit", "ascending")])
-        yield from _split([table])
-        return
-    batches = pq.ParquetFile(source).iter_batches(batch_size=_ROWS)
-    yield from _split(_conformed(pa.Table.from_batches([batch])) for batch in batches)
+        whole = read_file(source, RESPONSES)
+        tables = [whole.sort_by([("repo_id", "ascending"), ("sha", "ascending"), ("logit", "ascending")])]
+    else:
+        parts = batches(source, _ROWS)
+        tables = (conformed(source, pa.Table.from_batches([part]), RESPONSES) for part in parts)
+    for key, rows in _split(tables):
+        try:
+            yield _model(key, rows)
+        except ValueError as error:
+            raise damaged(source, error) from error
 
 
-def _conformed(table: pa.Table) -> pa.Table:
-    """Return ``table`` with the columns of today's schema: one that an older file lacks is null."""
-    columns = [table[f.name] if f.name in table.column_names else pa.nulls(len(table), f.type) for f in RESPONSES]
-    return pa.table(columns, schema=RESPONSES)
-
-
-def _split(tables: Iterator[pa.Table] | list[pa.Table]) -> Iterator[ModelResponses]:
+def _split(tables: Iterable[pa.Table]) -> Iterator[tuple[Model, pa.Table]]:
     held: list[pa.Table] = []
     current: Model | None = None
     for table in tables:
         keys = list(zip(table["repo_id"].to_pylist(), table["sha"].to_pylist(), strict=True))
         start = 0
         for key, group in groupby(keys):
-            if key != current and held:
-                yield _model(current, pa.concat_tables(held))
+            if current is not None and key != current:
+                yield current, pa.concat_tables(held)
                 held = []
             size = len(list(group))
             held.append(table.slice(start, size))
             current, start = key, start + size
-    if held:
-        yield _model(current, pa.concat_tables(held))
+    if current is not None:
+        yield current, pa.concat_tables(held)
 
 
-def _model(key: Model | None, rows: pa.Table) -> ModelResponses:
-    assert key is not None
+def _model(key: Model, rows: pa.Table) -> ModelResponses:
     first = {name: rows[name][0].values for name in ("probe_ids", "random_ids")}
     if first["probe_ids"] is None:
         raise ValueError(f"{key[0]}: its first row does not list the probes that were run")
+    ids = np.asarray(first["probe_ids"], np.int32)
+    if len(ids) and (ids[0] < 0 or (np.diff(ids) <= 0).any()):
+        raise ValueError(f"{key[0]}: the probes it was run on are not in ascending order")
     drawn = None if first["random_ids"] is None else np.asarray(first["random_ids"], np.int32)
-    return ModelResponses(key, rows, np.asarray(first["probe_ids"], np.int32), drawn)
+    model = ModelResponses(key, rows, ids, drawn)
+    responses = model.searchable()["response"]
+    if responses.null_count or pc.unique(pc.list_value_length(responses)).to_pylist() not in ([], [len(ids)]):
+        raise ValueError(f"{key[0]}: its responses do not have one value for each probe that was run")
+    if not np.isfinite(np.asarray(pc.list_flatten(responses).combine_chunks())).all():
+        raise ValueError(f"{key[0]}: its responses are not all finite")
+    return model
 
 
 def moments(model: ModelResponses) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -192,19 +202,11 @@ class Gallery:
             return
         kept = []
         for source in self.sources:
-            try:
-                for model in models_in(source):
-                    if model.key in self.wanted:
-                        found = block(model)
-                        if self._keep:
-                            kept.append(Block(found.key, found.observed, found.values.half()))
-                        yield Block(found.key, found.observed, found.values.half().float())
-            except (pa.ArrowInvalid, OSError, ValueError) as error:
-                raise damaged(source, error) from error
+            for model in models_in(source):
+                if model.key in self.wanted and is_home(source, model.key):
+                    found = block(model)
+                    if self._keep:
+                        kept.append(Block(found.key, found.observed, found.values.half()))
+                    yield Block(found.key, found.observed, found.values.half().float())
         if self._keep:
             self._kept = kept
-
-
-def damaged(source: Path, error: Exception) -> WorkspaceError:
-    """Return the error to raise for a file of responses that cannot be read."""
-    return WorkspaceError(f"{source} is damaged ({error}): delete it and run 'hubprobe probe' again")

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from completion.describe import completed_descriptors, full_descriptors
 from completion.factors import Factors
-from completion.gallery import Known, Model, damaged, models_in
-from workspace.files import IMPORTED_PREFIX, canonical_json, check_version, replacing, table_files
+from completion.gallery import Known, Model, models_in
+from workspace import Workspace, WorkspaceError
+from workspace.errors import DamagedFileError
+from workspace.files import (
+    IMPORTED_PREFIX,
+    canonical_json,
+    damaged,
+    notes_of,
+    table_files,
+    table_writer,
+    verify_table,
+)
+from workspace.holes import is_home
 from workspace.records import descriptors
 
-_SOURCE = b"hubprobe.responses_sha256"
-_COUNTS = b"hubprobe.counts"
+_SOURCE = "hubprobe.responses_sha256"
+_COUNTS = "hubprobe.counts"
 _ROW_GROUP = 1024
+_LOG = logging.getLogger(__name__)
 
 
 def describe(
@@ -49,8 +61,10 @@ def describe(
 
     def tables() -> Iterator[pa.Table]:
         for model in models_in(source):
-            if model.key not in committed:
-                continue  # renamed into place by a process that was killed before its attempt row
+            if model.key not in committed or not is_home(source, model.key):
+                continue  # renamed into place by a process that was killed before its attempt row, or a hole
+            if len(model.probe_ids) and model.probe_ids[-1] >= n_probes:
+                raise damaged(source, f"{model.key[0]} was run on probe {model.probe_ids[-1]} of {n_probes}")
             whole = len(model.probe_ids) == n_probes
             counts["partial"] += not whole
             if model.key in refused:
@@ -66,22 +80,17 @@ def describe(
             elif factors is not None and target is not None:
                 yield completed_descriptors(model, factors, n_probes, device)
 
-    try:
-        if target is None:
-            for _ in tables():
-                pass
-        else:
-            _write(target, tables(), descriptors(n_probes), counts, digest)
-    except (pa.ArrowInvalid, OSError, ValueError) as error:
-        raise damaged(source, error) from error
+    if target is None:
+        for _ in tables():
+            pass
+    else:
+        _write(target, tables(), descriptors(n_probes), counts, digest)
     return dict(counts)
 
 
 def _write(path: Path, tables: Iterator[pa.Table], schema: pa.Schema, counts: Counter[str], digest: str) -> None:
     """Write as `workspace.files.write_table` does, but never hold more than a model."""
-    strings = [f.name for f in schema if pa.types.is_string(f.type)]
-    options = {"compression": "zstd", "compression_level": 3, "use_dictionary": strings, "write_page_index": True}
-    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as writer:
+    with table_writer(path, schema) as writer:
         held: list[pa.Table] = []
         for table in tables:
             held.append(table)
@@ -90,24 +99,36 @@ def _write(path: Path, tables: Iterator[pa.Table], schema: pa.Schema, counts: Co
                 held = []
         if held:
             writer.write_table(pa.concat_tables(held), row_group_size=_ROW_GROUP)
-        note = {_SOURCE.decode(): digest, _COUNTS.decode(): canonical_json(dict(counts))}
-        writer.add_key_value_metadata(note)
+        writer.add_key_value_metadata({_SOURCE: digest, _COUNTS: canonical_json(dict(counts))})
+
+
+def described(target: Path, digest: str) -> bool:
+    """Return whether ``target`` was made from responses of this digest: then they were read to their end before."""
+    try:
+        return target.exists() and notes_of(target).get(_SOURCE, "").startswith(digest)
+    except WorkspaceError:
+        return False
 
 
 def found_unchanged(target: Path, digest: str) -> dict[str, int] | None:
-    """Return the counts kept in ``target`` when it was made from the same responses and factors, else None."""
+    """Return the counts kept in ``target`` when it is whole and of the same responses and factors, else None."""
     if not target.exists():
         return None
-    check_version(target)
-    metadata = pq.read_metadata(target).metadata or {}
-    if metadata.get(_SOURCE) != digest.encode():
+    try:
+        notes = notes_of(target)
+        if notes.get(_SOURCE) != digest:
+            return None
+        verify_table(target)
+        return {str(name): int(count) for name, count in json.loads(notes[_COUNTS]).items()}
+    except (DamagedFileError, ValueError, TypeError, KeyError, AttributeError) as error:
+        _LOG.warning("%s is written again: it is damaged (%s)", target, getattr(error, "why", error))
         return None
-    counts: dict[str, int] = json.loads(metadata[_COUNTS])
-    return counts
 
 
-def drop_orphans(folder: Path, alive: set[str]) -> None:
+def drop_orphans(workspace: Workspace, folder: Path, alive: set[str]) -> None:
     """Delete descriptors whose responses were compacted into another file or withdrawn; a release's never had any."""
-    for path in table_files(folder):
-        if path.name not in alive and not path.name.startswith(IMPORTED_PREFIX):
-            path.unlink()
+    orphans = [p for p in table_files(folder) if p.name not in alive and not p.name.startswith(IMPORTED_PREFIX)]
+    if orphans:
+        workspace.require_own(folder)
+    for path in orphans:
+        path.unlink()

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from workspace import MissingStepError, Outcome, Status, Workspace
-from workspace.files import table_files
+from workspace.files import num_rows, table_files
+
+HOLE = "probed, but its responses are gone or damaged: the next 'hubprobe probe' runs it again"
+"""What is said of models that are holes; see `workspace.holes`."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class StatusReport:
         ok: probed.
         skipped: not run, for a reason known beforehand.
         failed: tried, without responses.
-        waiting: listed, not attempted yet.
+        waiting: listed, not attempted yet, or probed with responses that are gone or damaged since.
+        holes: the latter of those waiting; the next ``probe`` runs them again.
         by_status: one dict per status present: ``outcome``, ``status``, ``repositories``, ``meaning``.
         logits: searchable logits in the descriptors.
     """
@@ -35,20 +39,28 @@ class StatusReport:
     waiting: int
     logits: int
     by_status: list[dict[str, Any]]
+    holes: int = 0
 
 
 def status(workspace: Workspace) -> StatusReport:
     """Count a workspace's repositories by status. Raises `MissingStepError` when nothing was crawled."""
     catalog = workspace.catalog(["id", "sha", "eligibility"]).to_pylist()
     last = {(a["repo_id"], a["sha"]): a["status"] for a in workspace.attempts(["repo_id", "sha", "status"]).to_pylist()}
+    holes = _holes(workspace)
+    again = sum((row["id"], row["sha"]) in holes for row in catalog)
+    for key in holes:
+        del last[key]
     # Attempts at earlier commits stay in the table; a repository counts once, by the commit its catalog row names.
     ends = Counter(last[key] for row in catalog if (key := (row["id"], row["sha"])) in last)
-    waiting = Counter(row["eligibility"] for row in catalog if (row["id"], row["sha"]) not in last)
+    left = [row for row in catalog if (row["id"], row["sha"]) not in last]
+    waiting = Counter(row["eligibility"] for row in left if (row["id"], row["sha"]) not in holes)
     outcomes = Counter[Outcome]()
     for value, count in ends.items():
         outcomes[Status(value).outcome] += count
     rows = [_row(Status(value), count) for value, count in ends.items()]
     rows += [_row(Status(value), count, waiting=True) for value, count in waiting.items()]
+    if again:
+        rows.append({"outcome": "waiting", "status": "hole", "repositories": again, "meaning": HOLE})
     order = {"ok": 0, "failed": 1, "skipped": 2, "waiting": 3}
     rows.sort(key=lambda row: (order[row["outcome"]], -row["repositories"], row["status"]))
     return StatusReport(
@@ -58,7 +70,8 @@ def status(workspace: Workspace) -> StatusReport:
         ok=outcomes[Outcome.OK],
         skipped=outcomes[Outcome.SKIPPED],
         failed=outcomes[Outcome.FAILED],
-        waiting=sum(waiting.values()),
+        waiting=len(left),
+        holes=again,
         logits=_logits(workspace),
         by_status=rows,
     )
@@ -71,11 +84,16 @@ def _row(value: Status, count: int, *, waiting: bool = False) -> dict[str, Any]:
     return {"outcome": value.outcome.value, "status": value.value, "repositories": count, "meaning": value.meaning}
 
 
-def _logits(workspace: Workspace) -> int:
-    import pyarrow.parquet as pq
+def _holes(workspace: Workspace) -> dict[tuple[str, str], str]:
+    try:
+        return workspace.holes()
+    except MissingStepError:  # no probe set: nothing was probed
+        return {}
 
+
+def _logits(workspace: Workspace) -> int:
     try:
         folder = workspace.descriptors_dir(workspace.probe_set)
     except MissingStepError:
         return 0
-    return sum(pq.read_metadata(path).num_rows for path in table_files(folder))
+    return sum(num_rows(path) for path in table_files(folder))

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from workspace import ModelError, Status, Workspace, model_file_name, records, runs
+from workspace.errors import DiskError
 from workspace.files import write_table
 from workspace.text import printable
 
@@ -137,7 +138,7 @@ def as_model_error(error: BaseException, status: Status) -> ModelError:
     """Return ``error`` as the `ModelError` to book: out of memory and a full disk have statuses of their own."""
     if is_out_of_memory(error):
         status = Status.OUT_OF_MEMORY
-    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    elif isinstance(error, DiskError) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
         status = Status.DISK_FULL
     if status is Status.INTERNAL_ERROR:
         _log.error("unexpected error", exc_info=error)

@@ -8,7 +8,6 @@ hard links and new files, and takes its place by two renames (`_exchange`). `rec
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
@@ -17,11 +16,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from probing import inflight, responses
 from workspace import Status, Workspace, model_file_name, records
-from workspace.files import TEMPORARY_PREFIX, canonical_json, short_hash, table_files, write_table
+from workspace.errors import DamagedFileError
+from workspace.files import (
+    TEMPORARY_PREFIX,
+    canonical_json,
+    read_file,
+    set_aside,
+    sha256_of,
+    short_hash,
+    table_files,
+    write_table,
+)
+from workspace.holes import SHARD_PREFIX, Key, contents
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +40,6 @@ LEAST = 64
 SHARD_BYTES = 128 * 1024**2
 """Size of a shard of responses, in bytes: half of what the Hub's viewer reads at once. Files half as large stay."""
 
-_PREFIX = "compacted-"
 _KEY = ["repo_id", "sha", "attempt"]
 
 
@@ -42,13 +50,16 @@ def compact_attempts(workspace: Workspace, *, least: int = LEAST) -> int:
     every reader of attempts takes as one and the next compaction removes.
     """
     files = table_files(workspace.attempts_dir)
-    if sum(not f.name.startswith(_PREFIX) for f in files) < least:
+    if sum(not f.name.startswith(SHARD_PREFIX) for f in files) < least:
         return 0
-    table = pa.concat_tables([pq.read_table(f, schema=records.ATTEMPTS) for f in files])
+    if not workspace.owns(workspace.attempts_dir):
+        _log.warning("%s leads out of the workspace: nothing is merged there", workspace.attempts_dir)
+        return 0
+    table = pa.concat_tables([read_file(f, records.ATTEMPTS) for f in files])
     order = table.sort_by([(name, "ascending") for name in _KEY])
     keys = list(zip(*(order.column(name).to_pylist() for name in _KEY), strict=True))
     kept = order.filter(pa.array([i == 0 or keys[i] != keys[i - 1] for i in range(len(keys))]))
-    path = workspace.attempts_dir / f"{_PREFIX}{short_hash(canonical_json(sorted(set(keys))))}.parquet"
+    path = workspace.attempts_dir / f"{SHARD_PREFIX}{short_hash(canonical_json(sorted(set(keys))))}.parquet"
     write_table(path, kept)
     for file in files:
         if file != path:
@@ -66,6 +77,9 @@ def compact_responses(workspace: Workspace, probe_set: str, *, least: int = LEAS
     folder = workspace.responses_dir(probe_set)
     if inflight.any_running(workspace):
         return 0
+    if not workspace.owns(folder):
+        _log.warning("%s leads out of the workspace: nothing is merged there", folder)
+        return 0
     rows = workspace.attempts(["repo_id", "sha", "status", "probe_set"]).to_pylist()
     done = {
         model_file_name(r["repo_id"], r["sha"])
@@ -77,38 +91,79 @@ def compact_responses(workspace: Workspace, probe_set: str, *, least: int = LEAS
         return 0
     with _exchange(folder) as (following, drop):
         for group in _shards(small):
-            merged = pa.concat_tables([pq.read_table(f, schema=records.RESPONSES) for f in group])
-            digests = sorted(hashlib.sha256(f.read_bytes()).hexdigest() for f in group)
-            responses.write(following / f"{_PREFIX}{short_hash(canonical_json(digests))}.parquet", merged)
-        drop += [f.name for f in small]
-    return len(small)
+            tables = {f: table for f in group if (table := _readable(following / f.name)) is not None}
+            digests = sorted(sha256_of(f) for f in tables)
+            name = f"{SHARD_PREFIX}{short_hash(canonical_json(digests))}.parquet"
+            if tables:
+                responses.write(following / name, pa.concat_tables(tables.values()))
+            drop += [f.name for f in tables]
+    return len(drop)
+
+
+def _readable(path: Path) -> pa.Table | None:
+    """Return a file of responses; None when it is damaged: then it is set aside, and its model is a hole."""
+    try:
+        return read_file(path, records.RESPONSES)
+    except DamagedFileError as error:
+        _log.warning("%s: kept as %s; the next 'hubprobe probe' runs its models again", error, set_aside(path).name)
+        return None
 
 
 def split_responses(workspace: Workspace, probe_set: str, models: Collection[tuple[str, str]]) -> int:
-    """Give the models of every shard that holds one of ``models`` files of their own again; return how many shards."""
+    """Give the models of every shard that holds one of ``models`` files of their own again; return how many shards.
+
+    A shard that cannot be read is set aside and counted: its models are holes from then on.
+    """
     folder, wanted = workspace.responses_dir(probe_set), set(models)
-    keys = {
-        path: pq.read_table(path, columns=["repo_id", "sha"]).group_by(["repo_id", "sha"]).aggregate([]).to_pylist()
-        for path in table_files(folder)
-        if path.name.startswith(_PREFIX)
-    }
-    hit = [path for path, held in keys.items() if any((k["repo_id"], k["sha"]) in wanted for k in held)]
+    shards = [path for path in table_files(folder) if path.name.startswith(SHARD_PREFIX)]
+    hit = [path for path in shards if not wanted.isdisjoint(_models_of(path))]
     if not hit:
         return 0
+    workspace.require_own(folder)
     with _exchange(folder) as (following, drop):
         for path in hit:
-            table = pq.read_table(path, schema=records.RESPONSES)
+            table = _readable(following / path.name)
+            if table is None:
+                continue
             for start, end in _models(table):
                 first = table.slice(start, 1).to_pylist()[0]
                 name = f"{model_file_name(first['repo_id'], first['sha'])}.parquet"
                 responses.write(following / name, table.slice(start, end - start))
-        drop += [path.name for path in hit]
+            drop.append(path.name)
     return len(hit)
+
+
+def _models_of(shard: Path) -> Collection[Key]:
+    """Return the models of a shard; none when it is damaged: then it is set aside, and they are holes."""
+    try:
+        return contents(shard)
+    except DamagedFileError as error:
+        _log.warning("%s is damaged (%s): kept as %s", shard, error.why, set_aside(shard).name)
+        return ()
+
+
+def mend(workspace: Workspace) -> None:
+    """Set damaged files of attempts aside, so that their models are run again. Call it before a plan is made."""
+    for path in table_files(workspace.attempts_dir):
+        try:
+            read_file(path, records.ATTEMPTS)
+        except DamagedFileError as error:
+            _log.warning("%s is damaged (%s): kept as %s", path, error.why, set_aside(path).name)
+
+
+def set_holes_aside(workspace: Workspace, probe_set: str, models: Collection[Key]) -> None:
+    """Set aside what is left of the responses of ``models``, which are holes: nothing must be added to it."""
+    for key in models:
+        path = workspace.responses_dir(probe_set) / f"{model_file_name(*key)}.parquet"
+        if path.exists():
+            _log.warning("%s is not what was committed for %s: kept as %s", path, key[0], set_aside(path).name)
 
 
 def recover(workspace: Workspace, probe_set: str) -> None:
     """End or undo the exchange of the folder of responses that a kill interrupted. Call it before anything is read."""
     folder = workspace.responses_dir(probe_set)
+    if not workspace.owns(folder):
+        return
     old, ready, unfinished = _beside(folder)
     if not folder.exists():
         for made in (ready, old):
@@ -150,7 +205,7 @@ def _exchange(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     """
     old, ready, unfinished = _beside(folder)
     unfinished.mkdir(parents=True)
-    before = {p.name for p in folder.iterdir() if not p.name.startswith(TEMPORARY_PREFIX)}
+    before = {p.name for p in folder.iterdir() if p.is_file() and not p.name.startswith(TEMPORARY_PREFIX)}
     drop: list[str] = []
     try:
         for name in before:

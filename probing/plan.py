@@ -29,11 +29,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """``skip``: attempt rows to book at once. ``tasks``: models to run, largest first. ``done``: nothing to do."""
+    """``skip``: attempt rows to book at once. ``tasks``: models to run, largest first. ``done``: nothing to do.
+
+    ``holes``: those of the tasks whose responses are gone or not what was committed, and why.
+    """
 
     skip: list[dict[str, Any]]
     tasks: list[Task]
     done: int
+    holes: dict[Key, str]
 
 
 def statuses(names: Collection[str]) -> frozenset[str]:
@@ -58,9 +62,10 @@ def make(
     """Compare the catalog with the attempts.
 
     A model is done when its last attempt was made with this probe set, whatever its end, unless ``retry`` names that
-    end. A repository that the catalog excludes is booked with the catalog's status and reason, once. ``limit`` takes
-    the most downloaded of those still to be run. Order: largest weights first, so that no rank is left alone with a
-    large one at the end; models that were in flight at two deaths of the run come last.
+    end, or its responses are not what that attempt committed. A repository that the catalog excludes is booked with the
+    catalog's status and reason, once. ``limit`` takes the most downloaded of those still to be run. Order: largest
+    weights first, so that no rank is left alone with a large one at the end; models that were in flight at two deaths
+    of the run come last.
 
     Args:
         workspace: catalog and attempts.
@@ -76,6 +81,7 @@ def make(
         (a["repo_id"], a["sha"]): a
         for a in workspace.attempts(["repo_id", "sha", "attempt", "status", "probe_set", "probes_run"]).to_pylist()
     }
+    holes = workspace.holes(probe_set)
     deaths, busy = inflight.recover(workspace)
     started = runs.now()
     skip: list[dict[str, Any]] = []
@@ -92,7 +98,7 @@ def make(
                 skip.append(skipped(row, number, started, probe_set=probe_set, **fields))
             else:
                 done += 1
-        elif key in busy or (before is not None and _is_done(before, probe_set, probes, wanted)):
+        elif key in busy or (before is not None and key not in holes and _is_done(before, probe_set, probes, wanted)):
             done += 1
         else:
             fresh = before is not None and before["status"] == Status.CRASHED.value  # asked for by --retry crashed
@@ -103,7 +109,11 @@ def make(
         runnable.sort(key=lambda pair: (-(pair[0]["downloads"] or 0), pair[1].repo_id))
         runnable = runnable[:limit]
     runnable.sort(key=lambda pair: (pair[1].deaths >= inflight.LAST_AFTER, -_size(pair[0]), pair[1].repo_id))
-    return Plan(skip, [task for _, task in runnable], done)
+    tasks = [task for _, task in runnable]
+    again = {key: holes[key] for task in tasks if (key := (task.repo_id, task.sha)) in holes}
+    for key, why in again.items():
+        _log.warning("%s is run again: %s", key[0], why)
+    return Plan(skip, tasks, done, again)
 
 
 def _is_done(before: Mapping[str, Any], probe_set: str, probes: int, retry: Collection[str]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from probing import attempts, inflight, plan, subset
 from probing.attempts import Attempt
-from probing.compaction import compact_attempts, compact_responses, recover, split_responses
+from probing.compaction import compact_attempts, compact_responses, mend, recover, set_holes_aside, split_responses
 from probing.fetching import Fetching, Taken
 from probing.group import Group
 from probing.plan import Task
@@ -132,6 +132,7 @@ def _tasks(
     made: list[list[Any]] | None = None
     if group.is_first:
         recover(workspace, probe_set)
+        mend(workspace)
         todo = plan.make(
             workspace,
             probe_set,
@@ -144,6 +145,7 @@ def _tasks(
         if todo.skip:
             write_table(workspace.attempts_dir / f"skipped-{common['run_id']}.parquet", attempts.table(todo.skip))
         split_responses(workspace, probe_set, {(t.repo_id, t.sha) for t in todo.tasks})
+        set_holes_aside(workspace, probe_set, todo.holes)
         made = [[t.repo_id, t.sha, t.number, t.deaths] for t in todo.tasks]
     return [Task(*task) for task in group.share("tasks", made)]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from workspace import ModelError, Status, records
-from workspace.files import write_table
+from workspace import ModelError, Status, WorkspaceError, records
+from workspace.files import read_file, write_table
+from workspace.holes import contents_note
 
 _log = logging.getLogger(__name__)
 
@@ -72,20 +72,21 @@ class Earlier:
 
 def read_earlier(path: Path) -> Earlier | None:
     """Return the responses in ``path``, or None when there are none that can be read: then all are run."""
+    if not path.exists():
+        return None
     try:
-        rows = pq.read_table(path)
+        rows = read_file(path, records.RESPONSES)
         first = rows.slice(0, 1).to_pylist()[0]
         ids = np.asarray(first["probe_ids"], np.int32)
-        drawn = first.get("random_ids")
+        drawn = first["random_ids"]
         raw = np.empty((len(ids), rows.num_rows), np.float32)
         for i, row in enumerate(rows.select(["mean", "std", "response"]).to_pylist()):
             if row["response"] is not None:
                 raw[:, i] = np.asarray(row["response"], np.float32) * row["std"] + row["mean"]
             else:  # constant: the mean is all there is; not finite: there is none
                 raw[:, i] = np.nan if row["mean"] is None else row["mean"]
-    except (OSError, pa.ArrowException, IndexError, KeyError, TypeError, ValueError) as error:
-        if not isinstance(error, FileNotFoundError):
-            _log.warning("%s cannot be read (%r): all its probes are run", path.name, error)
+    except (WorkspaceError, IndexError, TypeError, ValueError) as error:
+        _log.warning("%s cannot be read (%s): all its probes are run", path.name, error)
         return None
     return Earlier(raw, ids, None if drawn is None else np.asarray(drawn, np.int32))
 
@@ -164,7 +165,10 @@ def _lists(z: npt.NDArray[np.float16], null: npt.NDArray[np.bool_]) -> pa.ListAr
 
 
 def write(path: Path, rows: pa.Table) -> int:
-    """Write ``rows`` to ``path`` atomically, in row groups of about `ROW_GROUP_BYTES`; return the size in bytes."""
+    """Write ``rows`` to ``path`` atomically, in row groups of about `ROW_GROUP_BYTES`; return the size in bytes.
+
+    The footer says which models they are of, so that `workspace.holes` need not read them.
+    """
     per_row = max(1, rows.column("response").nbytes // max(1, rows.num_rows))
-    write_table(path, rows, row_group_rows=max(1, ROW_GROUP_BYTES // per_row))
+    write_table(path, rows, row_group_rows=max(1, ROW_GROUP_BYTES // per_row), notes=contents_note(rows))
     return path.stat().st_size

@@ -20,8 +20,7 @@ import numpy as np
 
 from search.contrast import strengths, unit
 from search.coverage import DEFAULT
-from workspace import WorkspaceError
-from workspace.files import replacing
+from workspace.files import damaged, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -160,30 +159,23 @@ class Bridge:
 
     def save(self, folder: Path) -> None:
         """Write it into a version's folder."""
-        from safetensors.numpy import save_file
-
         names = ("centre", "embeddings", "trust", "first", "rows", "weights", "mapped")
         tensors = {name: getattr(self, name) for name in names}
         about = {"width": repr(self.width), "share": repr(self.share), "coverage": json.dumps(self.coverage)}
-        with replacing(folder / FILE) as temporary:
-            save_file(tensors, temporary, metadata=about)
+        write_tensors(folder / FILE, tensors, about)
 
     @classmethod
     def load(cls, folder: Path) -> Bridge | None:
         """Read what `save` wrote, or None when the version has none; raises `WorkspaceError` when it is damaged."""
-        from safetensors import SafetensorError, safe_open
-
         path = folder / FILE
         if not path.exists():
             return None
         try:
-            with safe_open(path, framework="numpy") as file:
-                about = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+            tensors, about = read_tensors(path)
             coverage = tuple(float(w) for w in json.loads(about["coverage"]))
             return cls(**tensors, width=float(about["width"]), share=float(about["share"]), coverage=coverage)
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise WorkspaceError(f"cannot read {path}: {error}; run 'hubprobe index --rebuild'") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(path, error) from error
 
 
 def counting(trust: float) -> float:

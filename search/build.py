@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,8 +23,11 @@ from search.layout import folder_bytes
 from search.neighbours import measured_recall
 from search.writer import Writer
 from workspace import Workspace, WorkspaceError
+from workspace.disk import using
 from workspace.files import write_json
 from workspace.runs import new_run_id
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def index(
     """
     started = time.monotonic()
     files = sources.descriptor_files(workspace)
-    with layout.writing(workspace):
+    with using(workspace.index_dir / "versions", "write"), layout.writing(workspace):
         layout.remove_unused(workspace)
         chosen = _encoder(workspace, encoder, token)
         embedded = embed_probes(workspace, chosen, progress=progress) if chosen else None
@@ -118,15 +122,16 @@ def index(
 
 def _appendable(workspace: Workspace, n: int, entries: list[sources.Source]) -> tuple[Path, dict[str, Any]] | None:
     """Return the version in use when every file it was built from is unchanged, so that only new ones are read."""
-    folder = layout.current(workspace)
-    if folder is None:
+    if not (workspace.index_dir / "current.json").exists():
         return None
     try:
-        content = layout.manifest(folder)
-    except WorkspaceError:  # of another format, or damaged: written anew
+        folder, content, _ = layout.open_current(workspace)
+        Gallery(folder, content)
+        unchanged = {sources.Source(**s) for s in content["sources"]} <= set(entries)
+    except (WorkspaceError, TypeError) as error:  # of another format, or damaged: written anew
+        _LOG.warning("the index is built from nothing: %s", error)
         return None
     same = content["probe_set"] == workspace.probe_set and content["n_probes"] == n
-    unchanged = {sources.Source(**s) for s in content["sources"]} <= set(entries)
     return (folder, content) if same and unchanged else None
 
 
@@ -135,12 +140,14 @@ def _encoder(workspace: Workspace, encoder: str | Encoder | None, token: str | N
         return None
     if isinstance(encoder, Encoder):
         return encoder
-    return load_encoder(workspace, encoder or workspace.config.search.encoder, token=token)
+    with using(workspace.cache_dir / "encoders", "write"):  # a full disk is not the encoder's fault
+        return load_encoder(workspace, encoder or workspace.config.search.encoder, token=token)
 
 
 def _image_encoder(workspace: Workspace, token: str | None) -> Encoder | None:
     name = workspace.config.search.image_encoder
-    return load_encoder(workspace, name, token=token) if name else None
+    with using(workspace.cache_dir / "encoders", "write"):
+        return load_encoder(workspace, name, token=token) if name else None
 
 
 def _texts(

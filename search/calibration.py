@@ -12,8 +12,7 @@ from tqdm import tqdm
 from search import bank
 from search.contrast import HUB_CONCEPTS, hubness, strengths, zero_shot
 from search.embeddings import cached_texts
-from workspace import WorkspaceError
-from workspace.files import replacing
+from workspace.files import damaged, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,24 +53,18 @@ class Calibration:
 
     def save(self, folder: Path) -> None:
         """Write it into a version's folder."""
-        from safetensors.numpy import save_file
-
         tensors = {"centre": self.centre, "texts": self.texts, "hubness": self.hubness, "peaks": self.peaks}
-        with replacing(folder / FILE) as temporary:
-            save_file(tensors, temporary)
+        write_tensors(folder / FILE, tensors)
 
     @classmethod
     def load(cls, folder: Path) -> Calibration | None:
         """Read what `save` wrote, or None when the version has none; raises `WorkspaceError` when it is damaged."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
         if not (folder / FILE).exists():
             return None
         try:
-            return cls(**load_file(folder / FILE))
-        except (SafetensorError, OSError, TypeError) as error:
-            raise WorkspaceError(f"cannot read {folder / FILE}: {error}; run 'hubprobe index --rebuild'") from error
+            return cls(**read_tensors(folder / FILE)[0])
+        except TypeError as error:
+            raise damaged(folder / FILE, error) from error
 
 
 def calibrate(

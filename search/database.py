@@ -10,10 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from search.metadata import LOGITS, MODELS
-from workspace import WorkspaceError
+from workspace.disk import using
+from workspace.errors import DiskError
+from workspace.files import damaged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_DAMAGE = (ValueError, RuntimeError, OSError, KeyError)
 
 ANN_ROWS = 20_000
 """Logits from which whole-descriptor search gets an approximate index; below, LanceDB reads all reduced vectors."""
@@ -83,15 +87,23 @@ def read_logits(database: Any) -> pa.Table:
 
 
 def _read(database: Any, name: str, order: str) -> pa.Table:
+    path = Path(str(database.uri)) / f"{name}.lance"
     try:
-        table: pa.Table = database.open_table(name).to_arrow().combine_chunks()
-    except (ValueError, RuntimeError, OSError) as error:
-        raise WorkspaceError(f"cannot read {database.uri}: {error}; run 'hubprobe index --rebuild'") from error
+        with using(path, "read"):
+            table: pa.Table = database.open_table(name).to_arrow().combine_chunks()
+            table.validate(full=True)
+    except DiskError:
+        raise
+    except BaseException as error:
+        # Rust panics at some damage, and what that raises is no Exception
+        if isinstance(error, (Exception, KeyboardInterrupt)) and not isinstance(error, _DAMAGE):
+            raise
+        raise damaged(path, f"{type(error).__name__}: {str(error)[:200]}") from error
     positions = table.column(order).to_numpy()
     if (positions != np.arange(positions.size)).any():
         table = table.take(pa.array(np.argsort(positions, kind="stable")))
         if (table.column(order).to_numpy() != np.arange(positions.size)).any():
-            raise WorkspaceError(f"{database.uri} lacks rows of {name}: run 'hubprobe index --rebuild'")
+            raise damaged(path, "it lacks rows")
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from tqdm import tqdm
 
 from search.encoders import TEMPLATES, Encoder, text_embeddings
 from workspace import Workspace, WorkspaceError
-from workspace.files import canonical_json, replacing, short_hash
+from workspace.errors import DamagedFileError
+from workspace.files import canonical_json, damaged, read_tensors, sha256_of, short_hash, write_tensors
 from workspace.images import read_image
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _BATCH = 64
+_LOG = logging.getLogger(__name__)
 
 
 def embed_probes(
@@ -30,31 +33,28 @@ def embed_probes(
 
     The entry holds ``name``, ``commit``, ``dim``, ``templates`` and ``file`` in ``index/encoders/``.
     """
-    from safetensors.numpy import save_file
-
     key = short_hash(f"{encoder.name}\n{encoder.commit}\n{workspace.probe_set}")
     path = cache(workspace) / f"{key}.safetensors"
     captions = getattr(encoder, "of_captions", False)
     if captions:
         templates = ("{}",)  # a caption has no prompt around it either
-    if not path.exists():
+    try:
+        rows = read_embeddings(path) if path.exists() else None
+    except DamagedFileError as error:
+        _LOG.warning("%s is made again: it is damaged (%s)", path, error.why)
+        rows = None
+    if rows is None:
         rows = _caption_rows(workspace, encoder) if captions else _image_rows(workspace, encoder, progress)
-        with replacing(path) as temporary:
-            save_file({"probes": rows}, temporary, metadata={"encoder": encoder.name})
-    dim = int(read_embeddings(path).shape[1])
-    about = {"name": encoder.name, "commit": encoder.commit, "dim": dim}
-    return {**about, "templates": list(templates), "file": path.name}
+        write_tensors(path, {"probes": rows}, {"encoder": encoder.name})
+    about = {"name": encoder.name, "commit": encoder.commit, "dim": int(rows.shape[1])}
+    return {**about, "templates": list(templates), "file": path.name, "sha256": sha256_of(path)}
 
 
 def read_embeddings(path: Path) -> NDArray[np.float32]:
     """Return the probes' embeddings, float32 ``[n_probes, dim]``, rows of unit length."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        rows: NDArray[np.float32] = load_file(path)["probes"]
-    except (SafetensorError, OSError, KeyError) as error:
-        raise WorkspaceError(f"cannot read {path}: {error}; delete it and run 'hubprobe index' again") from error
+    rows = read_tensors(path)[0].get("probes")
+    if rows is None or rows.ndim != 2 or rows.dtype != np.float32:
+        raise damaged(path, "it holds no embeddings of probes")
     return rows
 
 
@@ -76,16 +76,16 @@ def cached_texts(
 
     Texts that were embedded before, by the same encoder at the same commit, are read from there.
     """
-    from safetensors import safe_open
-    from safetensors.numpy import save_file
-
     if getattr(encoder, "of_captions", False):
         templates = ("{}",)
     path = folder / f"{what}-{short_hash(canonical_json([encoder.name, encoder.commit, *templates]))}.safetensors"
     known: dict[str, NDArray[np.float32]] = {}
     if path.exists():
-        with safe_open(path, framework="numpy") as file:
-            known = dict(zip(json.loads(file.metadata()["texts"]), file.get_tensor("rows"), strict=True))
+        try:
+            arrays, notes = read_tensors(path)
+            known = dict(zip(json.loads(notes["texts"]), arrays["rows"], strict=True))
+        except (DamagedFileError, KeyError, ValueError, TypeError, RecursionError) as error:
+            _LOG.warning("%s is made again: it is damaged (%s)", path, getattr(error, "why", error))
     new = [text for text in dict.fromkeys(texts) if text not in known]
     if new:
         with tqdm(total=len(new), desc=f"embed {what}", unit="text", disable=not progress, leave=False) as bar:
@@ -94,8 +94,7 @@ def cached_texts(
                 known.update(zip(some, text_embeddings(encoder, some, templates), strict=True))
                 bar.update(len(some))
         kept = {text: known[text] for text in sorted(known)}
-        with replacing(path) as temporary:
-            save_file({"rows": np.stack(list(kept.values()))}, temporary, metadata={"texts": json.dumps(list(kept))})
+        write_tensors(path, {"rows": np.stack(list(kept.values()))}, {"texts": json.dumps(list(kept))})
     return np.stack([known[text] for text in texts])
 
 

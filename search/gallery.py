@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from search import database, filters
+from search import database, filters, layout
 from search.bridge import Bridge
 from search.calibration import Calibration
 from search.contrast import strengths
@@ -21,7 +21,7 @@ from search.finder import Finder, Found, Mask, Rows
 from search.kernels import HALF
 from search.scan import CpuScanner, Scanner
 from search.scoring import CALIBRATED, OWN_HUBNESS, Comparison, compile_query, score_of
-from search.tiles import Tile, TileInfo
+from search.tiles import Tile
 from workspace import QueryError, WorkspaceError
 
 if TYPE_CHECKING:
@@ -50,15 +50,17 @@ class Gallery(Finder):
     ) -> None:
         self.folder, self.manifest, self._lock = folder, manifest, lock
         self.n_probes = int(manifest["n_probes"])
-        infos = [TileInfo.from_json(entry) for entry in manifest["tiles"]]
+        layout.require_files(folder, manifest)
+        infos = layout.tiles_of(folder, manifest)
         self.tiles = [Tile(folder / "tiles", info, self.n_probes) for info in infos]
         self.starts = np.concatenate([[0], np.cumsum([info.rows for info in infos], dtype=np.int64)]).astype(np.int64)
         self.database = database.connect(folder)
         self.models = database.read_models(self.database)
         self.logits = database.read_logits(self.database)
-        if self.logits.num_rows != len(self):
-            raise WorkspaceError(f"the index at {folder} does not fit together: run 'hubprobe index --rebuild'")
         self.model_of: NDArray[np.int32] = self.logits.column("model").to_numpy()
+        models = self.model_of if self.model_of.size else np.zeros(1, np.int32)
+        if self.logits.num_rows != len(self) or models.min() < 0 or models.max() > max(self.models.num_rows - 1, 0):
+            raise WorkspaceError(f"the index at {folder} does not fit together: run 'hubprobe index --rebuild'")
         self.scanner = _scanner(device, self.tiles, self.starts)
         self._filter = filters.Evaluator(self.models, self.logits)
         self._masks: dict[str, Mask] = {}

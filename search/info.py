@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from search import layout, tiles
 from search.codes import ERROR, HIGH, LOW, STEP
-from workspace import Workspace, WorkspaceError
-from workspace.files import sha256_of
+from search.embeddings import cache
+from workspace import Workspace
+from workspace.files import damaged, read_tensors, sha256_of
 
 if TYPE_CHECKING:
     from search.gallery import Gallery
@@ -67,18 +68,28 @@ def verify(workspace: Workspace) -> dict[str, int]:
 
     folder, manifest, lock = layout.open_current(workspace)
     read = 0
-    for entry in manifest["tiles"]:
-        info = tiles.TileInfo.from_json(entry)
+    layout.require_files(folder, manifest)
+    for info in layout.tiles_of(folder, manifest):
         tiles.verify(folder / "tiles", info)
         read += sum(file.bytes for file in info.files)
     recorded = {name: (size, sha) for name, size, sha in manifest["files"]}
     for name, (size, sha) in recorded.items():
         path = folder / name
-        if not path.is_file() or path.stat().st_size != size or sha256_of(path) != sha:
-            raise WorkspaceError(f"{path} is damaged: run 'hubprobe index --rebuild'")
+        if sha256_of(path) != sha:
+            raise damaged(path, "its checksum is another")
         read += size
+    kept = sorted(cache(workspace).glob("*.safetensors"))
+    for path in kept:
+        read_tensors(path)
+        read += path.stat().st_size
+    for name in ("encoder", "image_encoder"):
+        entry = manifest[name] or {}
+        path = cache(workspace) / Path(str(entry.get("file"))).name
+        if "sha256" in entry and sha256_of(path) != entry["sha256"]:
+            raise damaged(path, "its checksum is another")
     gallery = Gallery(folder, manifest, lock)
-    return {"files": len(recorded) + 3 * len(manifest["tiles"]), "bytes": read, "logits": len(gallery)}
+    files = len(recorded) + 3 * len(manifest["tiles"]) + len(kept)
+    return {"files": files, "bytes": read, "logits": len(gallery)}
 
 
 def checksums(folder: Path, previous: tuple[Path, list[list[Any]]] | None = None) -> list[list[Any]]:

@@ -2,7 +2,8 @@
 
 ::
 
-    index/current.json                    {"version": ...}: renamed into place last, so a kill leaves the old index
+    index/current.json                    version and sha256 of its manifest: renamed into place last, so a kill leaves
+                                          the old index
     index/writer.lock                     held while building: one writer
     index/encoders/<key>.safetensors      the probes' embeddings under one encoder commit
     index/versions/<version>/
@@ -15,6 +16,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +24,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
+from search.tiles import TileInfo
 from workspace import MissingStepError, Workspace, WorkspaceError
-from workspace.files import read_json, write_json
+from workspace.files import damaged, read_json, sha256_of, write_json
+
+_VERSION = re.compile("[0-9A-Za-z][0-9A-Za-z_-]{0,99}")
+_SHAPE: dict[str, type | tuple[type, ...]] = {
+    "version": str, "probe_set": str, "n_probes": int, "models": int, "logits": int, "tiles": list, "files": list,
+    "sources": list, "recall": dict, "versions": dict, "vector_index": str, "encoder": (dict, type(None)),
+    "image_encoder": (dict, type(None)),
+}  # fmt: skip
 
 _LOCKS = find_spec("fcntl") is not None  # not on Windows: there nothing is locked, so one must build at a time
 
@@ -38,24 +48,62 @@ def versions_dir(workspace: Workspace) -> Path:
 
 def current(workspace: Workspace) -> Path | None:
     """Return the folder of the version in use, or None when there is no index."""
+    return found[0] if (found := _pointer(workspace)) else None
+
+
+def _pointer(workspace: Workspace) -> tuple[Path, str | None] | None:
+    """Return the folder in use and the sha256 of its manifest, which older versions do not state."""
     path = workspace.index_dir / "current.json"
     if not path.exists():
         return None
-    return versions_dir(workspace) / Path(str(read_json(path)["version"])).name
+    content = read_json(path, {"version": str})
+    if not _VERSION.fullmatch(content["version"]):  # it becomes part of a path
+        raise damaged(path, "it names no version of an index")
+    return versions_dir(workspace) / content["version"], content.get("manifest")
 
 
-def manifest(folder: Path) -> dict[str, Any]:
-    """Return a version's manifest; raises `WorkspaceError` when it is missing or of another format."""
+def manifest(folder: Path, sha256: str | None = None) -> dict[str, Any]:
+    """Return a version's manifest; raises `WorkspaceError` when it is missing, damaged or of another format.
+
+    Args:
+        folder: of the version.
+        sha256: what `publish` stated of the manifest; not compared when None.
+    """
     path = folder / "manifest.json"
     if not path.is_file():
         raise WorkspaceError(f"the index at {folder} is incomplete: run 'hubprobe index --rebuild'")
-    content: dict[str, Any] = read_json(path)
+    content = read_json(path)
+    if sha256 is not None and sha256_of(path) != sha256:
+        raise damaged(path, "its checksum is another")
     if content.get("format") != FORMAT:
         raise WorkspaceError(
             f"the index at {folder} has format {content.get('format')!r}, this hubprobe reads {FORMAT!r}: "
             "run 'hubprobe index --rebuild'"
         )
-    return content
+    return read_json(path, _SHAPE)
+
+
+def require_files(folder: Path, content: dict[str, Any]) -> None:
+    """Raise `WorkspaceError` when a file of a version but its tiles is missing or not as long as its manifest says.
+
+    Cheap, so that opening can afford it; every byte is compared by `search.info.verify`.
+    """
+    try:
+        lengths = [(str(name), int(length)) for name, length, _ in content["files"]]
+    except (TypeError, ValueError) as error:
+        raise damaged(folder / "manifest.json", f"its list of files cannot be read: {error}") from error
+    for name, length in lengths:
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != length:
+            raise damaged(path, f"it is missing, or not of the {length} bytes that its manifest says")
+
+
+def tiles_of(folder: Path, content: dict[str, Any]) -> list[TileInfo]:
+    """Return the tiles of a version; raises `WorkspaceError` when its manifest does not say what a tile has."""
+    try:
+        return [TileInfo.from_json(entry) for entry in content["tiles"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(folder / "manifest.json", f"its tiles cannot be read: {error}") from error
 
 
 def open_current(workspace: Workspace) -> tuple[Path, dict[str, Any], IO[bytes] | None]:
@@ -64,12 +112,13 @@ def open_current(workspace: Workspace) -> tuple[Path, dict[str, Any], IO[bytes] 
     A build may swap and delete between reading the pointer and taking the lock: then the new pointer is read.
     """
     for _ in range(10):
-        folder = current(workspace)
-        if folder is None:
+        found = _pointer(workspace)
+        if found is None:
             raise MissingStepError("index", "index")
+        folder, sha256 = found
         try:
             lock = _lock(folder / "reader.lock", shared=True) if folder.is_dir() else None
-            return folder, manifest(folder), lock
+            return folder, manifest(folder, sha256), lock
         except (WorkspaceError, OSError):
             if current(workspace) == folder:
                 raise
@@ -93,13 +142,19 @@ def writing(workspace: Workspace) -> Iterator[None]:
 
 def publish(workspace: Workspace, version: str) -> None:
     """Make ``version`` the one that readers open from now on, then delete versions that nobody reads."""
-    write_json(workspace.index_dir / "current.json", {"version": version})
+    stated = sha256_of(versions_dir(workspace) / version / "manifest.json")
+    write_json(workspace.index_dir / "current.json", {"version": version, "manifest": stated})
     remove_unused(workspace)
 
 
 def remove_unused(workspace: Workspace) -> None:
     """Delete versions that are neither current nor open in any process; the writer's lock is held."""
-    keep = current(workspace)
+    if not workspace.owns(versions_dir(workspace)):
+        return  # a link that leads elsewhere: nothing is deleted there
+    try:
+        keep = current(workspace)
+    except WorkspaceError:  # a damaged pointer: one of them was in use, and the next build writes it anew
+        return
     folders = [p for p in versions_dir(workspace).glob("*") if p.is_dir() and p != keep]
     for folder in folders:
         try:
@@ -135,7 +190,12 @@ def _lock(path: Path, *, shared: bool) -> IO[bytes] | None:
         return None
     import fcntl
 
-    file = path.open("ab")
+    try:
+        file = path.open("ab")
+    except OSError:  # a folder that may only be read: nobody deletes a version of it
+        if not shared:
+            raise
+        return path.open("rb") if path.is_file() else None
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workspace import WorkspaceError
-from workspace.files import replacing
+from workspace.files import damaged, read_array, write_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,18 +54,16 @@ class Reduction:
     def save(self, folder: Path) -> None:
         """Write ``reduction.npy``; nothing when descriptors are kept whole."""
         if self.basis is not None:
-            with replacing(folder / "reduction.npy") as temporary, temporary.open("wb") as file:
-                np.save(file, self.basis)
+            write_array(folder / "reduction.npy", self.basis)
 
     @classmethod
     def load(cls, folder: Path, n_probes: int) -> Reduction:
         """Read what `save` wrote; raises `WorkspaceError` when it is damaged."""
         if n_probes <= DIMENSIONS:
             return cls(None)
-        try:
-            basis = np.load(folder / "reduction.npy", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise WorkspaceError(f"cannot read {folder}: {error}; run 'hubprobe index --rebuild'") from error
+        basis = read_array(folder / "reduction.npy")
+        if basis.ndim != 2 or len(basis) != n_probes or basis.dtype != np.float32:
+            raise damaged(folder / "reduction.npy", f"it is no basis of {n_probes} probes")
         return cls(basis)
 
 

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from workspace import MissingStepError, Workspace, WorkspaceError
-from workspace.files import check_version, table_files
+from workspace.files import batches, damaged, open_table, table_files
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,11 +60,11 @@ def descriptor_files(workspace: Workspace) -> list[Path]:
 
 def n_probes(path: Path) -> int:
     """Return the length of the vectors in a descriptor file; raises `WorkspaceError` when it is no such file."""
-    check_version(path)
-    kind = pq.read_schema(path).field("vector").type
-    if not pa.types.is_fixed_size_list(kind):
-        raise WorkspaceError(f"{path} holds no descriptors: delete it and run 'hubprobe complete' again")
-    return int(kind.list_size)
+    with open_table(path) as file:
+        schema = file.schema_arrow
+    if "vector" not in schema.names or not pa.types.is_fixed_size_list(schema.field("vector").type):
+        raise damaged(path, "it holds no descriptors")
+    return int(schema.field("vector").type.list_size)
 
 
 class Reader:
@@ -90,11 +89,8 @@ class Reader:
         if n_probes(path) != self.n:
             raise WorkspaceError(f"{path} has vectors of another length than {self.n}: run 'hubprobe complete' again")
         columns = ["repo_id", "sha", "logit", "label", "mean", "std", "vector", "observed", "variance"]
-        try:
-            for batch in pq.ParquetFile(path).iter_batches(BATCH_ROWS, columns=columns):
-                yield from self._clean(pa.Table.from_batches([batch]))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise WorkspaceError(f"cannot read {path}: {error}; delete it and run 'hubprobe complete' again") from error
+        for batch in batches(path, BATCH_ROWS, columns):
+            yield from self._clean(pa.Table.from_batches([batch]))
 
     def _clean(self, table: pa.Table) -> Iterator[Batch]:
         chunk = table.column("vector").combine_chunks()

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search import codes
-from workspace import WorkspaceError
-from workspace.files import replacing, sha256_of
+from workspace.files import damaged, replacing, sha256_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_NAME = re.compile("[0-9]+-[0-9]+")
 
 TILE_ROWS = 65_536
 """Logits in a full tile: 262 MB of codes and 524 MB of fp16 at 4,000 probes."""
@@ -47,8 +49,14 @@ class TileInfo:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> TileInfo:
-        """Read what `to_json` wrote."""
-        return cls(str(content["name"]), int(content["rows"]), tuple(TileFile(**f) for f in content["files"]))
+        """Read what `to_json` wrote; raises `ValueError` for a name that is none of ours: it becomes part of a path."""
+        name, rows = str(content["name"]), int(content["rows"])
+        files = tuple(TileFile(str(f["name"]), int(f["bytes"]), str(f["sha256"])) for f in content["files"])
+        if not _NAME.fullmatch(name) or [f.name for f in files] != [f"{name}.{end}" for end in ("f16", "u8", "over")]:
+            raise ValueError(f"no tile is named {name!r}, or has its files")
+        if rows < 1:
+            raise ValueError(f"a tile of {rows} rows")
+        return cls(name, rows, files)
 
 
 def write_tile(folder: Path, name: str, vectors: NDArray[np.float16]) -> TileInfo:
@@ -85,8 +93,11 @@ class Tile:
         path = folder / f"{info.name}.over"
         try:
             self.overflow = codes.read_overflow(np.asarray(np.memmap(path, "u1", "r")), n_probes)
+            offsets, rows, _ = self.overflow
+            if offsets[0] != 0 or (np.diff(offsets) < 0).any() or (rows.size and int(rows.max()) >= info.rows):
+                raise ValueError("it names rows that the tile does not have")  # the kernels would write elsewhere
         except (ValueError, OSError) as error:
-            raise WorkspaceError(f"{path} is damaged ({error}): run 'hubprobe index --rebuild'") from error
+            raise damaged(path, error) from error
 
 
 def verify(folder: Path, info: TileInfo) -> None:
@@ -94,19 +105,17 @@ def verify(folder: Path, info: TileInfo) -> None:
     for file in info.files:
         _check_size(folder / file.name, file.bytes)
         if sha256_of(folder / file.name) != file.sha256:
-            raise WorkspaceError(f"{folder / file.name} is damaged: run 'hubprobe index --rebuild'")
+            raise damaged(folder / file.name, "its checksum is another")
 
 
 def _write(path: Path, array: NDArray[Any]) -> TileFile:
     array = np.ascontiguousarray(array)
-    with replacing(path) as temporary:
-        array.tofile(temporary)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(array.reshape(-1).view(np.uint8).data)  # tofile hides why a disk refuses
     return TileFile(path.name, array.nbytes, hashlib.sha256(array.view(np.uint8).reshape(-1).data).hexdigest())
 
 
 def _check_size(path: Path, expected: int) -> None:
     size = path.stat().st_size if path.is_file() else 0
     if size != expected:
-        raise WorkspaceError(
-            f"{path} has {size} bytes where its manifest says {expected}: run 'hubprobe index --rebuild'"
-        )
+        raise damaged(path, f"{size} bytes where its manifest says {expected}")

@@ -14,8 +14,7 @@ import numpy as np
 
 from search.bridge import plain
 from search.contrast import strengths
-from workspace import WorkspaceError
-from workspace.files import replacing
+from workspace.files import damaged, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,26 +91,20 @@ class Trust:
 
     def save(self, folder: Path) -> None:
         """Write it into a version's folder, for the build of the next one."""
-        from safetensors.numpy import save_file
-
         tensors = {name: getattr(self, name) for name in ("rows", "label_of", "trust", "grid", "curve")}
-        with replacing(folder / FILE) as temporary:
-            save_file(tensors, temporary, metadata={"learned": str(self.learned)})
+        write_tensors(folder / FILE, tensors, {"learned": str(self.learned)})
 
     @classmethod
     def load(cls, folder: Path) -> Trust | None:
         """Read what `save` wrote, or None when the version has none; raises `WorkspaceError` when it is damaged."""
-        from safetensors import SafetensorError, safe_open
-
         path = folder / FILE
         if not path.exists():
             return None
         try:
-            with safe_open(path, framework="numpy") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-                return cls(**tensors, learned=int(file.metadata()["learned"]))
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise WorkspaceError(f"cannot read {path}: {error}; run 'hubprobe index --rebuild'") from error
+            tensors, about = read_tensors(path)
+            return cls(**tensors, learned=int(about["learned"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(path, error) from error
 
 
 def learn(gallery: Gallery, named: Named, expected: NDArray[np.float32], hubness: NDArray[np.float32]) -> Trust:

@@ -14,7 +14,7 @@ from search import database, families, layout, sources, tiles
 from search.metadata import LOGITS, models_table, with_families
 from search.reduction import SAMPLE, Reduction
 from workspace import Workspace
-from workspace.files import replacing
+from workspace.files import read_array, write_array
 from workspace.runs import versions
 
 if TYPE_CHECKING:
@@ -95,8 +95,7 @@ class Writer:
         models = models_table(self.workspace, list(self._models), self._counts)
         new = [np.stack(self._first[i]) for i in range(len(self._prints), len(self._models))]
         rows = np.concatenate([self._prints, families.prints(new)])
-        with replacing(self.folder / "prints.npy") as temporary, temporary.open("wb") as file:
-            np.save(file, rows)
+        write_array(self.folder / "prints.npy", rows)
         names, bases = (models.column(name).to_pylist() for name in ("repo_id", "base_models"))
         return with_families(models, families.families(rows, self._counts, names, bases))
 
@@ -108,8 +107,8 @@ class Writer:
         keys = zip(models.column("repo_id").to_pylist(), models.column("sha").to_pylist(), strict=True)
         self._models = {key: i for i, key in enumerate(keys)}
         self._counts = models.column("num_logits").to_pylist()
-        self._tiles = [tiles.TileInfo.from_json(entry) for entry in manifest["tiles"]]
-        self._prints = np.load(folder / "prints.npy", allow_pickle=False)
+        self._tiles = layout.tiles_of(folder, manifest)
+        self._prints = read_array(folder / "prints.npy")
         self._reduction = Reduction.load(folder, self.n)
         self._reduction.save(self.folder)
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from workspace.disk import require_file, using
 from workspace.errors import ConfigError
 from workspace.files import canonical_json, short_hash
 
@@ -17,6 +18,12 @@ else:  # pragma: no cover - Python 3.10
 
 
 T = TypeVar("T")
+
+MAX_BYTES = 1024**2
+"""Size of a ``hubprobe.toml`` that is read."""
+
+MAX_NUMBER = 10**15
+"""Largest setting: a petabyte; seconds, images and parameters are fewer."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +107,14 @@ class Config:
         """
         if not path.exists():
             return cls()
+        require_file(path)
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path} has {path.stat().st_size} bytes; settings take less than {MAX_BYTES}")
         try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: {error}") from error
+            with using(path, "read"):
+                raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:  # no TOML, not UTF-8, numbers of 5,000 digits, lists in lists
+            raise ConfigError(f"{path}: {str(error)[:300]}") from error
         return _fill(cls(), raw, str(path))
 
     def to_toml(self) -> str:
@@ -137,6 +148,8 @@ _MAY_BE_ZERO = ("seed", "k")
 def _checked(name: str, value: Any, old: Any, where: str) -> Any:
     if isinstance(old, tuple) and isinstance(value, list) and all(isinstance(v, str) for v in value):
         return tuple(value)
+    if type(value) in (int, float) and not -MAX_NUMBER <= value <= MAX_NUMBER:  # nan is in no range
+        raise ConfigError(f"{where}: '{name}' must be a number of at most {MAX_NUMBER}")
     if isinstance(old, float) and type(value) in (int, float):
         value = float(value)
     if type(value) is not type(old):

@@ -5,6 +5,8 @@
     HubprobeError
     ├── WorkspaceError          the folder, its configuration or its files are not what they should be
     │   ├── ConfigError         (also ValueError)
+    │   ├── DamagedFileError    a file does not hold what was written to it
+    │   ├── DiskError           (also OSError) the system refused to read or to write a file
     │   └── MissingStepError    an earlier verb has to run first
     ├── QueryError              (also ValueError) a search or filter that cannot be answered
     ├── HubError                the Hub as a whole cannot be used: listing refused, bad token
@@ -15,7 +17,12 @@ Every message says what to do next. `ModelError` never stops a run: the rooms ca
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from workspace.status import Status
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class HubprobeError(Exception):
@@ -28,6 +35,22 @@ class WorkspaceError(HubprobeError):
 
 class ConfigError(WorkspaceError, ValueError):
     """A setting in ``hubprobe.toml`` or on the command line is unknown or out of range."""
+
+
+class DamagedFileError(WorkspaceError):
+    """A file of the workspace does not hold what was written to it. ``path`` names it, ``why`` says what is wrong."""
+
+    def __init__(self, path: Path, why: object, remedy: str) -> None:
+        super().__init__(f"{path} is damaged ({why}): {remedy}")
+        self.path, self.why = path, str(why)
+
+
+class DiskError(WorkspaceError, OSError):
+    """The system refused to read or to write a file: nothing is wrong with what is in it. ``errno`` says why."""
+
+    def __init__(self, message: str, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno
 
 
 class MissingStepError(WorkspaceError):

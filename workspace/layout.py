@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from workspace import records
 from workspace.config import Config
 from workspace.errors import MissingStepError, WorkspaceError
-from workspace.files import read_json, read_table, replacing, short_hash, table_files, write_json
+from workspace.files import damaged, read_file, read_json, read_table, replacing, short_hash, table_files, write_json
+from workspace.holes import Key, holes
+from workspace.text import printable
 
 MARKER = "hubprobe.toml"
+
+_PROBE_SET = re.compile("[0-9a-f]{16}")
 
 
 class Workspace:
@@ -101,10 +105,15 @@ class Workspace:
         path = self.root / "probes" / "current.json"
         if not path.exists():
             raise MissingStepError("probe set", "probes build --from FOLDER_OR_DATASET")
-        return str(read_json(path)["probe_set"])
+        name: str = read_json(path, {"probe_set": str})["probe_set"]
+        if not _PROBE_SET.fullmatch(name):  # it becomes part of paths
+            raise damaged(path, f"a probe set is named by 16 hex digits, not {printable(name)!r}")
+        return name
 
     def use_probe_set(self, probe_set: str) -> None:
-        """Make ``probe_set`` the one that the other verbs use."""
+        """Make ``probe_set``, 16 hex digits, the one that the other verbs use."""
+        if not _PROBE_SET.fullmatch(probe_set):
+            raise WorkspaceError(f"a probe set is named by 16 hex digits, not {printable(probe_set)!r}")
         write_json(self.root / "probes" / "current.json", {"probe_set": probe_set})
 
     def probes(self, columns: list[str] | None = None) -> pa.Table:
@@ -113,10 +122,7 @@ class Workspace:
         Raises `WorkspaceError` when it cannot be read, or when images are asked for that no release handed on.
         """
         path = self.probes_dir(self.probe_set) / "probes.parquet"
-        try:
-            table = pq.read_table(path, columns=columns)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise WorkspaceError(f"cannot read {path}: {error}; run 'hubprobe probes build' again") from error
+        table = read_file(path, records.PROBES, columns=columns)
         if "image" in table.column_names and pc.any(pc.is_null(pc.struct_field(table["image"], "bytes"))).as_py():
             raise WorkspaceError(
                 f"the probe images are not in {self.root}: the release it was imported from holds only their hashes. "
@@ -145,6 +151,28 @@ class Workspace:
     def responses(self, columns: list[str] | None = None) -> pa.Table:
         """Return the responses to the probe set in use, one row per logit of every file present."""
         return read_table(self.responses_dir(self.probe_set), records.RESPONSES, columns=columns)
+
+    def holes(self, probe_set: str | None = None) -> dict[Key, str]:
+        """Return the models whose last attempt is ``ok`` and whose responses are not what it committed, and why.
+
+        They wait to be probed again. See `workspace.holes`.
+        """
+        chosen = self.probe_set if probe_set is None else probe_set
+        columns = ["repo_id", "sha", "status", "probe_set", "num_logits", "probes_run"]
+        attempts = [a for a in self.attempts(columns).to_pylist() if a["probe_set"] == chosen]
+        return holes(attempts, self.responses_dir(chosen), self.descriptors_dir(chosen))
+
+    def owns(self, folder: Path) -> bool:
+        """Return whether ``folder`` lies in this workspace, links followed: files elsewhere are never deleted."""
+        return folder.resolve().is_relative_to(self.root.resolve())
+
+    def require_own(self, folder: Path) -> None:
+        """Raise `WorkspaceError` unless `owns`: call it before files are deleted there."""
+        if not self.owns(folder):
+            raise WorkspaceError(
+                f"{folder} leads out of the workspace, to {folder.resolve()}: nothing is deleted there; "
+                "make it a folder of the workspace, or delete by hand what it should not hold"
+            )
 
     def manifest(self, run_id: str, content: dict[str, object]) -> None:
         """Write ``runs/<run_id>.json`` with the configuration and its hash beside ``content``."""

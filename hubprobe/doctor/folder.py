@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hubprobe.doctor.check import Check, Setting, size
-from workspace.errors import HubprobeError
+from workspace.errors import HubprobeError, MissingStepError
 
 MOST_FILES = 2_000
 """Parquet files whose footers are read; of more only the newest: a check must stay quick."""
@@ -30,57 +29,74 @@ def workspace(setting: Setting) -> Iterator[Check]:
         yield Check("workspace", "fail", str(error), f"mend {root / MARKER}")
         return
     yield Check("workspace", "ok", f"{root.absolute()}, configuration {opened.config.hash}")
-    for part in (_files, _steps, _cut_off, _index):
+    for part in (_files, _holes, _steps, _cut_off, _index):
         yield from part(opened)
 
 
 def _files(opened: Any) -> Iterator[Check]:
-    """Whether every table is whole and of this version: footers only, not every byte."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from workspace.files import check_version
+    """Whether every table is whole and of this version: footers only, not every byte; and what was set aside."""
+    from workspace.files import DAMAGED_SUFFIX, check_version, remedy, table_files
 
     names = ("catalog", "probes", "attempts", "responses", "descriptors")
-    files = [p for name in names for p in (opened.root / name).rglob("*.parquet") if not p.name.startswith(".")]
-    looked_at = sorted(files, key=lambda p: p.stat().st_mtime)[-MOST_FILES:]
+    files: list[Path] = []
     bad: list[tuple[Path, str]] = []
+    for name in names:
+        for folder in (opened.root / name, *sorted((opened.root / name).glob("[!.]*/"))):
+            try:
+                files += table_files(folder)
+            except (HubprobeError, OSError) as error:
+                bad.append((folder, str(error)))
+    looked_at = sorted(files, key=lambda p: p.stat().st_mtime)[-MOST_FILES:]
     for path in looked_at:
         try:
-            pq.read_metadata(path)
             check_version(path)
-        except (HubprobeError, OSError, pa.ArrowException) as error:
+        except (HubprobeError, OSError) as error:
             bad.append((path, str(error)))
     if bad:
         path, why = bad[0]
         more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
-        verb = {"probes": "probes build", "catalog": "crawl", "descriptors": "complete"}
-        part = path.relative_to(opened.root).parts[0]
-        advice = f"delete it, then run: hubprobe {verb.get(part, 'probe')} --workspace {opened.root}"
+        advice = f"{remedy(path)} --workspace {opened.root}".replace("' --workspace", "', --workspace")
         yield Check("tables", "fail", f"{path.relative_to(opened.root)} cannot be read{more}: {why}", advice)
+        return
+    aside = sorted(p for name in names for p in (opened.root / name).glob(f"**/*{DAMAGED_SUFFIX}"))
+    if aside:
+        found = f"{len(aside)} damaged files were set aside, such as {aside[0].relative_to(opened.root)}"
+        yield Check("tables", "warn", found, "delete them when what they held was measured again")
         return
     total = size(sum(path.stat().st_size for path in looked_at))
     rest = f", of {len(files)}" if len(files) > len(looked_at) else ""
     yield Check("tables", "ok", f"{len(looked_at)} files{rest}, {total}, all whole by their footers")
 
 
+def _holes(opened: Any) -> Iterator[Check]:
+    """Models that were probed and whose responses are not what was committed."""
+    try:
+        holes = opened.holes()
+    except (HubprobeError, OSError):  # no probe set yet, or attempts that cannot be read: other rows say so
+        return
+    if not holes:
+        yield Check("responses", "ok", "every model that was probed has the responses that it committed")
+        return
+    (repo, _), why = min(holes.items())
+    found = f"{len(holes)} models were probed and wait again; {repo}: {why}"
+    yield Check("responses", "warn", found, f"hubprobe probe --workspace {opened.root} runs them again")
+
+
 def _steps(opened: Any) -> Iterator[Check]:
     """Say what has been done and the first thing that has not."""
-    import pyarrow.parquet as pq
-
-    from workspace.files import table_files
+    from workspace.files import num_rows, table_files
 
     w = f"--workspace {opened.root}"
 
     def rows(folder: Path) -> int:
         try:
-            return sum(pq.read_metadata(path).num_rows for path in table_files(folder))
-        except Exception:  # noqa: BLE001 - the row about tables says it
+            return sum(num_rows(path) for path in table_files(folder))
+        except (HubprobeError, OSError):  # the row about tables says it
             return 0
 
     try:
         probe_set = opened.probe_set
-    except (HubprobeError, OSError, KeyError, TypeError) as error:
+    except (HubprobeError, OSError) as error:
         if (opened.root / "probes" / "current.json").exists():
             yield Check("steps", "fail", f"probes/current.json: {error}", f"hubprobe probes build {w}")
             return
@@ -129,11 +145,12 @@ def _cut_off(opened: Any) -> Iterator[Check]:
 
 
 def _crawl_unfinished(opened: Any) -> bool:
+    from workspace.files import read_json
+
     path = opened.catalog_dir / "journal.json"
     try:
-        journal = json.loads(path.read_text(encoding="utf-8"))
-        return path.exists() and not journal["finished"]
-    except (OSError, ValueError, KeyError, TypeError):  # none yet; a crawl says more of a damaged one
+        return path.exists() and not read_json(path, {"finished": bool})["finished"]
+    except HubprobeError:  # a crawl says more of a damaged one
         return False
 
 
@@ -148,13 +165,15 @@ def _index(opened: Any) -> Iterator[Check]:
 
     w = f"--workspace {opened.root}"
     try:
-        folder = layout.current(opened)
-        if folder is None:
-            return  # said by the steps
-        content = layout.manifest(folder)
+        folder, content, lock = layout.open_current(opened)
+        if lock is not None:
+            lock.close()
+        layout.require_files(folder, content)
         kept = [(name, bytes_) for name, bytes_, _ in content["files"]]
-        kept += [(f"tiles/{f['name']}", f["bytes"]) for tile in content["tiles"] for f in tile["files"]]
-    except (HubprobeError, OSError, KeyError, TypeError, ValueError) as error:
+        kept += [(f"tiles/{f.name}", f.bytes) for tile in layout.tiles_of(folder, content) for f in tile.files]
+    except MissingStepError:
+        return  # said by the steps
+    except (HubprobeError, OSError) as error:
         yield Check("index", "fail", f"{error}", f"hubprobe index {w} --rebuild")
         return
     wrong = [name for name, length in kept if not _is_long(folder / name, length)]
@@ -167,7 +186,7 @@ def _index(opened: Any) -> Iterator[Check]:
         files = descriptor_files(opened)
         new = len({Source.of(path) for path in files} - {Source(**source) for source in content["sources"]})
         other = content["probe_set"] != opened.probe_set
-    except HubprobeError:
+    except (HubprobeError, TypeError):  # no descriptors any more, or sources that are none
         new, other = 0, False
     if other:
         yield Check("index", "warn", f"{found}: of another probe set than the one in use", f"hubprobe index {w}")

@@ -10,7 +10,7 @@ from workspace import Workspace, model_file_name, records
 from workspace.files import write_table
 
 N = 200
-PROBE_SET = "made"
+PROBE_SET = "0123456789abcdef"
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,8 @@ def workspace(tmp_path):
     made = Workspace.create(tmp_path / "w")
     image = {"bytes": b"x", "path": None}
     probes = [{"probe_id": i, "image": image, "image_hash": f"{i:064x}", "width": 1, "height": 1} for i in range(N)]
-    write_table(made.probes_dir("set0") / "probes.parquet", pa.Table.from_pylist(probes, records.PROBES))
-    made.use_probe_set("set0")
+    write_table(made.probes_dir("5e70000000000000") / "probes.parquet", pa.Table.from_pylist(probes, records.PROBES))
+    made.use_probe_set("5e70000000000000")
     return made
 
 
@@ -32,19 +32,19 @@ def respond(workspace, repo_id, logits=3, probes=N, excluded=(), committed=True,
         values = {"label": f"l{i}", "mean": 0.5, "std": 2.0, "excluded": "constant" if i in excluded else None}
         rows.append({"repo_id": repo_id, "sha": SHA, "logit": i, "response": response, **values, **first})
     stem = model_file_name(repo_id, SHA)
-    path = workspace.responses_dir("set0") / f"{stem}.parquet"
+    path = workspace.responses_dir("5e70000000000000") / f"{stem}.parquet"
     write_table(path, pa.Table.from_pylist(rows, records.RESPONSES))
     if committed:
         attempt = {
             "repo_id": repo_id, "sha": SHA, "attempt": 1, "outcome": "ok", "status": status, "reason": "",
-            "probe_set": "set0", "started_at": datetime.now(timezone.utc),
+            "probe_set": "5e70000000000000", "started_at": datetime.now(timezone.utc),
         }  # fmt: skip
         write_table(workspace.attempts_dir / f"{stem}-001.parquet", pa.Table.from_pylist([attempt], records.ATTEMPTS))
     return rows
 
 
 def descriptors(workspace):
-    return read_table(workspace.descriptors_dir("set0"), records.descriptors(N))
+    return read_table(workspace.descriptors_dir("5e70000000000000"), records.descriptors(N))
 
 
 def test_full_responses_pass_through_bit_equal_and_excluded_logits_stay_out(workspace):
@@ -73,11 +73,11 @@ def test_a_second_run_writes_nothing_and_counts_the_same(workspace):
     for i in range(3):
         respond(workspace, f"a/m{i}", excluded=(1,), seed=i)
     first = completion.complete(workspace, progress=False)
-    times = {p.name: p.stat().st_mtime_ns for p in table_files(workspace.descriptors_dir("set0"))}
+    times = {p.name: p.stat().st_mtime_ns for p in table_files(workspace.descriptors_dir("5e70000000000000"))}
     second = completion.complete(workspace, progress=False)
     assert (second.models, second.logits, second.excluded) == (first.models, first.logits, first.excluded) == (3, 6, 3)
     assert second.unchanged == 3
-    assert times == {p.name: p.stat().st_mtime_ns for p in table_files(workspace.descriptors_dir("set0"))}
+    assert times == {p.name: p.stat().st_mtime_ns for p in table_files(workspace.descriptors_dir("5e70000000000000"))}
 
 
 def test_new_responses_replace_and_withdrawn_ones_go(workspace):
@@ -85,7 +85,7 @@ def test_new_responses_replace_and_withdrawn_ones_go(workspace):
     respond(workspace, "a/gone", seed=2)
     completion.complete(workspace, progress=False)
     rows = respond(workspace, "a/m", seed=3)
-    (workspace.responses_dir("set0") / f"{model_file_name('a/gone', SHA)}.parquet").unlink()
+    (workspace.responses_dir("5e70000000000000") / f"{model_file_name('a/gone', SHA)}.parquet").unlink()
     completion.complete(workspace, progress=False)
     table = descriptors(workspace)
     assert set(table["repo_id"].to_pylist()) == {"a/m"}
@@ -96,7 +96,7 @@ def test_a_dry_run_counts_and_writes_nothing(workspace):
     respond(workspace, "a/m")
     summary = completion.complete(workspace, dry_run=True, progress=False)
     assert (summary.models, summary.run_id) == (1, "")
-    assert not workspace.descriptors_dir("set0").exists()
+    assert not workspace.descriptors_dir("5e70000000000000").exists()
     assert not workspace.runs_dir.exists()
 
 
@@ -104,7 +104,7 @@ def test_errors_name_the_file_or_the_verb(workspace):
     with pytest.raises(MissingStepError, match="hubprobe probe"):
         completion.complete(workspace, progress=False)
     respond(workspace, "a/m")
-    path = table_files(workspace.responses_dir("set0"))[0]
+    path = table_files(workspace.responses_dir("5e70000000000000"))[0]
     table = pq.read_table(path)
     write_table(path, table.set_column(8, "probe_ids", pa.nulls(3, pa.list_(pa.int32()))).cast(records.RESPONSES))
     with pytest.raises(WorkspaceError, match=path.name):
