@@ -10,13 +10,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from completion.gallery import Known, Model, overview
+from completion.gallery import Known, Model, overview, verify
 from completion.settings import Settings, least_probes
 from completion.training import Trained, train
 from completion.writing import describe, described, drop_orphans, found_unchanged
 from workspace import MissingStepError, Workspace, WorkspaceError
 from workspace.errors import DamagedFileError
-from workspace.files import set_aside, table_files, verify_table
+from workspace.files import set_aside, table_files
 from workspace.holes import difference
 from workspace.runs import new_run_id, now, versions
 
@@ -60,7 +60,7 @@ class _Scan:
     """What lies in ``responses/``, before any response is read."""
 
     models: dict[Path, list[Known]] = field(default_factory=dict)
-    left_out: dict[Path, int] = field(default_factory=dict)
+    holes: dict[Model, str] = field(default_factory=dict)
     digests: dict[Path, str] = field(default_factory=dict)
 
     @property
@@ -97,8 +97,8 @@ def complete(
     if not committed:
         raise MissingStepError("attempt at this probe set that ended ok", "probe")
     folder = workspace.descriptors_dir(probe_set)
-    scan = _scan(sources, committed, folder, dry_run=dry_run, progress=progress)
-    holes = _without_holes(scan, committed, workspace.holes(probe_set))
+    scan = _scan(sources, committed, folder, n_probes, dry_run=dry_run, progress=progress)
+    holes = workspace.holes(probe_set) | scan.holes
     refused = _refused(scan.known, n_probes, settings)
     trained = train(workspace, scan.known, refused, sources, n_probes, settings, dry_run=dry_run, progress=progress)
     if trained.reason:
@@ -149,18 +149,29 @@ def _committed(workspace: Workspace, probe_set: str) -> dict[Model, dict[str, An
 
 
 def _scan(
-    sources: list[Path], committed: dict[Model, dict[str, Any]], folder: Path, *, dry_run: bool, progress: bool
+    sources: list[Path],
+    committed: dict[Model, dict[str, Any]],
+    folder: Path,
+    n_probes: int,
+    *,
+    dry_run: bool,
+    progress: bool,
 ) -> _Scan:
     """Look through every file of responses, and read to its end any whose descriptors are not there yet.
 
-    Raises `WorkspaceError` for damaged ones, after all were looked at and they were set aside.
+    Models whose rows are not what their attempt committed are left out. Raises `WorkspaceError` for damaged files,
+    after all were looked at and the damaged ones set aside.
     """
     scan, bad = _Scan(), list[DamagedFileError]()
     for source in tqdm(sources, desc="scan", unit="file", disable=None if progress else True):
         try:
-            scan.models[source], scan.digests[source] = overview(source, committed)
-            if not described(folder / source.name, scan.digests[source]):
-                verify_table(source)
+            models, digest = overview(source, committed)
+            wrong = {m.key: why for m in models if (why := difference(committed[m.key], m.held))}
+            scan.holes |= wrong
+            scan.models[source] = [m for m in models if m.key not in wrong]
+            scan.digests[source] = f"{digest}:{len(wrong)} holes" if wrong else digest
+            if not described(folder / source.name, digest):
+                verify(source, {m.key for m in models} - wrong.keys(), n_probes)
         except DamagedFileError as error:
             bad.append(error)
     if bad:
@@ -172,16 +183,6 @@ def _scan(
             f"{bad[0].path} is damaged ({bad[0].why}){more}.{kept} Run 'hubprobe probe': it runs their models again"
         )
     return scan
-
-
-def _without_holes(scan: _Scan, committed: dict[Model, dict[str, Any]], gone: dict[Model, str]) -> dict[Model, str]:
-    """Take the models whose rows are not what their attempt committed out of ``scan``; return all holes, and why."""
-    holes = dict(gone)
-    for source, models in scan.models.items():
-        holes |= {m.key: why for m in models if (why := difference(committed[m.key], m.held))}
-        scan.models[source] = [m for m in models if m.key not in holes]
-        scan.left_out[source] = len(models) - len(scan.models[source])
-    return holes
 
 
 def _refused(known: list[Known], n_probes: int, settings: Settings) -> dict[Model, str]:
@@ -197,8 +198,6 @@ def _refused(known: list[Known], n_probes: int, settings: Settings) -> dict[Mode
 def _depends_on(scan: _Scan, source: Path, n_probes: int, trained: Trained, refused: dict[Model, str]) -> str:
     """Return what the descriptors of ``source`` depend on: its content and, where a model is partial, the factors."""
     digest = scan.digests[source]
-    if scan.left_out[source]:
-        digest += f":{scan.left_out[source]} holes"
     partial = [known for known in scan.models[source] if known.observed < n_probes]
     if not partial:
         return digest

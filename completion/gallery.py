@@ -101,8 +101,8 @@ def overview(source: Path, committed: Collection[Model]) -> tuple[list[Known], s
     return known, digest.hexdigest()
 
 
-def models_in(source: Path) -> Iterator[ModelResponses]:
-    """Yield the models of a file, as it is written: each model's rows together, in order of ``logit``.
+def models_in(source: Path, wanted: Collection[Model] | None = None) -> Iterator[ModelResponses]:
+    """Yield the models ``wanted`` (all when None) of a file, as it is written: each one's rows in order of ``logit``.
 
     A file whose rows lie otherwise is read whole and sorted. Raises `DamagedFileError` when it cannot be read, holds a
     logit twice, or when a model's first row does not say which probes were run.
@@ -120,10 +120,19 @@ def models_in(source: Path) -> Iterator[ModelResponses]:
         parts = batches(source, _ROWS)
         tables = (conformed(source, pa.Table.from_batches([part]), RESPONSES) for part in parts)
     for key, rows in _split(tables):
+        if wanted is not None and key not in wanted:
+            continue
         try:
             yield _model(key, rows)
         except ValueError as error:
             raise damaged(source, error) from error
+
+
+def verify(source: Path, wanted: Collection[Model], n_probes: int) -> None:
+    """Read a file to its end; raises `DamagedFileError` for damage, or for a model that was run on unknown probes."""
+    for model in models_in(source, wanted):
+        if len(model.probe_ids) and model.probe_ids[-1] >= n_probes:
+            raise damaged(source, f"{model.key[0]} was run on probe {model.probe_ids[-1]} of {n_probes}")
 
 
 def _split(tables: Iterable[pa.Table]) -> Iterator[tuple[Model, pa.Table]]:
@@ -202,11 +211,10 @@ class Gallery:
             return
         kept = []
         for source in self.sources:
-            for model in models_in(source):
-                if model.key in self.wanted and is_home(source, model.key):
-                    found = block(model)
-                    if self._keep:
-                        kept.append(Block(found.key, found.observed, found.values.half()))
-                    yield Block(found.key, found.observed, found.values.half().float())
+            for model in models_in(source, {key for key in self.wanted if is_home(source, key)}):
+                found = block(model)
+                if self._keep:
+                    kept.append(Block(found.key, found.observed, found.values.half()))
+                yield Block(found.key, found.observed, found.values.half().float())
         if self._keep:
             self._kept = kept

@@ -18,13 +18,11 @@ from workspace.errors import DamagedFileError
 from workspace.files import (
     IMPORTED_PREFIX,
     canonical_json,
-    damaged,
     notes_of,
     table_files,
     table_writer,
     verify_table,
 )
-from workspace.holes import is_home
 from workspace.records import descriptors
 
 _SOURCE = "hubprobe.responses_sha256"
@@ -60,11 +58,7 @@ def describe(
     committed = {model.key for model in known}
 
     def tables() -> Iterator[pa.Table]:
-        for model in models_in(source):
-            if model.key not in committed or not is_home(source, model.key):
-                continue  # renamed into place by a process that was killed before its attempt row, or a hole
-            if len(model.probe_ids) and model.probe_ids[-1] >= n_probes:
-                raise damaged(source, f"{model.key[0]} was run on probe {model.probe_ids[-1]} of {n_probes}")
+        for model in models_in(source, committed):
             whole = len(model.probe_ids) == n_probes
             counts["partial"] += not whole
             if model.key in refused:

@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from crawler.inspection import Decision
 from crawler.repository import Whereabouts
 from crawler.rows import Listed, MalformedRowError
 from workspace import Status
-from workspace.files import canonical_json, replacing, table_files, write_table
+from workspace.files import batches, canonical_json, table_files, table_writer, write_table
 from workspace.records import CATALOG
 
 _INT32 = 2**31 - 1
 ROW_GROUP = 1024
-WRITER: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "write_page_index": True}
 
 
 def row_of(decision: Decision, crawled_at: datetime) -> dict[str, Any]:
@@ -76,11 +74,10 @@ def merge_files(folder: Path, crawl: str) -> None:
     if len(parts) == 1 and not merged.exists():
         parts.pop().replace(merged)
     elif parts and not merged.exists():
-        with replacing(merged) as temporary, pq.ParquetWriter(temporary, CATALOG, **WRITER) as writer:
+        with table_writer(merged, CATALOG) as writer:
             for part in parts:
-                with pq.ParquetFile(part) as file:
-                    for batch in file.iter_batches(batch_size=ROW_GROUP):
-                        writer.write_batch(batch, row_group_size=ROW_GROUP)
+                for batch in batches(part, ROW_GROUP):
+                    writer.write_batch(batch, row_group_size=ROW_GROUP)
     for part in parts:
         part.unlink()
 

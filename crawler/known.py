@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from crawler.catalog import hash63, listing_fingerprint
 from workspace import Outcome, Status, Workspace
-from workspace.files import table_files
+from workspace.files import batches, table_files
 
 _COLUMNS = (
     "id", "sha", "gated", "disabled", "private", "pipeline_tag", "library_name", "tags", "eligibility", "crawled_at",
 )  # fmt: skip
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _STATUSES = tuple(Status)
 _CODES = {status.value: code for code, status in enumerate(_STATUSES)}
 _DEPARTED = tuple(_CODES[status.value] for status in (Status.GONE, Status.RENAMED))
@@ -45,10 +45,13 @@ class Known:
         keys: hashes of ids, ascending.
         fingerprints: `listing_fingerprint` of each.
         codes: status of each.
+        latest: when the newest row was read; the epoch when there is none.
     """
 
-    def __init__(self, keys: np.ndarray, fingerprints: np.ndarray, codes: np.ndarray) -> None:
-        self._keys, self._fingerprints, self._codes = keys, fingerprints, codes
+    def __init__(
+        self, keys: np.ndarray, fingerprints: np.ndarray, codes: np.ndarray, latest: datetime = _EPOCH
+    ) -> None:
+        self._keys, self._fingerprints, self._codes, self.latest = keys, fingerprints, codes, latest
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -59,12 +62,14 @@ class Known:
         parts = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int8), np.empty(0, np.int64))]
         for path in table_files(workspace.catalog_dir):
             if before is None or not path.name.startswith(before):
-                parts += [_digest(batch) for batch in _batches(path)]
+                parts += [_digest(batch) for batch in batches(path, 2048, list(_COLUMNS))]
         keys, prints, codes, times = (np.concatenate([part[i] for part in parts]) for i in range(4))
         order = np.lexsort((times, keys))
         keys = keys[order]
         newest = order[np.append(keys[1:] != keys[:-1], True)] if len(keys) else order
-        return cls(keys[np.append(keys[1:] != keys[:-1], True)] if len(keys) else keys, prints[newest], codes[newest])
+        latest = _EPOCH + timedelta(microseconds=int(times.max(initial=0)))
+        kept = keys[np.append(keys[1:] != keys[:-1], True)] if len(keys) else keys
+        return cls(kept, prints[newest], codes[newest], latest)
 
     def state(self, key: int) -> State | None:
         """Return what is booked for a repository; None when it is new."""
@@ -83,20 +88,14 @@ def newest_rows(workspace: Workspace, keys: set[int]) -> Iterator[dict[str, Any]
     """Yield the newest catalog row of each repository in ``keys``, whole; memory grows with ``keys`` only."""
     found: dict[int, dict[str, Any]] = {}
     for path in table_files(workspace.catalog_dir):
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=512):
-                names = [hash63(name) for name in batch.column("id").to_pylist()]
-                wanted = [i for i, key in enumerate(names) if key in keys]
-                for i, row in zip(wanted, batch.take(pa.array(wanted, pa.int64())).to_pylist(), strict=True):
-                    before = found.get(names[i])
-                    if before is None or row["crawled_at"] >= before["crawled_at"]:
-                        found[names[i]] = row
+        for batch in batches(path, 512):
+            names = [hash63(name) for name in batch.column("id").to_pylist()]
+            wanted = [i for i, key in enumerate(names) if key in keys]
+            for i, row in zip(wanted, batch.take(pa.array(wanted, pa.int64())).to_pylist(), strict=True):
+                before = found.get(names[i])
+                if before is None or row["crawled_at"] >= before["crawled_at"]:
+                    found[names[i]] = row
     yield from found.values()
-
-
-def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(path) as file:
-        yield from file.iter_batches(batch_size=2048, columns=list(_COLUMNS))
 
 
 def _digest(batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

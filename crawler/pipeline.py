@@ -10,12 +10,11 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from crawler.catalog import crawl_files, hash63, listed_columns, listing_fingerprint, malformed_row, row_of, write_rows
@@ -30,6 +29,7 @@ from crawler.source import Page
 from crawler.spool import Spool
 from crawler.summary import CrawlSummary
 from workspace import Status, Workspace
+from workspace.files import read_file
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,9 @@ class Pipeline:
         self.decide((row for row in listed if self._first(row.id) and self._is_work(row)), read_at)
 
     def book(self, row: Row) -> None:
-        """Add a row to the catalog."""
+        """Add a row to the catalog. It is newer than those of earlier crawls, also when the clock was put back."""
+        if row["crawled_at"] <= self.known.latest:
+            row["crawled_at"] = self.known.latest + timedelta(microseconds=1)
         self._pending.add(row)
         self._summary.book(row["eligibility"])
         self._bar.set_postfix(eligible=self._summary.eligible, failed=self._summary.failed, refresh=False)
@@ -238,4 +240,4 @@ class Pipeline:
 
 
 def _ids(path: Path) -> list[str]:
-    return [str(name) for name in pq.read_table(path, columns=["id"]).column("id").to_pylist()]
+    return [str(name) for name in read_file(path, columns=["id"]).column("id").to_pylist()]

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from probing import cache
 from workspace import Workspace, WorkspaceError
+from workspace.files import batches, read_file
 from workspace.images import read_image
 
 Picture = npt.NDArray[np.uint8]
@@ -31,14 +31,14 @@ class Pictures(Sequence[Picture]):
 
     def __init__(self, workspace: Workspace, probe_set: str, threads: int) -> None:
         self._path = workspace.probes_dir(probe_set) / "probes.parquet"
-        sizes = pq.read_table(self._path, columns=["width", "height"])
+        sizes = read_file(self._path, columns=["width", "height"])
         width, height = (sizes.column(name).to_numpy().astype(np.int64) for name in ("width", "height"))
         self._shapes = np.stack([np.full_like(width, 3), height, width], axis=1)
         self._ends = np.cumsum(3 * width * height)
         self._flat: npt.NDArray[Any] | None = None
         self._encoded: list[bytes] = []
         if int(self._ends[-1]) > MAX_DECODED_BYTES:
-            self._encoded = [v["bytes"] for v in pq.read_table(self._path, columns=["image"])["image"].to_pylist()]
+            self._encoded = [v["bytes"] for v in read_file(self._path, columns=["image"])["image"].to_pylist()]
             return
         folder = workspace.cache_dir / "inputs" / f"decoded-{cache.key(probe_set)}"
         if not (folder / "meta.json").exists():
@@ -64,8 +64,8 @@ class Pictures(Sequence[Picture]):
 
     def _decode(self, flat: npt.NDArray[Any], threads: int) -> None:
         done = 0
-        with pq.ParquetFile(self._path) as file, ThreadPoolExecutor(threads) as pool:
-            for batch in file.iter_batches(batch_size=_ROWS, columns=["image"]):
+        with ThreadPoolExecutor(threads) as pool:
+            for batch in batches(self._path, _ROWS, ["image"]):
                 encoded = [value["bytes"] for value in batch.column("image").to_pylist()]
                 for picture in pool.map(_planar, encoded):
                     if picture.shape != tuple(self._shapes[done]):

@@ -6,14 +6,13 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import pyarrow.parquet as pq
-
 from probing.adaptive import read_factors
 from probing.checks import Caps
 from probing.deadlines import of_phases
 from probing.group import Group, choose_device, cpu_threads
 from probing.placement import host_memory
 from workspace import Workspace
+from workspace.files import num_rows
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +82,7 @@ def make(
     """Return how this process runs models on all probes: by the arguments, the configuration and the machine."""
     path = workspace.probes_dir(probe_set) / "probes.parquet"
     caps, config = workspace.config.crawl, workspace.config.probe
-    n_probes = pq.read_metadata(path).num_rows
+    n_probes = num_rows(path)
     return Settings(
         probe_set=probe_set,
         n_probes=n_probes,

@@ -302,7 +302,7 @@ def read_file(path: Path, schema: pa.Schema | None = None, *, columns: list[str]
     with open_table(path) as file:
         if schema is None:
             _require_columns(path, file, columns)
-            return file.read(columns=columns)
+            return file.read(columns=columns).replace_schema_metadata(_of_schema(file.schema_arrow))
         wanted = schema if columns is None else pa.schema([schema.field(c) for c in columns], schema.metadata)
         table = file.read(columns=[name for name in wanted.names if name in file.schema_arrow.names])
     return conformed(path, table, wanted)
@@ -362,6 +362,12 @@ def check_version(path: Path) -> None:
     """Raise `WorkspaceError` unless ``path`` is a table of this schema version."""
     with open_table(path):
         pass
+
+
+def _of_schema(schema: pa.Schema) -> dict[bytes, bytes]:
+    """Return the metadata without the notes about one file, which must not be carried into another."""
+    kept = (b"hubprobe.table", b"hubprobe.schema_version")
+    return {name: value for name, value in (schema.metadata or {}).items() if name in kept}
 
 
 def _require_version(path: Path, notes: Mapping[bytes, bytes]) -> None:

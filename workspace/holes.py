@@ -15,9 +15,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from workspace.errors import DamagedFileError, DiskError
-from workspace.files import IMPORTED_PREFIX, batches, notes_of, num_rows, short_hash, table_files
+from workspace.files import IMPORTED_PREFIX, batches, open_table, short_hash, table_files
 
 Key = tuple[str, str]
 """A model: repository and commit."""
@@ -46,14 +47,27 @@ def contents(path: Path) -> dict[Key, Held]:
 
     Raises `DamagedFileError` when it cannot be read.
     """
+    with open_table(path) as file:
+        metadata = file.metadata
+        note = (metadata.metadata or {}).get(_NOTE.encode(), b"null")
     try:
-        entries = json.loads(notes_of(path).get(_NOTE, "null"))
+        entries = json.loads(note)
         found = {(str(repo), str(sha)): Held(int(logits), int(probes)) for repo, sha, logits, probes in entries}
-        if sum(held.logits for held in found.values()) == num_rows(path):
-            return found
     except (ValueError, TypeError, RecursionError):  # an older file, or a damaged footer: the columns say it
-        pass
+        found = {}
+    rows = sum(held.logits for held in found.values())
+    # a row without probes counts as one value of that column, too
+    values = sum(held.probes for held in found.values()) + rows - len(found)
+    if found and (rows, values) == (metadata.num_rows, _values(metadata, "probe_ids")):
+        return found
     return _count(batches(path, 65_536, ["repo_id", "sha", "probe_ids"]))
+
+
+def _values(metadata: pq.FileMetaData, column: str) -> int:
+    """Return how many values a column has, by the footer."""
+    groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
+    chunks = (group.column(i) for group in groups for i in range(group.num_columns))
+    return sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
 
 
 def _count(tables: Iterable[pa.Table | pa.RecordBatch]) -> dict[Key, Held]:

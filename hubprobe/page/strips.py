@@ -9,11 +9,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hubprobe.page.kept import Kept
 from search.embeddings import decode
+from workspace import WorkspaceError
+from workspace.files import open_table, read_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,8 +60,8 @@ class Strips:
     def captions(self) -> list[str]:
         """Caption of every probe, in order of ``probe_id``."""
         try:
-            column = pq.read_table(self._path, columns=["caption"]).column("caption")
-        except (OSError, pa.ArrowInvalid):
+            column = read_file(self._path, columns=["caption"]).column("caption")
+        except WorkspaceError:
             _LOG.warning("%s cannot be read: the page shows no evidence", self._path)
             return [""] * self._index.gallery.n_probes
         return [caption or "" for caption in column.to_pylist()]
@@ -97,21 +97,21 @@ class Strips:
     def warm(self) -> None:
         """Draw every thumbnail that is kept, a row group at a time: one by one, each would read its whole group."""
         try:
-            with pq.ParquetFile(self._path) as file:
+            with open_table(self._path) as file:
                 start = 0
                 for group in range(file.metadata.num_row_groups):
                     column = file.read_row_group(group, columns=["image"]).column("image")
                     for i in range(min(len(column), _KEPT_THUMBNAILS - start)):
                         self._keep(start + i, dict(column[i].as_py() or {}).get("bytes"))
                     start += len(column)
-        except (OSError, pa.ArrowInvalid) as error:
+        except WorkspaceError as error:
             _LOG.warning("%s cannot be read: %s", self._path, error)
 
     def _image(self, probe: int) -> bytes | None:
         if not 0 <= probe < self._index.gallery.n_probes:
             return None
         try:
-            with pq.ParquetFile(self._path) as file:  # a file of its own: readers are not made for several threads
+            with open_table(self._path) as file:  # a file of its own: readers are not made for several threads
                 start = 0
                 for group in range(file.metadata.num_row_groups):
                     rows = file.metadata.row_group(group).num_rows
@@ -119,7 +119,7 @@ class Strips:
                         column = file.read_row_group(group, columns=["image"]).column("image")
                         return dict(column[probe - start].as_py()).get("bytes")
                     start += rows
-        except (OSError, pa.ArrowInvalid) as error:
+        except WorkspaceError as error:
             _LOG.warning("%s cannot be read: %s", self._path, error)
         return None
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from hubprobe.release import rules
@@ -32,7 +31,7 @@ from workspace.files import (
     IMPORTED_PREFIX,
     canonical_json,
     read_json,
-    replacing,
+    table_writer,
     short_hash,
     write_json,
     write_table,
@@ -312,8 +311,7 @@ def _write_probes(workspace: Workspace, source: Source, progress: bool) -> None:
     path = workspace.probes_dir(manifest.probe_set) / "probes.parquet"
     with (
         tqdm(total=manifest.n_probes, desc="probes", unit="probe", disable=not progress) as bar,
-        replacing(path) as temporary,
-        pq.ParquetWriter(temporary, records.PROBES, compression="zstd", compression_level=3) as writer,
+        table_writer(path, records.PROBES) as writer,
     ):
         for name, first, rows in _groups(source, "probes", schema, bar):
             table = as_table(rows, schema)

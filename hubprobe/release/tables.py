@@ -19,7 +19,7 @@ from tqdm import tqdm
 from search import layout, sources
 from search.database import connect, read_logits, read_models
 from workspace import Workspace, records
-from workspace.files import table_files
+from workspace.files import batches, read_file, table_files
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -131,7 +131,7 @@ def write_descriptors(
 
     def read() -> Iterator[pa.Table]:
         for path in tqdm(files, desc="descriptors", unit="file", disable=not progress):
-            for batch in pq.ParquetFile(path).iter_batches(sources.BATCH_ROWS, columns=schema.names):
+            for batch in batches(path, sources.BATCH_ROWS, schema.names):
                 yield pa.Table.from_batches([batch]).cast(schema)
 
     def parts() -> Iterator[pa.Table]:
@@ -146,7 +146,7 @@ def _buckets(files: list[Path], kept: frozenset[str], rows: int) -> tuple[Callab
     """Return what puts whole models of the repositories ``kept`` into buckets of about ``rows`` logits."""
     counts: dict[Model, int] = {}
     for path in files:
-        for row in pq.read_table(path, columns=_KEY[:2]).group_by(_KEY[:2]).aggregate([([], "count_all")]).to_pylist():
+        for row in read_file(path, columns=_KEY[:2]).group_by(_KEY[:2]).aggregate([([], "count_all")]).to_pylist():
             if row["repo_id"] in kept:
                 key = (row["repo_id"], row["sha"])
                 counts[key] = counts.get(key, 0) + row["count_all"]
@@ -201,14 +201,14 @@ def logits(workspace: Workspace, kept: frozenset[str]) -> pa.Table:
     names = [*_KEY, "label", "mean", "std", "variance", "observed"]
     parts = [LOGITS.empty_table()]
     for path in sources.descriptor_files(workspace):
-        table = _of(pq.read_table(path, columns=names), kept)
+        table = _of(read_file(path, columns=names), kept)
         table = table.set_column(names.index("observed"), "observed", _share(table, sources.n_probes(path)))
         table = table.append_column("excluded", pa.nulls(table.num_rows, pa.string()))
         parts.append(table.select(LOGITS.names).cast(LOGITS))
     names = [*_KEY, "label", "mean", "std", "excluded"]
     for path in table_files(workspace.responses_dir(workspace.probe_set)):
-        table = pq.read_table(path, columns=names, filters=pc.is_valid(pc.field("excluded")))
-        table = _of(table, kept)
+        table = read_file(path, columns=names)
+        table = _of(table.filter(pc.is_valid(table["excluded"])), kept)
         for name in ("observed", "variance"):
             table = table.append_column(name, pa.nulls(table.num_rows, pa.float32()))
         parts.append(table.select(LOGITS.names).cast(LOGITS))

@@ -118,6 +118,15 @@ def write_descriptors(workspace: Workspace, rows: list[dict], n: int, name: str)
     write_table(workspace.descriptors_dir(workspace.probe_set) / f"{name}.parquet", table)
 
 
+def write_responses(workspace: Workspace, rows: list[dict], n: int, name: str) -> None:
+    """Write what descriptors of fully probed models were made from."""
+    probes = [list(range(n)), *[None] * (len(rows) - 1)]
+    made = [{**row, "response": row["vector"], "probe_ids": ids} for row, ids in zip(rows, probes, strict=True)]
+    names = records.RESPONSES.names
+    table = pa.Table.from_pylist([{k: row.get(k) for k in names} for row in made], schema=records.RESPONSES)
+    write_table(workspace.responses_dir(PROBE_SET) / f"{name}.parquet", table)
+
+
 def add_models(made: Made, numbers: range, *, n: int, content: np.ndarray, seed: int = 0) -> None:
     """Write catalog, attempts and descriptors of some models; model i knows ten concepts, some shared."""
     catalog, attempts = [], []
@@ -135,6 +144,7 @@ def add_models(made: Made, numbers: range, *, n: int, content: np.ndarray, seed:
             row = {"repo_id": repo, "sha": sha, "logit": logit, "label": label, "mean": mean, "std": std}
             rows.append({**row, "variance": 0.0, "vector": vector})
         write_descriptors(made.workspace, rows, n, model_file_name(repo, sha))
+        write_responses(made.workspace, rows, n, model_file_name(repo, sha))
         made.truth["models"][repo] = {"logits": [CONCEPTS[c] for c in chosen]}
         catalog.append(
             {
