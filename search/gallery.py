@@ -50,7 +50,6 @@ class Gallery(Finder):
     ) -> None:
         self.folder, self.manifest, self._lock = folder, manifest, lock
         self.n_probes = int(manifest["n_probes"])
-        layout.require_files(folder, manifest)
         infos = layout.tiles_of(folder, manifest)
         self.tiles = [Tile(folder / "tiles", info, self.n_probes) for info in infos]
         self.starts = np.concatenate([[0], np.cumsum([info.rows for info in infos], dtype=np.int64)]).astype(np.int64)

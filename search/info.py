@@ -68,7 +68,6 @@ def verify(workspace: Workspace) -> dict[str, int]:
 
     folder, manifest, lock = layout.open_current(workspace)
     read = 0
-    layout.require_files(folder, manifest)
     for info in layout.tiles_of(folder, manifest):
         tiles.verify(folder / "tiles", info)
         read += sum(file.bytes for file in info.files)

@@ -73,13 +73,13 @@ def manifest(folder: Path, sha256: str | None = None) -> dict[str, Any]:
     if not path.is_file():
         raise WorkspaceError(f"the index at {folder} is incomplete: run 'hubprobe index --rebuild'")
     content = read_json(path)
-    if sha256 is not None and sha256_of(path) != sha256:
-        raise damaged(path, "its checksum is another")
     if content.get("format") != FORMAT:
         raise WorkspaceError(
             f"the index at {folder} has format {content.get('format')!r}, this hubprobe reads {FORMAT!r}: "
             "run 'hubprobe index --rebuild'"
         )
+    if sha256 is not None and sha256_of(path) != sha256:
+        raise damaged(path, "its checksum is another")
     return read_json(path, _SHAPE)
 
 
@@ -118,7 +118,9 @@ def open_current(workspace: Workspace) -> tuple[Path, dict[str, Any], IO[bytes] 
         folder, sha256 = found
         try:
             lock = _lock(folder / "reader.lock", shared=True) if folder.is_dir() else None
-            return folder, manifest(folder, sha256), lock
+            content = manifest(folder, sha256)
+            require_files(folder, content)
+            return folder, content, lock
         except (WorkspaceError, OSError):
             if current(workspace) == folder:
                 raise
