@@ -31,8 +31,9 @@ from workspace.files import (
     IMPORTED_PREFIX,
     canonical_json,
     read_json,
-    table_writer,
+    replacing,
     short_hash,
+    table_writer,
     write_json,
     write_table,
 )

@@ -124,7 +124,7 @@ def write_responses(workspace: Workspace, rows: list[dict], n: int, name: str) -
     made = [{**row, "response": row["vector"], "probe_ids": ids} for row, ids in zip(rows, probes, strict=True)]
     names = records.RESPONSES.names
     table = pa.Table.from_pylist([{k: row.get(k) for k in names} for row in made], schema=records.RESPONSES)
-    write_table(workspace.responses_dir(PROBE_SET) / f"{name}.parquet", table)
+    write_table(workspace.responses_dir(workspace.probe_set) / f"{name}.parquet", table)
 
 
 def add_models(made: Made, numbers: range, *, n: int, content: np.ndarray, seed: int = 0) -> None:
