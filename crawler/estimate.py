@@ -8,7 +8,6 @@ from tqdm import tqdm
 
 from crawler.catalog import hash63, listed_columns, listing_fingerprint
 from crawler.client import HubClient
-from crawler.header import BITS, FIRST_READ
 from crawler.inspection import Inspector
 from crawler.known import Known
 from crawler.query import Query
@@ -16,6 +15,7 @@ from crawler.rows import Listed, MalformedRowError, parse
 from crawler.source import Source
 from crawler.summary import CrawlSummary
 from workspace import Status
+from workspace.safetensors_header import BITS, FIRST_READ
 
 REQUESTS = {"resolvers": 5, "api": 1}
 """Requests of one candidate, when it turns out to be eligible and its card is read: see `crawler.inspection`."""

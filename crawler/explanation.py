@@ -10,16 +10,17 @@ from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
-from crawler.architectures import lazy
 from crawler.client import HubClient
 from crawler.inspection import Inspector
 from crawler.repository import Whereabouts, ask_row
 from crawler.rows import MalformedRowError, is_repo_id, parse
-from crawler.rules import STAGES, Rule, Verdict
+from crawler.rules import STAGES, Rule
 from crawler.transport import Deadline
 from workspace import QueryError, Status, Workspace
+from workspace.architectures import lazy
 from workspace.endpoint import token_for
 from workspace.layout import MARKER
+from workspace.model_rules import Verdict
 
 SECONDS = 300.0
 

@@ -14,7 +14,6 @@ from typing import Any
 from crawler.client import HubClient
 from crawler.downloads import PART, download
 from crawler.failures import UnansweredError
-from crawler.header import LEAST_BYTES
 from crawler.inspection import PROCESSORS
 from crawler.repository import MAX_ANSWER, Whereabouts, ask_paths, entries, shards, whereabouts
 from crawler.rows import File, is_repo_id
@@ -23,6 +22,7 @@ from crawler.store import Store
 from crawler.transport import Deadline
 from workspace import ModelError, Status, Workspace, model_file_name
 from workspace.endpoint import token_for
+from workspace.safetensors_header import LEAST_BYTES
 from workspace.seams import Fetched
 
 logger = logging.getLogger(__name__)

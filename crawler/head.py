@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from enum import Enum
 
-from crawler.header import Header, Tensor
+from workspace.safetensors_header import Header, Tensor
 
 _HEAD = re.compile(
     r"(?:^|\.)(?:\w*classifier\w*|fc|fc\d?|heads?|head_\w+|\w+_head|head\d|last_linear|score|final_layer|classif|logits"

@@ -21,12 +21,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from crawler.architectures import Architectures
 from crawler.cards import CARD, READ, summary
 from crawler.client import HubClient
-from crawler.configs import MAX_CONFIG, ModelConfig, parse_config
 from crawler.failures import UnansweredError
-from crawler.header import FIRST_READ, Header, header_length, parse_header
 from crawler.repository import (
     MAX_ANSWER,
     Whereabouts,
@@ -49,11 +46,14 @@ from crawler.rules import (
     WEIGHTS_RULES,
     Facts,
     Rule,
-    Verdict,
     first_refusal,
 )  # fmt: skip
 from crawler.transport import Deadline
 from workspace import CrawlConfig, HubError, ModelError, Status
+from workspace.architectures import Architectures
+from workspace.model_config import MAX_CONFIG, ModelConfig, parse_config
+from workspace.model_rules import Verdict
+from workspace.safetensors_header import FIRST_READ, Header, header_length, parse_header
 
 logger = logging.getLogger(__name__)
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 
-from crawler.architectures import Architectures
-from crawler.configs import ModelConfig
 from crawler.head import Head, find_head
-from crawler.header import Header
 from crawler.rows import Listed
-from workspace import CrawlConfig, Status
+from workspace import CrawlConfig, Status, model_rules
+from workspace.architectures import Architectures
+from workspace.model_config import ModelConfig
+from workspace.model_rules import Verdict, too_many
+from workspace.safetensors_header import Header
 from workspace.text import printable
 
 CONFIG = "config.json"
@@ -26,14 +28,6 @@ _FOREIGN = re.compile(r"(?i)\.(?:h5|keras|msgpack|tflite|pb|mlmodel|mlpackage|gg
 _NOT_WEIGHTS = re.compile(r"(?:^|/)(?:training_args|optimizer|scheduler|rng_state\w*|scaler|trainer_state)\.\w+$")
 MAX_NAME = 255  # bytes of one part of a path, on the usual file systems
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Why a repository is not probed: its status, and a sentence about this very repository."""
-
-    status: Status
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -129,96 +123,25 @@ def custom_code_tag(facts: Facts) -> Verdict | None:
 
 def parameters_listed(facts: Facts) -> Verdict | None:
     """More parameters than allowed, as the Hub counts them."""
-    return _too_many(facts.listed.total or 0, facts, "it has")
+    return too_many(facts.listed.total or 0, facts.limits, "it has")
 
 
-# ── from config.json ────────────────────────────────────────────────────────────────────────────────────────────────
-def custom_code(facts: Facts) -> Verdict | None:
-    """``auto_map`` names Python files of the repository."""
-    assert facts.config is not None
-    return Verdict(Status.CUSTOM_CODE, Status.CUSTOM_CODE.meaning) if facts.config.custom_code else None
+# ── from config.json: the rules that the prober asks, too ───────────────────────────────────────────────────────────
+def _of_config(rule: model_rules.ConfigRule) -> Rule:
+    @wraps(rule)
+    def ask(facts: Facts) -> Verdict | None:
+        assert facts.config is not None
+        assert facts.architectures is not None
+        return rule(model_rules.Announced(facts.config, facts.limits, facts.architectures))
 
-
-def quantised(facts: Facts) -> Verdict | None:
-    """A ``quantization_config``."""
-    assert facts.config is not None
-    return Verdict(Status.QUANTISED, Status.QUANTISED.meaning) if facts.config.quantised else None
-
-
-def architecture(facts: Facts) -> Verdict | None:
-    """Its architecture is none of transformers' image classifiers and no model of timm's."""
-    config, known = facts.config, facts.architectures
-    assert config is not None
-    assert known is not None
-    named = printable(", ".join(config.architectures) or config.model_type or "nothing")
-    if config.kind == "timm":
-        if known.knows_timm(config.architectures[0]):
-            return None
-        return Verdict(Status.UNKNOWN_ARCHITECTURE, f"timm does not know '{named}'")
-    model_type = config.model_type
-    if model_type is None:
-        return Verdict(Status.UNKNOWN_ARCHITECTURE, "its config.json names no architecture")
-    classifiers = known.classifiers.get(model_type, frozenset())
-    if classifiers & set(config.architectures):
-        return None
-    zero_shot = known.zero_shot.get(model_type, frozenset())
-    if zero_shot & set(config.architectures) or (zero_shot and not config.architectures):
-        return Verdict(Status.ZERO_SHOT, f"{Status.ZERO_SHOT.meaning} ({named})")
-    if classifiers and not config.architectures:
-        return None  # nothing speaks against it: its weights will show whether there is a head
-    if model_type in known.model_types:
-        return Verdict(Status.NOT_A_CLASSIFIER, f"it is a {named} ({printable(model_type)}), not an image classifier")
-    return Verdict(Status.UNKNOWN_ARCHITECTURE, f"transformers does not know model_type '{printable(model_type)}'")
-
-
-def regression(facts: Facts) -> Verdict | None:
-    """``problem_type`` regression. Multi-label heads stay: each output is a concept of its own."""
-    assert facts.config is not None
-    if facts.config.problem_type == "regression":
-        return Verdict(Status.REGRESSION, Status.REGRESSION.meaning)
-    return None
-
-
-def no_outputs(facts: Facts) -> Verdict | None:
-    """A config that announces no outputs: a feature extractor."""
-    assert facts.config is not None
-    if facts.config.num_labels == 0:
-        return Verdict(Status.NOT_A_CLASSIFIER, "its config announces no outputs: it is a feature extractor")
-    return None
-
-
-def labels_count(facts: Facts) -> Verdict | None:
-    """More labels than allowed."""
-    assert facts.config is not None
-    if facts.config.num_labels > facts.limits.max_labels:
-        return Verdict(
-            Status.TOO_MANY_LABELS,
-            f"its config announces {facts.config.num_labels:,} labels, {facts.limits.max_labels:,} are allowed",
-        )
-    return None
-
-
-def image_size(facts: Facts) -> Verdict | None:
-    """A larger input than allowed."""
-    assert facts.config is not None
-    edge = facts.config.image_size or 0
-    if edge > facts.limits.max_image_size:
-        allowed = facts.limits.max_image_size
-        return Verdict(Status.IMAGE_TOO_LARGE, f"it wants images of {edge:,} pixels, {allowed:,} are allowed")
-    return None
-
-
-def parameters_announced(facts: Facts) -> Verdict | None:
-    """Widths and depths that ask for more parameters than allowed."""
-    assert facts.config is not None
-    return _too_many(facts.config.parameters, facts, "its config asks for at least")
+    return ask
 
 
 # ── from the safetensors header ─────────────────────────────────────────────────────────────────────────────────────
 def parameters_stored(facts: Facts) -> Verdict | None:
     """More parameters than allowed, as the header's shapes say."""
     assert facts.header is not None
-    return _too_many(facts.header.parameters, facts, "its weights have")
+    return too_many(facts.header.parameters, facts.limits, "its weights have")
 
 
 def weights_bytes(facts: Facts) -> Verdict | None:
@@ -231,11 +154,10 @@ def weights_bytes(facts: Facts) -> Verdict | None:
 
 
 def packed(facts: Facts) -> Verdict | None:
-    """Most elements are in a dtype that needs unpacking."""
+    """Weights in a dtype that does not hold real numbers as they are."""
     assert facts.header is not None
-    if facts.header.packed > facts.header.parameters:
-        return Verdict(Status.QUANTISED, "most of its weights are stored as integers or 8-bit floats")
-    return None
+    odd = facts.header.packed
+    return None if odd is None else Verdict(Status.QUANTISED, odd)
 
 
 def head(facts: Facts) -> Verdict | None:
@@ -252,9 +174,7 @@ LIST_RULES: tuple[Rule, ...] = (
     opted_out, disabled, gated, unsafe_path, licence, adapter, weights_format, no_config, custom_code_tag,
     parameters_listed,
 )  # fmt: skip
-CONFIG_RULES: tuple[Rule, ...] = (
-    custom_code, quantised, architecture, regression, no_outputs, labels_count, image_size, parameters_announced,
-)  # fmt: skip
+CONFIG_RULES: tuple[Rule, ...] = tuple(map(_of_config, model_rules.CONFIG_RULES))
 WEIGHTS_RULES: tuple[Rule, ...] = (parameters_stored, weights_bytes, packed, head)
 STAGES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
     ("list", LIST_RULES), ("config", CONFIG_RULES), ("weights", WEIGHTS_RULES),
@@ -275,10 +195,3 @@ def is_safe_path(path: str) -> bool:
     except UnicodeEncodeError:  # a lone surrogate: no file can be named so
         return False
     return all(part not in (b"", b".", b"..") and len(part) <= MAX_NAME for part in parts)
-
-
-def _too_many(parameters: int, facts: Facts, verb: str) -> Verdict | None:
-    if parameters <= facts.limits.max_parameters:
-        return None
-    allowed = facts.limits.max_parameters
-    return Verdict(Status.TOO_MANY_PARAMETERS, f"{verb} {parameters:,} parameters, {allowed:,} are allowed")

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crawler import estimate
-from crawler.architectures import lazy
 from crawler.catalog import merge_files
 from crawler.client import HubClient
 from crawler.departures import book_departures
@@ -24,6 +23,7 @@ from crawler.source import Source
 from crawler.spool import Spool
 from crawler.summary import CrawlSummary
 from workspace import CrawlConfig, Workspace
+from workspace.architectures import lazy
 from workspace.endpoint import token_for
 from workspace.files import canonical_json, short_hash
 from workspace.runs import new_run_id, now, versions

@@ -1,29 +1,56 @@
-"""Build a model from a fetched folder: offline, safetensors only, no code from the repository, caps before weights."""
+"""Build a model from a fetched folder: offline, safetensors only, no code from the repository, caps before weights.
+
+Nothing of the repository is handed to a library as it lies there: the config is read and filtered below
+(`workspace.model_config`, `workspace.model_options`), the weights are read here, and what became of each tensor of the
+model is compared with them afterwards, whatever the library forgives.
+"""
 
 from __future__ import annotations
 
-import logging
 import math
-import os
+import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from probing.checks import Caps, ConfigFile, read_config
 from probing.processors import Processor, for_timm, for_transformers
 from workspace import ModelError, Status
+from workspace.architectures import Architectures
+from workspace.model_config import ModelConfig, read_config, read_object
+from workspace.model_options import timm_options, transformers_options
+from workspace.model_rules import refusal
+from workspace.safetensors_header import Header, read_header
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-_log = logging.getLogger(__name__)
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+MAX_MODULES = 50_000
+"""Modules of a model: those of 1,000 layers with 30 each, and some. Building them without memory takes seconds."""
 
 _HEADS = ("classifier", "head", "fc", "score", "logits", "cls_classifier", "distillation_classifier", "last_linear")
 """Names under which models keep the layer that gives the outputs; only their weights decide what an output means."""
+
+_WRAPPER = "timm_model."  # before every name in the weights of some models saved by transformers' TimmWrapper
+
+
+@dataclass(frozen=True)
+class Caps:
+    """The workspace's limits, as `CrawlConfig` states them; what memory there is, in bytes, and the probes to run."""
+
+    max_parameters: int
+    max_labels: int
+    max_image_size: int
+    memory_bytes: int = 2**63
+    probes: int = 0
 
 
 @dataclass(frozen=True)
@@ -33,8 +60,8 @@ class Loaded:
     Attributes:
         forward: from float32 [batch, channels, height, width] to what should be [batch, num_labels].
         module: the model itself, in evaluation mode, float32.
-        num_labels: outputs the config announces; None when it does not say.
-        labels: their names in order of index, or None.
+        num_labels: outputs the config announces.
+        labels: their names in order of index, "" where one has none; None when the config gives no labels.
         processor: its image processor.
         architecture: class of the model.
         parameters: how many it has.
@@ -42,7 +69,7 @@ class Loaded:
 
     forward: Callable[[torch.Tensor], Any]
     module: nn.Module
-    num_labels: int | None
+    num_labels: int
     labels: list[str] | None
     label_quality: str
     problem_type: str
@@ -51,90 +78,121 @@ class Loaded:
     parameters: int
 
 
+@dataclass(frozen=True)
+class _Weights:
+    """The weights files of a model, and their headers as one."""
+
+    files: tuple[Path, ...]
+    header: Header
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Read them all; complete 32-bit floats stay on the disk until they are used."""
+        from safetensors.torch import load_file
+
+        return {name: tensor for path in self.files for name, tensor in load_file(path).items()}
+
+
 def load(folder: Path, caps: Caps) -> Loaded:
     """Build the model in ``folder`` on the CPU in float32.
 
     Raises `ModelError` with the status that says why it cannot be run. The caps are checked on the meta device, where
     a tensor has a shape and no memory, before any weights are read.
     """
-    config = read_config(folder, caps)
-    _check_files(folder)
+    config = read_config(folder / "config.json", caps.max_labels)
+    verdict = refusal(config, caps, Architectures.here())
+    if verdict is not None:
+        raise ModelError(verdict.status, verdict.reason)
+    weights = _weights(folder)
     with _quietly():
-        loaded = _load_timm(folder, config, caps) if config.is_timm else _load_transformers(folder, config, caps)
-    _check_finite(loaded.module)
-    loaded.module.requires_grad_(False)
-    return loaded
+        build = _timm if config.kind == "timm" else _transformers
+        model, parameters = build(config, weights, caps)
+    _check_stored(weights.header, model)
+    _check_finite(model)
+    model.eval()
+    model.requires_grad_(False)
+    multi = config.problem_type == "multi_label_classification"
 
+    def processor() -> Processor:
+        return for_timm(config, model) if config.kind == "timm" else for_transformers(folder, model.config)
 
-def _check_files(folder: Path) -> None:
-    weights = [p for p in folder.glob("*.safetensors") if p.is_file()]
-    if not weights:
-        raise ModelError(Status.NO_WEIGHTS, "no safetensors file among the fetched files")
-    from safetensors import SafetensorError, safe_open
-
-    opened: Any = safe_open
-    for path in weights:
-        try:
-            with opened(path, framework="numpy") as file:
-                packed = [name for name in file.keys() if _is_packed(file.get_slice(name))]  # noqa: SIM118
-        except SafetensorError as error:
-            text = str(error)
-            short = "incomplete" in text.lower() or "InvalidOffset" in text
-            raise ModelError(
-                Status.TRUNCATED_WEIGHTS if short else Status.INVALID_HEADER, f"{path.name}: {text}"
-            ) from error
-        if packed:
-            raise ModelError(Status.QUANTISED, f"weights stored in 8 bits, without what scales them: {packed[0]}")
-
-
-def _is_packed(tensor: Any) -> bool:
-    """Return whether these are weights in 8 bits or fewer: cast to float32 they would be other numbers, silently."""
-    return len(tensor.get_shape()) > 1 and str(tensor.get_dtype()).startswith(("I8", "U8", "F8", "F6", "F4"))
-
-
-def _load_transformers(folder: Path, config: ConfigFile, caps: Caps) -> Loaded:
-    import torch
-    from transformers import AutoConfig, AutoModelForImageClassification
-    from transformers.models.auto import configuration_auto
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
-        MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING,
+    return Loaded(
+        forward=model if config.kind == "timm" else _logits(model),
+        module=model,
+        num_labels=config.num_labels,
+        labels=None if config.labels is None else [name or "" for name in config.labels],
+        label_quality=config.label_quality.value,
+        problem_type="multi_label_classification" if multi else "single_label_classification",
+        processor=processor,
+        architecture=config.architectures[0] if config.kind == "timm" else type(model).__name__,
+        parameters=parameters,
     )
 
+
+def _weights(folder: Path) -> _Weights:
+    """Return the weights that transformers and timm would read. Raises `ModelError`."""
+    if (folder / WEIGHTS).is_file():
+        files: tuple[Path, ...] = (folder / WEIGHTS,)
+    elif (folder / INDEX).is_file():
+        parts = read_object(folder / INDEX, Status.NO_WEIGHTS, Status.INVALID_HEADER).get("weight_map")
+        named = {str(name) for name in parts.values()} if isinstance(parts, dict) else set()
+        files = tuple(path for path in sorted(folder.glob("*.safetensors")) if path.name in named)
+        if not files or len(files) < len(named):
+            raise ModelError(Status.NO_WEIGHTS, f"{len(named) - len(files)} of the files named by {INDEX} are missing")
+    else:
+        raise ModelError(Status.NO_WEIGHTS, f"no {WEIGHTS} among the fetched files")
+    header = reduce(add, map(read_header, files))
+    if header.packed is not None:
+        raise ModelError(Status.QUANTISED, header.packed)
+    return _Weights(files, header)
+
+
+# ── transformers ────────────────────────────────────────────────────────────────────────────────────────────────────
+def _transformers(config: ModelConfig, weights: _Weights, caps: Caps) -> tuple[nn.Module, int]:
+    import torch
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+
+    mapping: Any = CONFIG_MAPPING
+    config_class = mapping[config.model_type]
+    options = transformers_options(config, _settings(config_class))
     try:
-        built = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (ValueError, KeyError) as error:
-        named, known = config.raw.get("model_type"), cast("Any", configuration_auto).CONFIG_MAPPING_NAMES
-        unknown = not isinstance(named, str) or named not in known
-        status = Status.UNKNOWN_ARCHITECTURE if unknown else Status.MALFORMED_CONFIG
-        raise ModelError(status, f"model_type {config.raw.get('model_type')!r}: {error}") from error
-    if type(built) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
-        dual = type(built) in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING
-        raise ModelError(Status.ZERO_SHOT if dual else Status.NOT_A_CLASSIFIER)
-    auto: Any = AutoModelForImageClassification
-    with torch.device("meta"):
-        shape = auto.from_config(built, trust_remote_code=False)
-    parameters = _check_parameters(shape, caps, int(built.num_labels))
-    del shape
-    model, info = auto.from_pretrained(
-        str(folder),
+        built = config_class.from_dict(options | {"num_labels": config.num_labels})
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise ModelError(Status.MALFORMED_CONFIG, f"model_type {config.model_type!r}: {text}") from error
+    classes: Any = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[config_class]
+    candidates = classes if isinstance(classes, (tuple, list)) else [classes]
+    chosen = next((c for c in candidates if c.__name__ in config.architectures), candidates[0])
+    parameters = _measured(lambda: chosen(built), caps, config.num_labels)
+    model, info = chosen.from_pretrained(
+        None,
         config=built,
+        state_dict=weights.tensors(),
         local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
         dtype=torch.float32,
         ignore_mismatched_sizes=True,  # so that they are listed, and refused below
         output_loading_info=True,
     )
-    model.eval()
-    base = getattr(model, "base_model_prefix", "")
     _check_loaded(
         [str(k) for k in info["missing_keys"]],
         [str(m[0] if isinstance(m, (tuple, list)) else m) for m in info["mismatched_keys"]],
-        {name for name, _ in model.named_parameters()},
-        base,
+        model,
+        getattr(model, "base_model_prefix", ""),
     )
+    return model, parameters
 
+
+def _settings(config_class: Any) -> dict[str, set[str]]:
+    """Return the names of a config class's settings, and under the names of its parts those of their classes."""
+    parts = {"": config_class, **getattr(config_class, "sub_configs", {})}
+    known = {}
+    for part, cls in parts.items():
+        if is_dataclass(cls):
+            known[part] = {field.name for field in fields(cls)} | set(getattr(cls, "attribute_map", {}))
+    return known
+
+
+def _logits(model: nn.Module) -> Callable[[torch.Tensor], Any]:
     def forward(x: torch.Tensor) -> Any:
         out = model(x)
         logits = getattr(out, "logits", None)
@@ -142,71 +200,68 @@ def _load_transformers(folder: Path, config: ConfigFile, caps: Caps) -> Loaded:
             raise ModelError(Status.WRONG_SHAPE, f"returns {type(out).__name__}, which has no logits")
         return logits
 
-    return Loaded(
-        forward,
-        model,
-        int(built.num_labels),
-        config.labels,
-        config.label_quality,
-        config.problem_type,
-        lambda: for_transformers(folder, built),
-        type(model).__name__,
-        parameters,
-    )
+    return forward
 
 
-def _load_timm(folder: Path, config: ConfigFile, caps: Caps) -> Loaded:
+# ── timm ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _timm(config: ModelConfig, weights: _Weights, caps: Caps) -> tuple[nn.Module, int]:
     import timm
-    import torch
+    from timm.models import PretrainedCfg
 
-    architecture = str(config.raw["architecture"])
-    if not timm.is_model(architecture):
-        raise ModelError(Status.UNKNOWN_ARCHITECTURE, f"timm has no architecture {architecture!r}")
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise ModelError(Status.NO_WEIGHTS, "a timm repository without model.safetensors")
-    arguments = config.raw.get("model_args")
-    options: dict[str, Any] = dict(arguments) if isinstance(arguments, dict) else {}
-    for key in ("num_classes", "global_pool"):
-        if config.raw.get(key) is not None:
-            options[key] = config.raw[key]
-    options.pop("pretrained", None)
-    if config.num_labels is not None:
-        options["num_classes"] = config.num_labels
-    with torch.device("meta"):
-        shape = timm.create_model(architecture, pretrained=False, **options)
-        parameters = _check_parameters(shape, caps, int(cast("int", shape.num_classes)))
-    pretrained = config.raw.get("pretrained_cfg")
-    known = {k: v for k, v in (pretrained if isinstance(pretrained, dict) else {}).items() if k in _TIMM_SAFE}
-    known |= {"file": str(weights), "source": "file", "hf_hub_id": None, "url": "", "custom_load": False}
-    if config.num_labels is not None:
-        known["num_classes"] = config.num_labels  # else timm drops the head and starts a new one, silently
+    name = config.architectures[0].partition(".")[0]
+    options = timm_options(config) | {"num_classes": config.num_labels}
+    named = {field.name for field in fields(PretrainedCfg)}
+    pretrained = {k: _tuple(v) for k, v in config.pretrained.items() if k in named}
+
+    def make(**more: Any) -> nn.Module:
+        model: nn.Module = timm.create_model(name, pretrained=bool(more), pretrained_cfg=pretrained | more, **options)
+        return model
+
+    parameters = _measured(make, caps, config.num_labels)
+    wrapped = all(tensor.name.startswith(_WRAPPER) for tensor in weights.header.tensors)
     try:
-        model = timm.create_model(architecture, pretrained=True, pretrained_cfg_overlay=known, **options)
+        with _copied() as copied:
+            if wrapped or len(weights.files) > 1:
+                tensors = {k.removeprefix(_WRAPPER): v for k, v in weights.tensors().items()}
+                model = make(state_dict=tensors)
+                vars(model).get("pretrained_cfg", {}).pop("state_dict", None)
+            else:
+                model = make(file=str(weights.files[0]))
     except RuntimeError as error:
         text = str(error)
         if "Missing key" in text or "size mismatch" in text:
             raise _timm_mismatch(text) from error
         raise
-    model.eval()
-    return Loaded(
-        model,
-        model,
-        config.num_labels if config.num_labels is not None else int(cast("int", model.num_classes)),
-        config.labels,
-        config.label_quality,
-        config.problem_type,
-        lambda: for_timm(config, model),
-        architecture,
-        parameters,
-    )
+    kept = model.state_dict(keep_vars=True).items()
+    _check_loaded([k for k, v in kept if copied.get(id(v), (v, -1))[1] != v._version], [], model, "")
+    return model, parameters
 
 
-_TIMM_SAFE = {
-    "classifier", "crop_mode", "crop_pct", "first_conv", "fixed_input_size", "input_size", "interpolation",
-    "label_offset", "mean", "num_classes", "pool_size", "std", "tag", "test_crop_pct", "test_input_size",
-}  # fmt: skip
-"""Keys of a stranger's pretrained_cfg that are passed on: none of them names a file, a URL or a loader."""
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+@contextmanager
+def _copied() -> Iterator[dict[int, tuple[torch.Tensor, int]]]:
+    """Yield the tensors that are copied into while the context lasts, by id, with their version after that.
+
+    timm loads leniently for some architectures, and says nothing of what it leaves as it was made. A tensor that is as
+    it was after the last copy into it holds what was copied: nothing else made or changed it since.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    copied: dict[int, tuple[torch.Tensor, int]] = {}
+
+    class Copies(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if func is torch.Tensor.copy_:
+                copied[id(args[0])] = args[0], args[0]._version
+            return result
+
+    with Copies():
+        yield copied
 
 
 def _timm_mismatch(text: str) -> ModelError:
@@ -217,14 +272,19 @@ def _timm_mismatch(text: str) -> ModelError:
     return ModelError(Status.HEAD_MISSING if head else Status.LOAD_ERROR, line)
 
 
-def _check_parameters(model: nn.Module, caps: Caps, num_labels: int) -> int:
+# ── checks ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _measured(make: Callable[[], nn.Module], caps: Caps, num_labels: int) -> int:
+    """Build a model without memory and return how many parameters it has. Raises `ModelError` when it is too large."""
+    import torch
+
+    with torch.device("meta"), _bounded(caps):
+        model = make()
     count = sum(math.prod(p.shape) for p in model.parameters())
+    tables = sum(math.prod(b.shape) * b.element_size() for b in model.buffers())
     if count > caps.max_parameters:
-        raise ModelError(
-            Status.TOO_MANY_PARAMETERS, f"{count:,} parameters; at most {caps.max_parameters:,} are allowed"
-        )
+        raise _too_many(count, caps)
     # float32 weights; outputs as float32 and twice more as the float16 that is written
-    needed = 4 * count + 8 * num_labels * caps.probes
+    needed = 4 * count + tables + 8 * num_labels * caps.probes
     if needed > caps.memory_bytes:
         has = f"this process may use {caps.memory_bytes / 1e9:.1f} GB"
         text = f"needs {needed / 1e9:.1f} GB for weights and outputs; {has}"
@@ -232,15 +292,56 @@ def _check_parameters(model: nn.Module, caps: Caps, num_labels: int) -> int:
     return count
 
 
-def _check_loaded(missing: list[str], mismatched: list[str], parameters: set[str], base: str) -> None:
-    """Refuse a model with parameters that did not come from its weights: their outputs would be random."""
+def _too_many(count: int, caps: Caps) -> ModelError:
+    text = f"{count:,} parameters; at most {caps.max_parameters:,} are allowed"
+    return ModelError(Status.TOO_MANY_PARAMETERS, text)
+
+
+@contextmanager
+def _bounded(caps: Caps) -> Iterator[None]:
+    """Stop the building of a model, in this thread, at too many modules or at twice the parameters allowed.
+
+    Twice, because some replace a layer once it is made.
+    """
+    from torch.nn.modules import module
+
+    thread, modules, parameters = threading.get_ident(), 0, 0
+
+    def count_module(*_: Any) -> None:
+        nonlocal modules
+        modules += threading.get_ident() == thread
+        if modules > MAX_MODULES:
+            raise ModelError(Status.TOO_MANY_PARAMETERS, f"its config asks for more than {MAX_MODULES:,} modules")
+
+    def count_parameter(_parent: Any, _name: str, parameter: Any) -> None:
+        nonlocal parameters
+        if parameter is not None and threading.get_ident() == thread:
+            parameters += math.prod(parameter.shape)
+        if parameters > 2 * caps.max_parameters:
+            raise _too_many(parameters, caps)
+
+    hooks = [
+        module.register_module_module_registration_hook(count_module),
+        module.register_module_parameter_registration_hook(count_parameter),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _check_loaded(missing: Sequence[str], mismatched: Sequence[str], model: nn.Module, base: str) -> None:
+    """Refuse a model with numbers that did not come from its weights: its outputs would be random."""
     if mismatched:
         head = any(_in_head(name, base) for name in mismatched)
         raise ModelError(
             Status.HEAD_MISMATCH if head else Status.LOAD_ERROR,
             f"weights of another shape than the config asks for: {', '.join(sorted(mismatched)[:3])}",
         )
-    random = [name for name in missing if name in parameters]
+    # Integers are tables of indices and counters, which a model computes by itself.
+    own = {name for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    random = [name for name in missing if name in own]
     if not random:
         return
     of_head = [name for name in random if _in_head(name, base)]
@@ -255,6 +356,14 @@ def _check_loaded(missing: list[str], mismatched: list[str], parameters: set[str
 def _in_head(name: str, base: str) -> bool:
     parts = name.split(".")
     return bool(set(parts) & set(_HEADS)) or (bool(base) and parts[0] != base)
+
+
+def _check_stored(header: Header, model: nn.Module) -> None:
+    """Refuse integers in the file where the model computes with real numbers: what scales them is not known."""
+    own = {name: tensor.is_floating_point() for name, tensor in model.state_dict().items()}
+    for tensor in header.tensors:
+        if not tensor.is_float and own.get(tensor.name.removeprefix(_WRAPPER)):
+            raise ModelError(Status.QUANTISED, f"{tensor.name[:80]} is stored as {tensor.dtype}, not as real numbers")
 
 
 def _check_finite(model: nn.Module) -> None:
@@ -273,12 +382,10 @@ def _check_finite(model: nn.Module) -> None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep the libraries' own talk off stderr, and their converter bot off the network, while a model is built."""
+    """Keep the libraries' own talk off stderr while a model is built."""
     from transformers.utils import logging
 
     talk: Any = logging
-
-    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     level = talk.get_verbosity()
     talk.set_verbosity_error()
     talk.disable_progress_bar()

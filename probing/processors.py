@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from probing.checks import ConfigFile, read_object
 from probing.pictures import Picture
 from workspace import ModelError, Status
 from workspace.files import canonical_json, short_hash
+from workspace.model_config import ModelConfig, read_object
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -121,15 +121,13 @@ def for_transformers(folder: Path, config: Any) -> Processor:
     )
 
 
-def for_timm(config: ConfigFile, model: Any) -> Processor:
-    """Return timm's evaluation transforms for ``model``, from the config's ``pretrained_cfg``."""
+def for_timm(config: ModelConfig, model: Any) -> Processor:
+    """Return timm's evaluation transforms for ``model``, from the config's ``pretrained_cfg`` as timm completes it."""
     from timm.data.config import resolve_data_config
 
-    pretrained = config.raw.get("pretrained_cfg")
-    known = dict(pretrained) if isinstance(pretrained, dict) else {}
     resolve: Any = resolve_data_config
-    data = resolve(pretrained_cfg={**getattr(model, "pretrained_cfg", {}), **known}, model=model)
-    return _timm(data, "timm" if known.get("mean") else "default")
+    data = resolve(pretrained_cfg=dict(config.pretrained), model=model)
+    return _timm(data, "timm" if "mean" in config.stated else "default")
 
 
 def _timm(data: dict[str, Any], source: str) -> Processor:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from probing.adaptive import read_factors
-from probing.checks import Caps
 from probing.deadlines import of_phases
 from probing.group import Group, choose_device, cpu_threads
+from probing.loading import Caps
 from probing.placement import host_memory
 from workspace import Workspace
 from workspace.files import num_rows

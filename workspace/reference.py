@@ -131,6 +131,8 @@ _QUALITIES = {
     LabelQuality.LABEL_I: "generated: `LABEL_0`, `LABEL_1` ...",
     LabelQuality.NUMERIC: "numbers",
     LabelQuality.MISSING: "not there",
+    LabelQuality.INFERRED: "worked out, not stated: ImageNet's names for a timm model whose tag says ImageNet, or "
+    "labels whose numbering does not fit the outputs. Shown, but not lent to other models",
     LabelQuality.GUESSED_BY_COUNT: "not there, in a timm model that has as many classes as an ImageNet variant: timm "
     "would give it ImageNet's names by that number alone",
 }

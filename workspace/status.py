@@ -160,4 +160,5 @@ class LabelQuality(str, Enum):
     LABEL_I = "LABEL_i"
     NUMERIC = "numeric"
     MISSING = "missing"
+    INFERRED = "inferred"  # worked out: ImageNet's names by a timm model's tag, or labels that do not fit its outputs
     GUESSED_BY_COUNT = "guessed_by_count"  # timm picks ImageNet's names from the number of classes alone

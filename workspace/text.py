@@ -19,3 +19,10 @@ def printable(text: object, limit: int = 80) -> str:
     flat = " ".join(str(text).split()) if not isinstance(text, str) else " ".join(text[: limit * 8].split())
     clean = "".join(c for c in flat if _KEPT.get(unicodedata.category(c), True))
     return clean if len(clean) <= limit else clean[: max(limit - 1, 0)] + "…"
+
+
+def plain(value: object, limit: int) -> str | None:
+    """Return ``value`` if it is text: cut to ``limit`` characters, lone surrogates replaced so that UTF-8 holds it."""
+    if not isinstance(value, str):
+        return None
+    return value[:limit].encode("utf-8", "replace").decode("utf-8")

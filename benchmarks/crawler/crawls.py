@@ -30,11 +30,11 @@ from typing import Any
 import click
 
 import crawler
-from crawler.architectures import Architectures
 from hubprobe.demo.limits import ANONYMOUS, GENEROUS, Limits, RateLimiter
 from hubprobe.demo.server import HubServer
 from hubprobe.demo.synthetic import SyntheticCatalog
 from workspace import Config, CrawlConfig, Workspace
+from workspace.architectures import Architectures
 from workspace.status import Status
 
 COST = {

@@ -17,7 +17,7 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from crawler.head import Head, find_head
-from crawler.header import Header, Tensor
+from workspace.safetensors_header import Header, Tensor
 
 OUTPUTS = 37
 logger = logging.getLogger("heads")

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from crawler.architectures import Architectures
 from hubprobe.demo import tiny, unhealthy
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer
 from tests.once import once
 from workspace import Config, CrawlConfig, Workspace
+from workspace.architectures import Architectures
 
 
 @pytest.fixture(scope="session")

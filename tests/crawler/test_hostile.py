@@ -17,11 +17,8 @@ from hypothesis import strategies as st
 from crawler.answers import Answer, bounded
 from crawler.catalog import malformed_row, row_of, write_rows
 from crawler.client import HubClient
-from crawler.configs import parse_config
 from crawler.failures import RetryError, UnansweredError
-from crawler.header import header_length, parse_header
 from crawler.inspection import Decision
-from crawler.labels import MAX_LABEL, ordered
 from crawler.listing import read_rows
 from crawler.ratelimit import Standing
 from crawler.repository import entries, new_name, shards
@@ -29,7 +26,10 @@ from crawler.retries import stated_wait
 from crawler.rows import Listed, MalformedRowError, is_repo_id, parse
 from crawler.rules import is_safe_path
 from workspace import ModelError, Status
+from workspace.model_config import parse_config
+from workspace.model_labels import MAX_LABEL, from_id2label
 from workspace.records import CATALOG
+from workspace.safetensors_header import header_length, parse_header
 
 NOW = datetime(2026, 11, 23, tzinfo=timezone.utc)
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -119,7 +119,7 @@ def test_any_json_is_a_header_or_none(content: dict[str, Any]) -> None:
 @quick
 @given(st.dictionaries(texts | st.integers().map(str), values, max_size=8) | st.lists(values, max_size=8))
 def test_any_labels_keep_their_places_and_stay_short(id2label: Any) -> None:
-    labels = ordered(id2label, 5)
+    labels = from_id2label(id2label, 5).names
     for label in labels or ():
         assert label is None or len(label) <= MAX_LABEL
         assert label is None or label.encode("utf-8") is not None

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from crawler.architectures import Architectures
-from crawler.configs import parse_config
 from crawler.head import Head, find_head
-from crawler.header import MAX_HEADER, Header, Tensor, header_length, parse_header
-from crawler.labels import ordered, quality
 from crawler.rows import File, Listed
 from crawler.rules import CONFIG_RULES, LIST_RULES, STAGES, Facts, first_refusal, is_safe_path
-from workspace import CrawlConfig, LabelQuality, ModelError, Status
+from workspace import CrawlConfig, ModelError, Status
+from workspace.architectures import Architectures
+from workspace.model_config import parse_config
+from workspace.safetensors_header import MAX_HEADER, Header, Tensor, header_length, parse_header
 
 KNOWN = Architectures.of(
     {
@@ -87,6 +86,8 @@ VIT = {"model_type": "vit", "architectures": ["ViTForImageClassification"]}
         (VIT | {"problem_type": "regression"}, Status.REGRESSION),
         (VIT | {"auto_map": {"AutoModelForImageClassification": "x.Y"}}, Status.CUSTOM_CODE),
         (VIT | {"auto_map": {"AutoImageProcessor": "x.Y"}}, None),
+        (VIT | {"auto_map": {}}, None),
+        (VIT | {"quantization_config": {}}, None),
         (VIT | {"quantization_config": {"bits": 4}}, Status.QUANTISED),
         (VIT | {"num_labels": 200_001}, Status.TOO_MANY_LABELS),
         (VIT | {"image_size": [224, 4096]}, Status.IMAGE_TOO_LARGE),
@@ -123,44 +124,6 @@ def test_the_installed_libraries_are_asked(names: Path) -> None:
     assert "CLIPModel" in known.zero_shot["clip"]
     assert known.knows_timm("tf_efficientnet_lite0.in1k")
     assert not known.knows_timm("tf_efficientnet_lite99")
-
-
-# ── labels ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-@pytest.mark.parametrize(
-    ("id2label", "labels"),
-    [
-        ({"0": "cat", "1": "dog"}, ["cat", "dog"]),
-        ({"1": "dog", "0": "cat"}, ["cat", "dog"]),
-        ({0: "cat", 1: 7}, ["cat", "7"]),
-        ({"0": "cat", "2": "odd", "x": "odd"}, ["cat", None, "odd"]),
-        (["cat", "dog", None], ["cat", "dog", None]),
-        ({"0": {"name": "cat"}}, [None]),
-        ({}, None),
-        ("cat", None),
-    ],
-)
-def test_labels_are_ordered_by_index(id2label: Any, labels: list[str | None] | None) -> None:
-    assert ordered(id2label, 100) == labels
-
-
-@pytest.mark.parametrize(
-    ("labels", "count", "timm", "expected"),
-    [
-        (["cat", "dog"], 2, False, LabelQuality.NAMED),
-        (["LABEL_0", "dog"], 2, False, LabelQuality.NAMED),
-        (["LABEL_0", "LABEL_1"], 2, False, LabelQuality.LABEL_I),
-        (["label 0", "class_1"], 2, False, LabelQuality.LABEL_I),
-        (["0", "1.0", "-3"], 3, False, LabelQuality.NUMERIC),
-        (["", None], 2, False, LabelQuality.MISSING),
-        (None, 2, False, LabelQuality.MISSING),
-        (None, 1000, False, LabelQuality.MISSING),
-        (None, 1000, True, LabelQuality.GUESSED_BY_COUNT),
-        (None, 21843, True, LabelQuality.GUESSED_BY_COUNT),
-        (None, 37, True, LabelQuality.MISSING),
-    ],
-)
-def test_label_quality(labels: list[str | None] | None, count: int, timm: bool, expected: LabelQuality) -> None:
-    assert quality(labels, count, timm=timm) is expected
 
 
 def test_timm_labels_come_from_either_place() -> None:

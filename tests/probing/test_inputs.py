@@ -14,11 +14,11 @@ import pytest
 
 from probing import cache, inputs, processors
 from probing import pictures as pictures_module
-from probing.checks import ConfigFile
 from probing.processors import Processor
 from tests.probing.conftest import PROCESSOR
 from workspace import ModelError, Status, Workspace
 from workspace.images import read_image
+from workspace.model_config import parse_config
 
 EXACT = {"EfficientNetImageProcessor"}  # shifts by an offset: its float32 is kept
 CLASSES = (
@@ -88,7 +88,7 @@ def test_timm_transforms(workspace: Workspace) -> None:
 
     data = {"input_size": [3, 64, 64], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bicubic",
             "crop_pct": 0.875}  # fmt: skip
-    config = ConfigFile({"pretrained_cfg": data}, True, 3, None, "missing", "single_label_classification")
+    config = parse_config(json.dumps({"architecture": "resnet18", "pretrained_cfg": data}).encode(), 10)
     processor = processors.for_timm(config, SimpleNamespace(pretrained_cfg={}))
     prepared = _prepare(workspace, processor)
     transform = create_transform(**(data | {"input_size": (3, 64, 64)}), is_training=False)

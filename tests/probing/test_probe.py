@@ -222,7 +222,7 @@ def test_a_timm_repository(workspace: Workspace, repos: Repos) -> None:
     _probe(workspace, repos)
     rows = workspace.attempts().to_pylist()
     assert by_repo(rows, "status") == {
-        "t": "ok", "headless": "head_missing", "backbone": "head_missing", "unknown": "unknown_architecture",
+        "t": "ok", "headless": "head_missing", "backbone": "not_a_classifier", "unknown": "unknown_architecture",
     }  # fmt: skip
     assert by_repo(rows, "processor_source")["t"] == "timm"
     assert workspace.responses()["label"].to_pylist() == list("uvwxyz")

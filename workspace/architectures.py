@@ -12,29 +12,15 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from workspace import HubError
+from workspace.errors import HubError
 from workspace.files import read_json, short_hash, write_json
 
 _SECONDS = 300  # for a cold import on a busy machine
-_ASK = """
-import json, sys
-from transformers.models.auto import modeling_auto as m
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES as known
-def classes(table):
-    return {k: [v] if isinstance(v, str) else list(v) for k, v in table.items()}
-import timm
-from timm.models import _registry
-json.dump({
-    "classifiers": classes(m.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES),
-    "zero_shot": classes(m.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES),
-    "model_types": sorted(known),
-    "timm": sorted({*timm.list_models(), *getattr(_registry, "_deprecated_models", {})}),
-}, sys.stdout)
-"""
 _NOT_HERE = frozenset({"shieldgemma2"})
 """In transformers' mapping, but a language model that answers policies, not a classifier with outputs of its own."""
 
@@ -56,17 +42,22 @@ class Architectures:
     timm: frozenset[str]
 
     @classmethod
-    def load(cls, cache: Path) -> Architectures:
-        """Return what the installed versions know, asking them once per ``cache`` folder. Raises `HubError`."""
+    def load(cls, folder: Path) -> Architectures:
+        """Return what the installed versions know, asking them once per cache folder. Raises `HubError`."""
         versions = [f"{name}-{metadata.version(name)}" for name in ("transformers", "timm")]
-        path = cache / f"architectures-{short_hash('+'.join(versions))}.json"
+        path = folder / f"architectures-{short_hash('+'.join(versions))}.json"
         if not path.exists():
             write_json(path, _ask())
         return cls.of(read_json(path))
 
     @classmethod
+    def here(cls) -> Architectures:
+        """Return what the installed versions know, in a process that imports them anyway."""
+        return _here()
+
+    @classmethod
     def of(cls, names: dict[str, Any]) -> Architectures:
-        """Return the names as `_ASK` prints them."""
+        """Return the names as the function `names` gives them."""
         return cls(
             classifiers={k: frozenset(v) for k, v in names["classifiers"].items() if k not in _NOT_HERE},
             zero_shot={k: frozenset(v) for k, v in names["zero_shot"].items()},
@@ -79,7 +70,12 @@ class Architectures:
         return architecture.partition(".")[0] in self.timm
 
 
-def lazy(cache: Path) -> Callable[[], Architectures]:
+@cache
+def _here() -> Architectures:
+    return Architectures.of(names())
+
+
+def lazy(folder: Path) -> Callable[[], Architectures]:
     """Return a function that asks transformers and timm when it is first called, once, whichever thread calls it."""
     lock = threading.Lock()
     known: list[Architectures] = []
@@ -87,17 +83,35 @@ def lazy(cache: Path) -> Callable[[], Architectures]:
     def ask() -> Architectures:
         with lock:
             if not known:
-                known.append(Architectures.load(cache))
+                known.append(Architectures.load(folder))
             return known[0]
 
     return ask
 
 
+def names() -> dict[str, Any]:
+    """Ask the installed libraries, in this process."""
+    import timm
+    from timm.models import _registry
+    from transformers.models.auto import configuration_auto, modeling_auto
+
+    def classes(mapping: str) -> dict[str, list[str]]:
+        table = getattr(modeling_auto, mapping)
+        return {k: [v] if isinstance(v, str) else list(v) for k, v in table.items()}
+
+    known: Any = configuration_auto
+    return {
+        "classifiers": classes("MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES"),
+        "zero_shot": classes("MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES"),
+        "model_types": sorted(known.CONFIG_MAPPING_NAMES),
+        "timm": sorted({*timm.list_models(), *getattr(_registry, "_deprecated_models", {})}),
+    }
+
+
 def _ask() -> Any:
+    command = [sys.executable, "-m", "workspace.architectures"]
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _ASK], capture_output=True, text=True, timeout=_SECONDS, check=True
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=True)
         return json.loads(done.stdout)
     except (subprocess.SubprocessError, ValueError) as error:
         said = getattr(error, "stderr", "") or str(error)
@@ -105,3 +119,7 @@ def _ask() -> Any:
             f"cannot ask transformers and timm which models they know: {said.strip()[-500:]}; "
             "check that both import in this environment"
         ) from error
+
+
+if __name__ == "__main__":
+    json.dump(names(), sys.stdout)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any, TypeGuard
 
-from workspace import ModelError, Status
+from workspace.errors import ModelError
+from workspace.status import Status
 
 FIRST_READ = 65_536  # bytes: holds the whole header of most classifiers, so that one request is enough
 MAX_HEADER = 25_000_000  # bytes, the Hub's own cap
@@ -36,6 +38,11 @@ class Tensor:
     shape: tuple[int, ...]
 
     @property
+    def is_float(self) -> bool:
+        """Whether its numbers are real, in 16 bits or more."""
+        return self.dtype in FLOATS
+
+    @property
     def elements(self) -> int:
         """Number of elements."""
         return prod(self.shape)
@@ -51,12 +58,21 @@ class Header:
     @property
     def parameters(self) -> int:
         """Number of elements of all floating-point tensors; integer buffers (positions, counters) do not count."""
-        return sum(t.elements for t in self.tensors if t.dtype in FLOATS)
+        return sum(t.elements for t in self.tensors if t.is_float)
 
     @property
-    def packed(self) -> int:
-        """Number of elements stored in dtypes that need unpacking."""
-        return sum(t.elements for t in self.tensors if t.dtype not in FLOATS and t.dtype not in ("I64", "BOOL"))
+    def packed(self) -> str | None:
+        """Why its weights are not real numbers as they are stored, in a sentence; None when they are.
+
+        Vectors may be anything, since counters and scales are; so may 64-bit integers and booleans, which are indices.
+        """
+        for tensor in self.tensors:
+            if tensor.dtype.startswith("C"):
+                return f"{tensor.name[:80]} is stored as complex numbers"
+            if len(tensor.shape) > 1 and not tensor.is_float and tensor.dtype not in ("I64", "BOOL"):
+                bits = BITS[tensor.dtype]
+                return f"weights stored in {bits} bits ({tensor.dtype}), without what scales them: {tensor.name[:80]}"
+        return None
 
     def __add__(self, other: Header) -> Header:
         return Header(self.tensors + other.tensors, self.size + other.size)
@@ -106,6 +122,15 @@ def parse_header(raw: bytes, size: int) -> Header:
     if needed < size:
         raise _invalid(f"{size - needed:,} bytes follow the last tensor")
     return Header(tuple(tensors), size)
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of a file. Raises `ModelError`."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = header_length(file.read(64), size)
+        file.seek(8)
+        return parse_header(file.read(length), size)
 
 
 def _tensor(name: str, entry: Any) -> tuple[Tensor, tuple[int, int]]:
