@@ -290,7 +290,7 @@ def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     kept = {}
     for name, (fits, what) in _SETTINGS.items():
         value = settings.get(name)
-        if value is None:
+        if value is None or (name == "tag" and not fits(value)):  # a tag only hints at the labels
             continue
         if not fits(value):
             raise ModelError(Status.MALFORMED_CONFIG, f"its {name} is not {what}")
