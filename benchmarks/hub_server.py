@@ -54,7 +54,7 @@ def answers_per_second(connection: http.client.HTTPConnection, seconds: float = 
 @click.option("--repos", default=200_000, show_default=True, help="Size of the hub.")
 def main(repos: int) -> None:
     """Measure and print as JSON."""
-    command = [sys.executable, "-m", "hubprobe.demo.synthetic", "--port", "0", "--repos", str(repos)]
+    command = [sys.executable, "-m", "tests.hubs.synthetic", "--port", "0", "--repos", str(repos)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         connection = http.client.HTTPConnection(process.stdout.readline().strip().removeprefix("http://"))

@@ -7,7 +7,7 @@
     python benchmarks/crawler/crawls.py pace --window 60 --windows 3     # share of the server's limit, and 429s
     python benchmarks/crawler/crawls.py outage --seconds 60              # the network away for a minute
 
-The hub runs in a process of its own (`hubprobe.demo.synthetic`), the crawl in another, so that it can be killed.
+The hub runs in a process of its own (`tests.hubs.synthetic`), the crawl in another, so that it can be killed.
 Results as measured are in RESULTS.md.
 """
 
@@ -32,7 +32,7 @@ import click
 import crawler
 from hubprobe.demo.limits import ANONYMOUS, GENEROUS, Limits, RateLimiter
 from hubprobe.demo.server import HubServer
-from hubprobe.demo.synthetic import SyntheticCatalog
+from tests.hubs.synthetic import SyntheticCatalog
 from workspace import Config, CrawlConfig, Workspace
 from workspace.architectures import Architectures
 from workspace.status import Status

@@ -99,7 +99,7 @@ def card(facts: Facts) -> str:
         probe_licences=_counted(facts.probe_licenses, 8),
     ).content
     validate(text, names)
-    return text + "\n"
+    return f"{text}\n"
 
 
 def validate(text: str, names: Iterable[str]) -> None:

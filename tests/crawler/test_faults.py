@@ -9,10 +9,11 @@ import pytest
 
 import crawler
 from crawler import client, retries
-from hubprobe.demo import faults, unhealthy
-from hubprobe.demo.faults import MALFORMED_ROWS, Fault, Faults
+from hubprobe.demo import unhealthy
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer
+from tests.hubs import faults
+from tests.hubs.faults import MALFORMED_ROWS, Fault, Faults
 from workspace import HubError, ModelError, Status, Workspace
 
 Open = Callable[..., Workspace]

@@ -10,10 +10,11 @@ import pytest
 
 import crawler
 from crawler import client
-from hubprobe.demo import faults, tiny, unhealthy
-from hubprobe.demo.faults import Fault
+from hubprobe.demo import tiny, unhealthy
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer
+from tests.hubs import faults
+from tests.hubs.faults import Fault
 from workspace import ModelError, Status, Workspace
 
 Open = Callable[..., Workspace]

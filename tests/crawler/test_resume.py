@@ -20,7 +20,7 @@ from crawler.exclusive import exclusive
 from hubprobe.demo.limits import Limits, RateLimiter
 from hubprobe.demo.repository import Repo, RepoFile
 from hubprobe.demo.server import HubServer
-from hubprobe.demo.synthetic import SyntheticCatalog
+from tests.hubs.synthetic import SyntheticCatalog
 from workspace import Config, CrawlConfig, Status, Workspace, WorkspaceError
 
 Open = Callable[..., Workspace]

@@ -10,11 +10,11 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import httpx
 
-from hubprobe.demo import faults as f
 from hubprobe.demo import tiny
-from hubprobe.demo.faults import Fault, Faults
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer
+from tests.hubs import faults as f
+from tests.hubs.faults import Fault, Faults
 
 HOME = "quiet-lab/tiny-vit"
 WEIGHTS = tiny.files()["model.safetensors"]

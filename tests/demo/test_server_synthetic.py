@@ -12,8 +12,8 @@ from huggingface_hub.utils import httpx
 from hubprobe.demo.listing import Query
 from hubprobe.demo.rows import list_fields
 from hubprobe.demo.server import HubServer
-from hubprobe.demo.synthetic import SyntheticCatalog
-from hubprobe.demo.synthetic_kinds import KINDS
+from tests.hubs.synthetic import SyntheticCatalog
+from tests.hubs.synthetic_kinds import KINDS
 from workspace.status import Status
 
 

@@ -5,7 +5,7 @@ repository is (`Kind`) is drawn from the index in about the proportions of the r
 no trustworthy count of its image classifiers was to be had. A catalog may be changed while it is listed: repositories
 are added at the front, deleted, renamed and updated, as they are on a hub that is in use.
 
-``python -m hubprobe.demo.synthetic --repos 200000`` serves one, with the limits of a plan of the Hub if asked to.
+``python -m tests.hubs.synthetic --repos 200000`` serves one, with the limits of a plan of the Hub if asked to.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hubprobe.demo.listing import Cursor, Query, RefusedError, not_found
 from hubprobe.demo.repository import Repo, RepoFile
 from hubprobe.demo.rows import Row, iso, project
 from hubprobe.demo.server import HubServer
-from hubprobe.demo.synthetic_kinds import KINDS, Kind, kind_of, mixed
+from tests.hubs.synthetic_kinds import KINDS, Kind, kind_of, mixed
 from workspace.status import Status
 
 _NEWEST = 1_785_000_000  # seconds: creation of repository 0
