@@ -6,6 +6,7 @@ with each other, and memory is bounded by a row group of the release and a file 
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from collections.abc import Iterator
@@ -23,8 +24,6 @@ from hubprobe.release.manifest import EncoderFacts, Manifest
 from hubprobe.release.parquet import TableFile, as_table, refusal
 from hubprobe.release.source import Source, open_source
 from hubprobe.release.tables import SHARD_BYTES, descriptors, in_buckets, plain_schema, probes, restored
-from probing.images import RefusedImageError
-from probing.images import read as read_image
 from workspace import Config, ConfigError, HubError, Status, Workspace, WorkspaceError, records
 from workspace.endpoint import checked, token_for
 from workspace.files import (
@@ -37,6 +36,7 @@ from workspace.files import (
     write_json,
     write_table,
 )
+from workspace.images import RefusedImageError, read_image
 from workspace.layout import MARKER
 from workspace.runs import new_run_id, now, versions
 from workspace.text import printable
@@ -341,10 +341,11 @@ def _check_image(name: str, row: int, probe: dict[str, Any]) -> None:
     if image is None or image["bytes"] is None:
         raise refusal(name, "has no image", row)
     try:
-        seen = read_image(image["bytes"])
+        seen = read_image(image["bytes"], f"probe {probe['probe_id']}")
     except RefusedImageError as error:
-        raise refusal(name, f"its image cannot be used ({printable(error, 120)})", row) from error
-    if (seen.image_hash, seen.width, seen.height) != (probe["image_hash"], probe["width"], probe["height"]):
+        raise refusal(name, f"its image cannot be used ({printable(error, 160)})", row) from error
+    digest = hashlib.sha256(f"{seen.width}x{seen.height}:".encode() + seen.tobytes()).hexdigest()
+    if (digest, *seen.size) != (probe["image_hash"], probe["width"], probe["height"]):
         raise refusal(name, "its image is another than 'image_hash', 'width' and 'height' say", row)
 
 

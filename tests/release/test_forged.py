@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from hubprobe.counts import status
 from hubprobe.release import import_release, release
 from hubprobe.release.parquet import MAX_GROUP
 from tests.release.forging import (
@@ -167,6 +168,12 @@ def test_vectors_that_are_no_z_scores(genuine, forged, tmp_path, factor):
 def test_partly_probed_vectors_that_are_no_z_scores(genuine, forged, tmp_path, factor):
     scale(forged, factor, observed=b"\xff" * 4 + bytes(4), variance=0.5)
     refused(forged, tmp_path / "copy", genuine[0].encoder, r"descriptors/.*, row 2: 'vector' has a mean square")
+
+
+def test_a_genuine_release_leaves_nothing_to_do(genuine, tmp_path):
+    import_release(str(genuine[1]), tmp_path / "copy", encoder=genuine[0].encoder, progress=False)
+    report = status(Workspace.open(tmp_path / "copy"))
+    assert (report.attempted, report.ok, report.waiting) == (4, 4, 0)
 
 
 def test_partly_probed_vectors_are_taken(genuine, forged, tmp_path):
