@@ -26,9 +26,25 @@ from hubprobe.cli.options import local_offline, token_option, workspace_option
     show_default=True,
     help="Searches a minute and client; 0: no bound.",
 )
+@click.option(
+    "--allow-host",
+    "allow_hosts",
+    metavar="NAME",
+    multiple=True,
+    help="Name under which the page may be asked, besides localhost: that of the proxy before it. Repeatable.",
+)
 @click.option("--mcp/--no-mcp", default=True, show_default=True, help="Whether to serve the MCP endpoint too.")
 @token_option
-def serve(folder: Path, host: str, port: int, open_browser: bool, rate: float, mcp: bool, token: str | None) -> None:
+def serve(
+    folder: Path,
+    host: str,
+    port: int,
+    open_browser: bool,
+    rate: float,
+    allow_hosts: tuple[str, ...],
+    mcp: bool,
+    token: str | None,
+) -> None:
     """Search in the browser: cards with evidence, filters, example images, a page for every model, an API and MCP.
 
     Ctrl-C ends it. A new version of the index is picked up without a restart.
@@ -41,4 +57,7 @@ def serve(folder: Path, host: str, port: int, open_browser: bool, rate: float, m
     local_offline()
     from hubprobe.page import serve as run
 
-    run(folder, host=host, port=port, rate=rate, token=token, mcp=mcp, open_browser=open_browser)
+    run(
+        folder, host=host, port=port, rate=rate, token=token, mcp=mcp, open_browser=open_browser,
+        allow_hosts=allow_hosts,
+    )  # fmt: skip

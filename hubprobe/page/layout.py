@@ -36,7 +36,7 @@ def page(title: str, body: Html, *, version: str, counts: str = "", search: Html
         el("meta", charset="utf-8"),
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
         el("meta", name="color-scheme", content="light dark"),
-        el("meta", name="referrer", content="no-referrer"),
+        el("meta", name="referrer", content="same-origin"),
         el("title", f"{text(title, 80)} · hubprobe" if title else "hubprobe"),
         el("link", rel="stylesheet", href=f"{STYLE}?v={version}"),
         el("link", rel="icon", href="favicon.ico", type="image/svg+xml"),

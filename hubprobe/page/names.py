@@ -12,7 +12,7 @@ import numpy as np
 
 from hubprobe.page.kept import Kept
 from search.naming import Name, Namer
-from workspace import HubprobeError
+from workspace import HubprobeError, QueryError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,7 +77,8 @@ class Names:
             for start in rows[::_NAMED_AT_ONCE]:  # ten cost half as much as these: all labels are compared each time
                 self.of(rows[start : start + _NAMED_AT_ONCE])
         except (HubprobeError, OSError) as error:  # a folder that cannot be written, an index without an encoder
-            self.state = f"no names: {error}"
+            inside = "the concept bank cannot be read; the server's log says why"
+            self.state = f"no names: {error if isinstance(error, QueryError) else inside}"
             _LOG.warning("outputs are shown without suggested names: %s", error)
 
     def of(self, rows: Sequence[int]) -> dict[int, list[Name]]:

@@ -138,6 +138,13 @@ class Current:
             self._images.put(key, self._example(opened, data, name))
         return key
 
+    def told(self, error: QueryError) -> str:
+        """Return what an error says, without the place of the workspace on this machine."""
+        said, root = str(error), self.workspace.root
+        for path in (root.resolve(), root.absolute()):
+            said = said.replace(str(path), path.name)
+        return said
+
     def image(self, key: str) -> Example:
         """Return a remembered image; raises `QueryError` when it was forgotten."""
         found = self._images.get(key)

@@ -6,18 +6,23 @@ import ipaddress
 import socket
 import sys
 import webbrowser
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
+from hubprobe.page.limits import Limits, is_loopback
 from workspace import Workspace, WorkspaceError
 
 SWITCH_S = 0.0005
 """How long a thread may keep Python's lock while another waits for it."""
 
-IDLE_S = 20
-"""After which a connection that asks nothing is closed."""
+HEAD_BYTES = 64 * 1024
+"""Of a request's head: address and headers."""
+
+LIBRARIES = ("starlette", "uvicorn", "pydantic", "cachetools", "python_multipart", "mcp")
+"""What comes with the extra ``page``."""
 
 
 def serve(
@@ -29,6 +34,7 @@ def serve(
     token: str | None = None,
     mcp: bool = True,
     open_browser: bool = False,
+    allow_hosts: Collection[str] = (),
 ) -> None:
     """Serve the page of a workspace until it is interrupted.
 
@@ -40,31 +46,32 @@ def serve(
         token: for fetching the encoder when it is not in the workspace's cache.
         mcp: whether to serve the MCP endpoint too.
         open_browser: whether to open the page in a browser.
+        allow_hosts: names under which the page may be asked, besides localhost and the address it listens on: that of
+            the proxy before it.
 
-    Raises `MissingStepError` without an index, `WorkspaceError` when the port is taken or Gradio is not installed.
+    Raises `MissingStepError` without an index, `WorkspaceError` when the port is taken or the page's libraries are not
+    installed.
     """
-    if find_spec("gradio") is None or (mcp and find_spec("mcp") is None):
-        raise WorkspaceError("the page needs Gradio: run pip install 'hubprobe[page]'")
+    if any(find_spec(name) is None for name in LIBRARIES):
+        raise WorkspaceError(f"the page needs {', '.join(LIBRARIES)}: run pip install 'hubprobe[page]'")
     workspace = path if isinstance(path, Workspace) else Workspace.open(path)
 
-    from hubprobe.page.opened import Current  # first: a workspace without an index is said at once
+    from hubprobe.page.app import application
+    from hubprobe.page.connections import protocol
+    from hubprobe.page.opened import Current
 
     current = Current(workspace, token=token)
     listening = _listen(host, port)
     url = address(listening)
 
-    from hubprobe.page.api import quiet_gradio
-
-    quiet_gradio()
     import uvicorn
 
-    from hubprobe.page.app import application
-    from hubprobe.page.limits import Limits
-
-    app = application(current, Limits(rate=rate), mcp=mcp)
+    limits = Limits(rate=rate, connections=min(Limits.connections, open_files() // 2))
+    names = allow_hosts if is_address(host) else [host, *allow_hosts]
+    app = application(current, limits, mcp=mcp, hosts=names)
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_keep_alive=IDLE_S, timeout_graceful_shutdown=3,
-        server_header=False, h11_max_incomplete_event_size=64 * 1024,
+        app, http=protocol(limits), ws="none", log_level="warning", access_log=False, timeout_graceful_shutdown=3,
+        server_header=False, h11_max_incomplete_event_size=HEAD_BYTES,
     )  # fmt: skip
     # a search gives Python's lock away many times, and would wait 5 ms for it each time while requests come in
     sys.setswitchinterval(SWITCH_S)
@@ -86,14 +93,22 @@ def serve(
         listening.close()
 
 
-def is_loopback(host: str) -> bool:
-    """Say whether ``host`` can be reached from this machine only."""
-    if host == "localhost":
-        return True
+def is_address(host: str) -> bool:
+    """Say whether ``host`` is an address, not a name."""
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        return bool(ipaddress.ip_address(host.strip("[]")))
     except ValueError:
         return False
+
+
+def open_files() -> int:
+    """Return how many files and connections this process may have open."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 2048
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 2**20 if soft == resource.RLIM_INFINITY else soft
 
 
 def address(listening: socket.socket) -> str:

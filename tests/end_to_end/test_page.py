@@ -99,13 +99,16 @@ def test_its_snippets_find_the_same(demo: Any, url: str, chromium: Any, asked: s
 
 
 def test_documented_calls(url: str) -> None:
-    calls = {block.language: block.text for block in blocks(SERVE) if block.excuse and "test_page" in block.excuse}
-    here = {language: text.replace("http://127.0.0.1:7860/", url) for language, text in calls.items()}
-    assert url in here["python"]
-    assert url in here["bash"]
-    said = subprocess.run([sys.executable, "-c", here["python"]], capture_output=True, text=True, timeout=300)
-    answer = subprocess.run(["bash", "-c", here["bash"]], capture_output=True, text=True, timeout=300)
-    hits = json.loads(answer.stdout)["data"][0]
+    calls = [block for block in blocks(SERVE) if block.excuse and "test_page" in block.excuse]
+    assert [block.language for block in calls] == ["bash", "python", "bash"]
+    plain_call, python, curl = (block.text.replace("http://127.0.0.1:7860/", url) for block in calls)
+    assert all(url in text for text in (plain_call, python, curl))
+    said = subprocess.run([sys.executable, "-c", python], capture_output=True, text=True, timeout=300)
+    answers = [
+        subprocess.run(["bash", "-c", text], capture_output=True, text=True, timeout=300) for text in (plain_call, curl)
+    ]
+    assert len(json.loads(answers[0].stdout)) == 5
+    hits = json.loads(answers[1].stdout)["data"][0]
     assert len(hits) == 5
     assert [line.split()[0] for line in said.stdout.splitlines() if "/" in line.split()[0]] == [
         h["repo_id"] for h in hits

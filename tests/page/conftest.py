@@ -115,10 +115,14 @@ class serving:  # noqa: N801 - used as a function
         import uvicorn
 
         from hubprobe.page.app import application
+        from hubprobe.page.connections import protocol
 
         current = Current(self._made.workspace, encoder=self._made.encoder)
         listening = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(application(current, self._limits), log_level="error", timeout_graceful_shutdown=1)
+        app = application(current, self._limits, hosts=["search.example.org"])
+        config = uvicorn.Config(
+            app, http=protocol(self._limits), ws="none", log_level="error", timeout_graceful_shutdown=1
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listening]}, daemon=True)
         self._thread.start()

@@ -1,8 +1,9 @@
-"""Gradio's side: records over HTTP, through its client, and as tools over MCP; and what nobody gets."""
+"""The API: records over HTTP, through Gradio's client, and as tools over MCP; and what nobody gets."""
 
 import asyncio
 import base64
 import io
+import json
 import time
 
 import httpx
@@ -12,6 +13,7 @@ from PIL import Image
 from hubprobe.page.limits import Limits
 from tests.page.conftest import Served, bridged, serving
 from tests.search.conftest import probe_png
+from workspace import QueryError
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +61,17 @@ def test_similar_describe_coverage_and_image(http: httpx.Client, served: Served)
     [
         ("search", ["", "", "logit", 5], "nothing to search for"),
         ("search", ["dog", "drop table models", "logit", 5], "filter"),
-        ("search", ["dog", "", "galaxy", 5], "by 'logit'"),
+        ("search", ["dog", "", "galaxy", 5], "'by' must be 'logit'"),
         ("search", ["dog", "", "logit", 101], "limit"),
         ("search", ["dog", "", "logit", "5"], "whole number"),
         ("search", ["x" * 20_000, "", "logit", 5], "characters"),
-        ("search", [{"path": "/etc/passwd"}, "", "logit", 5], "text"),
+        ("search", ["dog", "", "logit", True], "whole number"),
+        ("search", ["dog", "", "logit", 5.0], "whole number"),
+        ("search", ["dog", "", "logit", 10**40], "whole number"),
+        ("search", ["dog", "", "logit", None], "whole number"),
+        ("search", ["dog", "", ["logit"], 5], "'by'"),
+        ("search", ["dog", "", "logit", 5, "more"], "at most 4 arguments"),
+        ("search", [], "'text' is needed"),
         ("search_image", ["%%%", "", "logit", 5], "base64"),
         ("search_image", [base64.b64encode(b"x").decode(), "", "logit", 5], "no image"),
         ("similar", ["no/such", 0, "", "logit", 5], "not in the index"),
@@ -72,10 +80,99 @@ def test_similar_describe_coverage_and_image(http: httpx.Client, served: Served)
 )
 def test_errors_say_what_to_do_and_nothing_of_the_inside(http: httpx.Client, name: str, data: list, said: str) -> None:
     answer = call(http, name, *data)
-    assert answer.status_code >= 400
+    assert 400 <= answer.status_code < 500
     assert said in answer.json()["error"]
     assert "Traceback" not in answer.text
     assert ".py" not in answer.text
+
+
+def ways(name: str, data: list, fields: list[str]) -> list[tuple[str, dict]]:
+    """Every address under which a function can be called, with the body it takes."""
+    index = ["search", "search_image", "similar", "describe", "coverage"].index(name)
+    arguments = dict(zip(fields, data, strict=True))
+    tool = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": name, "arguments": arguments}}
+    return [
+        (f"gradio_api/run/{name}", {"data": data}),
+        (f"gradio_api/call/{name}", {"data": data}),
+        ("gradio_api/queue/join", {"data": data, "fn_index": index, "session_hash": "abc"}),
+        (f"api/{name}", arguments),
+        ("gradio_api/mcp/", tool),
+        ("mcp", tool),
+    ]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"path": "FILE", "meta": {"_type": "gradio.FileData"}},
+        {"path": "/dev/zero", "meta": {"_type": "gradio.FileData"}},
+        {"url": "http://127.0.0.1:9/x", "path": None, "meta": {"_type": "gradio.FileData"}},
+        {"x": [{"path": "FILE", "meta": {"_type": "gradio.FileData"}}]},
+        [["FILE"]],
+        {"__type__": "update"},
+        True,
+        None,
+        1.5,
+        ["dog"],
+    ],
+    ids=repr,
+)
+def test_no_argument_is_anything_but_its_scalar(http: httpx.Client, tmp_path, value: object) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("the secret", encoding="utf-8")
+    value = json.loads(json.dumps(value).replace("FILE", str(secret)))
+    calls = {
+        "search": (["text", "where", "by", "limit"], ["dog", "", "logit", 3]),
+        "search_image": (["image", "where", "by", "limit"], ["aGk=", "", "logit", 3]),
+        "similar": (["repo_id", "logit", "where", "by", "limit"], ["owner1/model-001", 3, "", "logit", 3]),
+        "describe": (["repo_id"], ["owner1/model-001"]),
+        "coverage": (["text", "where"], ["dog", ""]),
+    }
+    for name, (fields, good) in calls.items():
+        for i, field in enumerate(fields):
+            data = [*good[:i], value, *good[i + 1 :]]
+            for path, body in ways(name, data, fields):
+                found = http.post(path, json=body, headers={"accept": "application/json, text/event-stream"})
+                assert "the secret" not in found.text
+                if "mcp" in path:
+                    assert found.json()["result"]["isError"]
+                    assert f"'{field}' must be" in found.json()["result"]["content"][0]["text"]
+                else:
+                    assert found.status_code == (422 if "join" in path else 400), (path, found.text)
+                    assert f"'{field}' must be" in found.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"7", b"null", b'{"data": {}}', b'{"data": ["\\ud800", "", "logit", 5]}', b'{"data": [NaN]}',
+     b"\xff\xfe", b"[" * 100_000, b'{"data": [' + b"[" * 50_000 + b"]}", b'{"data": [' + b"9" * 50_000 + b"]}"],
+    ids=lambda body: repr(body[:20]),
+)  # fmt: skip
+def test_bodies_that_are_not_what_they_should_be(http: httpx.Client, body: bytes) -> None:
+    headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+    for path in ("gradio_api/run/search", "gradio_api/call/search", "gradio_api/queue/join", "api/search", "mcp/"):
+        found = http.post(path, content=body, headers=headers)
+        assert 400 <= found.status_code < 500, (path, found.text)
+        assert found.json()["error"]
+        assert http.post(path, content=body, headers=headers | {"content-type": "text/plain"}).status_code == 415
+
+
+def test_the_plain_api(http: httpx.Client, served: Served) -> None:
+    asked = {"text": "dog", "where": "license = 'mit'", "limit": 4}
+    found = http.get("api/search", params=asked).json()
+    assert found == http.post("api/search", json=asked).json()
+    assert found == call(http, "search", "dog", "license = 'mit'", "logit", 4).json()["data"][0]
+    described = http.get("api/openapi.json").json()
+    names = ("search", "search_image", "similar", "describe", "coverage")
+    assert set(described["paths"]) == {f"/api/{name}" for name in names}
+    parameters = {one["name"]: one for one in described["paths"]["/api/similar"]["get"]["parameters"]}
+    assert parameters["logit"]["required"]
+    assert parameters["limit"]["schema"]["maximum"] == 100
+    for wrong in ("api/search?text=dog&limit=five", "api/search?text=dog&text=cat", "api/search?text=dog&n=3",
+                  "api/search", "api/nothing", "api/search?text=dog&limit=" + "9" * 5000):  # fmt: skip
+        answer = http.get(wrong)
+        assert 400 <= answer.status_code < 500
+        assert answer.json()["error"]
 
 
 def test_gradio_client(served: Served) -> None:
@@ -87,6 +184,61 @@ def test_gradio_client(served: Served) -> None:
     assert [(h["repo_id"], h["logit"]) for h in found] == [(h["repo_id"], h["logit"]) for h in expected]
     with pytest.raises(Exception, match="limit"):
         client.predict("dog", limit=1000, api_name="/search")
+
+
+def test_gradio_client_asks_many_things_at_once(served: Served) -> None:
+    from gradio_client import Client
+
+    client = Client(served.url, verbose=False)
+    texts = ("dog", "cat", "car", "tree", "house", "boat", "pizza", "apple") * 4
+    jobs = [client.submit(text, limit=1, api_name="/search") for text in texts]
+    found = [job.result(60)[0] for job in jobs]
+    index = served.made.open()
+    expected = {text: index.search(text).limit(1).to_dicts()[0] for text in set(texts)}
+    assert [(h["repo_id"], h["logit"]) for h in found] == [
+        (expected[text]["repo_id"], expected[text]["logit"]) for text in texts
+    ]
+
+
+def test_an_answer_is_fetched_once_and_by_whom_it_is_for(http: httpx.Client) -> None:
+    event = http.post("gradio_api/call/search", json={"data": ["dog"]}).json()["event_id"]
+    assert http.get(f"gradio_api/call/coverage/{event}").status_code == 404
+    assert "event: complete" in http.get(f"gradio_api/call/search/{event}").text
+    assert http.get(f"gradio_api/call/search/{event}").status_code == 404
+    event = http.post("gradio_api/call/search", json={"data": ["dog", "no condition"]}).json()["event_id"]
+    assert "event: error" in http.get(f"gradio_api/call/search/{event}").text
+    joined = {"data": ["dog"], "fn_index": 0, "session_hash": "mine"}
+    http.post("gradio_api/queue/join", json=joined)
+    for other in ("", "?session_hash=", "?session_hash=other"):
+        assert "process_completed" not in http.get(f"gradio_api/queue/data{other}").text
+    assert "process_completed" in http.get("gradio_api/queue/data?session_hash=mine").text
+    wrongs = ({"fn_index": True}, {"fn_index": 5}, {"fn_index": -1}, {"session_hash": 3}, {"session_hash": "x" * 200})
+    for wrong in wrongs:
+        assert http.post("gradio_api/queue/join", json=joined | wrong).status_code in (400, 422)
+
+
+def test_who_may_ask(http: httpx.Client, served: Served) -> None:
+    port = served.url.rstrip("/").rpartition(":")[2]
+    body = {"data": ["dog", "", "logit", 1]}
+
+    def ask(**headers: str) -> httpx.Response:
+        return http.post("gradio_api/run/search", json=body, headers=headers)
+
+    for host in ("localhost", "LOCALHOST.", f"localhost:{port}", "127.0.0.1:99", "[::1]:80", "search.example.org"):
+        assert ask(host=host).status_code == 200, host
+    for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "0.0.0.0", "10.0.0.1"):
+        answer = ask(host=host)
+        assert answer.status_code == 421
+        assert f"--allow-host {host}" in answer.json()["error"]
+    for host in ("a b", "localhost:x", "localhost/", "", "user@localhost", "[::1"):
+        assert ask(host=host).status_code == 400, host
+    assert ask(origin=served.url.rstrip("/")).status_code == 200
+    assert ask(host="search.example.org", origin="https://search.example.org").status_code == 200
+    assert ask(origin="https://search.example.org").status_code == 200  # of a proxy that does not hand the name on
+    for origin in ("http://evil.example", "null", "", "http://localhost:1", f"http://127.0.0.1:{port}.evil.example",
+                   "file://", "http://[::1"):  # fmt: skip
+        assert ask(origin=origin).status_code == 403, origin
+        assert http.get("?q=dog", headers={"origin": origin}).status_code == 403
 
 
 def test_mcp(served: Served) -> None:
@@ -128,6 +280,51 @@ def test_pages_may_run_no_script_from_text(http: httpx.Client) -> None:
         assert "default-src 'none'" in policy
         assert "script-src 'self';" in policy
         assert "unsafe" not in policy
+
+
+def test_pages_that_do_not_exist(http: httpx.Client) -> None:
+    for path in ("no-such-page", "a/b/c", "%ff", "%00", "model/x", "probe/x/" + "9" * 5000 + ".webp", "static/x"):
+        assert http.get(path).status_code == 404, path
+    assert "There is no such page" in http.get("no-such-page").text
+    assert http.get("gradio_api/nothing").json()["error"]
+    assert http.post("model").status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data", b"x"),
+        ("multipart/form-data; boundary=b", b"no form"),
+        ("multipart/form-data; boundary=b", b"--b\r\ncontent-disposition: form-data\r\n\r\nx\r\n--b--\r\n"),
+        ("multipart/form-data; boundary=b", b"--b\r\n: x\r\n\r\nx\r\n--b--"),
+        ("multipart/form-data; boundary=b; charset=idna",
+         b"--b\r\ncontent-disposition: form-data; name=\"\xff..\"\r\n\r\n\xff..\r\n--b--\r\n"),
+        ("multipart/form-data; boundary=" + "b" * 9000, b"--b"),
+        ("multipart/form-data; boundary=b", b"--b\r\n" + b"a: b\r\n" * 9000 + b"\r\nx\r\n--b--"),
+        ("multipart/form-data; boundary=b",
+         b"".join(b"--b\r\ncontent-disposition: form-data; name=\"a\"\r\n\r\nx\r\n" for _ in range(99))),
+    ],
+    ids=range(8),
+)  # fmt: skip
+def test_forms_that_cannot_be_read(http: httpx.Client, kind: str, body: bytes) -> None:
+    answer = http.post("image", content=body, headers={"content-type": kind})
+    assert answer.status_code == 400
+    assert "choose" in answer.text
+    for other in ("application/x-www-form-urlencoded", "text/plain", ""):
+        assert http.post("image", content=body, headers={"content-type": other}).status_code == 415
+
+
+def test_no_path_of_the_server_is_told(http: httpx.Client, served: Served, monkeypatch) -> None:
+    def broken(*_: object) -> None:
+        raise QueryError(f"cannot read {served.made.workspace.root.resolve()}/index/x.parquet")
+
+    monkeypatch.setattr("hubprobe.page.answers.records", broken)
+    for answer in (http.get("?q=lion"), call(http, "search", "lion"), http.get("api/search?text=lion")):
+        assert answer.status_code == 400
+        assert f"cannot read {served.made.workspace.root.name}/index" in answer.text
+        assert str(served.made.workspace.root.parent) not in answer.text
+    event = http.post("gradio_api/call/search", json={"data": ["lion"]}).json()["event_id"]
+    assert str(served.made.workspace.root.parent) not in http.get(f"gradio_api/call/search/{event}").text
 
 
 def test_health_and_a_page_that_does_not_exist(http: httpx.Client, served: Served) -> None:
