@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
@@ -22,6 +24,7 @@ from hubprobe.demo.repository import Repo, RepoFile
 from hubprobe.demo.server import HubServer
 from tests.hubs.synthetic import SyntheticCatalog
 from workspace import Config, CrawlConfig, Status, Workspace, WorkspaceError
+from workspace.files import read_file, table_files, write_table
 
 Open = Callable[..., Workspace]
 CHILD = (
@@ -148,6 +151,27 @@ def test_a_later_crawl_books_what_is_new_changed_gone_or_renamed(
     third = crawl(workspace)
     assert (third.new, third.changed, third.departed) == (0, 0, 0)
     assert workspace.catalog(history=True).num_rows == rows + 5
+
+
+def test_a_clock_that_was_put_back_keeps_no_stale_row(
+    hub: HubServer, make_repo: Callable[..., Repo], open_workspace: Open
+) -> None:
+    catalog: Any = hub.catalog
+    catalog.add(make_repo("acme/changes"))
+    workspace = open_workspace(hub.url)
+    crawl(workspace)
+    for path in table_files(workspace.catalog_dir):  # as a clock a year ahead would have written it
+        table = read_file(path)
+        place = table.column_names.index("crawled_at")
+        later = pc.add(table["crawled_at"], pa.scalar(timedelta(days=365), pa.duration("us")))
+        write_table(path, table.set_column(place, table.schema.field(place), later))
+    for labels in ("new", "newer"):
+        changed = make_repo("acme/changes", id2label={str(i): f"{labels} {i}" for i in range(5)})
+        catalog.add(changed)
+        assert crawl(workspace).changed == 1
+        newest = {row["id"]: row for row in workspace.catalog().to_pylist()}
+        assert newest["acme/changes"]["sha"] == changed.sha
+        assert crawl(workspace).changed == 0
 
 
 def test_other_limits_decide_everything_again(hub: HubServer, open_workspace: Open) -> None:
