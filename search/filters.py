@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -22,19 +25,42 @@ if TYPE_CHECKING:
 MAX_CONDITION = 10_000
 """Characters of a condition."""
 
+MAX_DEPTH = 40
+"""Nodes from the root of a condition's parse to a leaf."""
+
+MAX_WORK = 100_000
+"""Characters that a condition's functions and casts may read or write for one row, as `_Checker` estimates them."""
+
+TIMEOUT_S = 4.0
+"""Seconds after which a condition's evaluation is interrupted."""
+
+MEMORY = "1GB"
+"""What the tables and all conditions being evaluated may use inside DuckDB; nothing spills to disk."""
+
 MODEL_COLUMNS = frozenset(name for name in MODELS.names if name != "model")
 LOGIT_COLUMNS = frozenset(name for name in LOGITS.names if name not in ("model", "peak"))
 
-_CLASSES = {
-    "BETWEEN", "CASE", "CAST", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "FUNCTION", "OPERATOR", "TYPE",
+_CLASSES = {"BETWEEN", "CASE", "CAST", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "FUNCTION", "OPERATOR"}
+_OPERATORS = {
+    "ARRAY_EXTRACT", "ARRAY_SLICE", "COMPARE_IN", "COMPARE_NOT_IN", "OPERATOR_COALESCE", "OPERATOR_IS_NOT_NULL",
+    "OPERATOR_IS_NULL", "OPERATOR_NOT",
 }  # fmt: skip
-_FUNCTIONS = {
-    "!~~", "!~~*", "%", "*", "**", "+", "-", "/", "//", "||", "^", "~~", "~~*", "abs", "array_contains", "array_length",
-    "ceil", "contains", "date_diff", "date_part", "date_trunc", "day", "ends_with", "floor", "greatest", "ilike_escape",
-    "least", "len", "length", "like_escape", "list_contains", "list_has", "list_has_all", "list_has_any", "list_value",
-    "ln", "log10", "lower", "month", "not_ilike_escape", "not_like_escape", "prefix", "regexp_full_match",
-    "regexp_matches", "round", "sqrt", "starts_with", "strip_accents", "suffix", "trim", "upper", "year",
+_LIKE = {"!~~", "!~~*", "~~", "~~*", "ilike_escape", "like_escape", "not_ilike_escape", "not_like_escape"}
+_REGEX = {"regexp_full_match", "regexp_matches"}
+_FUNCTIONS = _LIKE | _REGEX | {
+    "%", "*", "**", "+", "-", "/", "//", "||", "^", "abs", "array_contains", "array_length", "ceil", "contains",
+    "date_diff", "date_part", "date_trunc", "day", "ends_with", "floor", "greatest", "least", "len", "length",
+    "list_contains", "list_has", "list_has_all", "list_has_any", "list_value", "ln", "log10", "lower", "month",
+    "prefix", "round", "sqrt", "starts_with", "strip_accents", "suffix", "trim", "upper", "year",
 }  # fmt: skip
+_TYPES = {
+    "BIGINT", "BOOL", "BOOLEAN", "DATE", "DECIMAL", "DOUBLE", "FLOAT", "HUGEINT", "INT", "INTEGER", "NUMERIC", "REAL",
+    "SMALLINT", "STRING", "TEXT", "TIME", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ", "TINYINT", "UBIGINT",
+    "UINTEGER", "USMALLINT", "UTINYINT", "VARCHAR",
+}  # fmt: skip
+_WIDTHS = {"card_summary": 500, "tags": 500}
+_WIDTH = 100
+"""Characters of a column's value, for `MAX_WORK`; labels and names are shorter."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +90,9 @@ def parse(text: str) -> Condition:
     tree = node["where_clause"]
     if not isinstance(tree, dict) or node != _without(node, tree):
         raise QueryError(f"not a single condition: {printable(text)}")
-    columns = _check(tree)
-    return Condition(text, not columns <= MODEL_COLUMNS, tree)
+    checker = _Checker()
+    checker.width(tree)
+    return Condition(text, not checker.columns <= MODEL_COLUMNS, tree)
 
 
 class Evaluator:
@@ -74,10 +101,13 @@ class Evaluator:
     DuckDB's copy, unlike a registered Arrow table, is seen by the cursors of all threads.
     """
 
-    def __init__(self, models: pa.Table, logits: pa.Table) -> None:
+    def __init__(self, models: pa.Table, logits: pa.Table, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
         self._logits: pa.Table | None = logits
         self._lock = threading.Lock()
-        self._connection = duckdb.connect(config={"enable_external_access": "false", "threads": "2"})
+        self._connection = duckdb.connect(
+            config={"enable_external_access": "false", "threads": "2", "memory_limit": MEMORY, "temp_directory": ""}
+        )
         self._copy("models", models)
 
     def _copy(self, name: str, table: pa.Table) -> None:
@@ -101,7 +131,10 @@ class Evaluator:
         self._prepare(condition)
         cursor = self._connection.cursor()
         try:
-            found = cursor.execute(deserialised(json.dumps(node))).fetchnumpy()[column]
+            with interrupted_after(cursor, self._timeout_s):
+                found = cursor.execute(deserialised(json.dumps(node))).fetchnumpy()[column]
+        except duckdb.InterruptException as error:
+            raise QueryError(f"the filter took longer than {self._timeout_s:g} s: make it simpler") from error
         except duckdb.Error as error:
             raise QueryError(f"the filter cannot be computed: {printable(error, 300)}") from error
         finally:
@@ -112,32 +145,120 @@ class Evaluator:
         return mask if condition.on_logits else mask[model_of]
 
 
-def _check(tree: dict[str, Any]) -> set[str]:
-    """Return the columns read, or raise `QueryError` at the first node that a filter may not hold."""
-    columns: set[str] = set()
-    known = {name.lower(): name for name in MODEL_COLUMNS | LOGIT_COLUMNS}
-    todo: list[Any] = [tree]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, list):
-            todo += node
-            continue
-        if not isinstance(node, dict):
-            continue
-        kind = node.get("class")
-        if kind is not None and kind not in _CLASSES:
-            raise QueryError(f"a filter holds no {str(kind).lower().replace('_', ' ')}: conditions over columns only")
+class _Checker:
+    """Walks a condition's parse: every node is one that a filter may hold, and all together cost little for a row.
+
+    The parse comes from DuckDB's own parser. What a row costs is estimated in characters: a function or cast reads the
+    widths of its arguments, a regular expression reads its text once for every state it may be in, and LIKE once for
+    every way to place its wildcards (DuckDB 1 tries them all). So a condition can be long, but not slow or large.
+    """
+
+    def __init__(self) -> None:
+        self.columns: set[str] = set()
+        self._known = {name.lower(): name for name in MODEL_COLUMNS | LOGIT_COLUMNS}
+        self._work = 0
+
+    def width(self, node: dict[str, Any], depth: int = 0) -> int:
+        """Check ``node`` and all below it; return about how many characters its value has."""
+        kind, below = node["class"], _children(node)
+        if kind not in _CLASSES or (kind == "OPERATOR" and node["type"] not in _OPERATORS):
+            name = str(node["type"] if kind == "OPERATOR" else kind).lower().replace("_", " ")
+            raise QueryError(f"a filter holds no {name}: conditions over columns only")
+        if depth > MAX_DEPTH:
+            raise QueryError(f"the filter is nested too deeply: more than {MAX_DEPTH} levels")
         if kind == "COLUMN_REF":
-            names = node["column_names"]
-            if len(names) != 1 or names[0].lower() not in known:
-                raise QueryError(
-                    f"unknown column '{printable('.'.join(names))}'; a filter reads {', '.join(sorted(known.values()))}"
-                )
-            columns.add(known[names[0].lower()])
-        if kind == "FUNCTION" and (node["function_name"].lower() not in _FUNCTIONS or node["schema"]):
-            raise QueryError(f"a filter does not call '{printable(node['function_name'])}'")
-        todo += [value for key, value in node.items() if key != "literal"]
-    return columns
+            return self._column(node["column_names"])
+        if kind == "CONSTANT":
+            return len(str(_literal(node)))
+        widths = [self.width(child, depth + 1) for child in below]
+        if kind == "CAST":
+            self._type(node)
+            return self._spend(max(64, *widths))
+        if kind == "FUNCTION":
+            return self._call(node, below, widths)
+        return max(widths, default=0)
+
+    def _column(self, names: list[str]) -> int:
+        if len(names) != 1 or names[0].lower() not in self._known:
+            known = ", ".join(sorted(self._known.values()))
+            raise QueryError(f"unknown column '{printable('.'.join(names))}'; a filter reads {known}")
+        name = self._known[names[0].lower()]
+        self.columns.add(name)
+        return _WIDTHS.get(name, _WIDTH)
+
+    def _type(self, node: dict[str, Any]) -> None:
+        """DuckDB 2 has a cast's type as an expression, DuckDB 1 as an object with an id."""
+        written = node.get("type_expr") or {}
+        name = str(written.get("type_name") or node.get("cast_type", {}).get("id")).upper()
+        plain = all(child["class"] == "CONSTANT" for child in written.get("children", []))
+        if name not in _TYPES or not plain:
+            raise QueryError(
+                f"a filter casts to no '{printable(name.lower())}': to numbers, texts, dates and times only"
+            )
+
+    def _call(self, node: dict[str, Any], below: list[dict[str, Any]], widths: list[int]) -> int:
+        name = node["function_name"].lower()
+        odd = node["schema"] not in ("", "main") or node.get("catalog") or node.get("distinct") or node["filter"]
+        if name not in _FUNCTIONS or odd:
+            raise QueryError(f"a filter does not call '{printable(name)}'")
+        if name in _LIKE or name in _REGEX:
+            if any(child["class"] != "CONSTANT" for child in below[1:]):
+                raise QueryError("a pattern in a filter is a text between quotes, not computed for every row")
+            pattern = str(_literal(below[1])) if len(below) > 1 else ""
+            times = max(_WIDTH, widths[0]) ** (pattern[:-1].count("%") - 1) if name in _LIKE else _states(pattern)
+            self._spend(max(_WIDTH, widths[0]) * max(1, min(times, MAX_WORK)))
+            return 1
+        self._spend(sum(widths))
+        return sum(widths) if name in ("||", "list_value") else max(widths, default=0)
+
+    def _spend(self, work: int) -> int:
+        self._work += work
+        if self._work > MAX_WORK:
+            raise QueryError(
+                "the filter is too much work for every row: use fewer functions, simpler patterns (LIKE with at "
+                "most two % before its last letter, small counts in regular expressions) and shorter texts"
+            )
+        return work
+
+
+def _children(node: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the expressions right below ``node``; a cast's type is none."""
+    below: list[dict[str, Any]] = []
+    todo = [value for key, value in node.items() if key not in ("type_expr", "cast_type", "literal", "value")]
+    while todo:
+        value = todo.pop(0)
+        if isinstance(value, dict) and "class" in value:
+            below.append(value)
+        elif isinstance(value, dict):
+            todo += value.values()
+        elif isinstance(value, list):
+            todo += value
+    return below
+
+
+def _literal(node: dict[str, Any]) -> object:
+    """Return a constant's value, of DuckDB 2 (its text) or of DuckDB 1."""
+    return node["literal"].get("text", "") if "literal" in node else node["value"].get("value", "")
+
+
+def _states(pattern: str) -> int:
+    """Return about how many states a regular expression has: its length, times all that it repeats by number."""
+    states = len(pattern) + 20 * pattern.lower().count("\\p")
+    for low, high in re.findall(r"\{(\d+)?(?:,(\d*))?\}", pattern):
+        states *= min(1000, max(1, *(int(count[:4]) for count in (low, high) if count), 1))
+    return states
+
+
+@contextmanager
+def interrupted_after(connection: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[None]:
+    """Interrupt what ``connection`` runs when it takes longer than ``seconds``."""
+    alarm = threading.Timer(seconds, connection.interrupt)
+    alarm.daemon = True
+    alarm.start()
+    try:
+        yield
+    finally:
+        alarm.cancel()
 
 
 def _select(sql: str, text: str) -> dict[str, Any]:

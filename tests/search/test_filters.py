@@ -1,8 +1,15 @@
 """SQL conditions: what they select, and what they refuse."""
 
+import resource
+import time
+from contextlib import suppress
+
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from search.filters import parse
+from search.filters import Evaluator, parse
+from search.metadata import LOGITS, MODELS
 from workspace import QueryError
 
 
@@ -67,6 +74,37 @@ def test_a_filter_that_nothing_meets(opened):
         "list_filter(tags, x -> x = 'a') IS NOT NULL",
         "downloads >",
         "'unclosed",
+        "TRY_CAST(label AS INTEGER[5][99999]) IS NULL",
+        "TRY_CAST(label AS INTEGER[]) IS NULL",
+        "label::STRUCT(a INTEGER) IS NULL",
+        "label::MAP(INTEGER, INTEGER) IS NULL",
+        "label::UNION(a INTEGER) IS NULL",
+        "label::ENUM('a', 'b') IS NULL",
+        "label::BIT IS NULL",
+        "label::some_type IS NULL",
+        "repeat(label, 1000000) = 'x'",
+        "lpad(label, 1000000, 'x') = 'x'",
+        "range(10000000)[1] = 1",
+        "string_agg(label, 'x') = 'x'",
+        "list_transform(tags, t -> t) = tags",
+        "format('{:>999999}', label) = 'x'",
+        "regexp_replace(label, '', label) = 'x'",
+        "regexp_matches(label, label)",
+        "regexp_matches(label, '(a?a?a?a?a?){1000}')",
+        "regexp_matches(label, '((a{30}){30}){30}')",
+        "regexp_matches(label, '" + r"\pL?" * 200 + "')",
+        "label SIMILAR TO '(a?a?a?a?){200}'",
+        "label LIKE label",
+        "label LIKE '%a%a%a%a%b'",
+        "label NOT ILIKE '%_a%_a%_a%_a%b'",
+        "label LIKE '%a%a%a%a%b' ESCAPE '!'",
+        "lower(label) GLOB '*a*a*a*b'",
+        "||".join(["label"] * 500) + " = 'x'",
+        "lower(" * 35 + "'" + "x" * 5000 + "' || label" + ")" * 35 + " = 'x'",
+        "[" * 50 + "label" + "]" * 50 + " IS NULL",
+        "system.main.lower(label) = 'x'",
+        "lower(DISTINCT label) = 'x'",
+        "label COLLATE nocase = 'x'",
         "likes > 1" + " and likes > 1" * 1000,
         "(" * 5000 + "likes" + ")" * 5000,
     ],
@@ -74,6 +112,55 @@ def test_a_filter_that_nothing_meets(opened):
 def test_a_filter_refuses_what_is_no_condition(condition):
     with pytest.raises(QueryError):
         parse(condition)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        " OR ".join(f"label = 'dog{i}'" for i in range(400)),
+        " OR ".join(f"label ILIKE '%dog{i}%'" for i in range(300)),
+        "repo_id || '#' || logit IN (" + ", ".join(f"'owner/model-{i}#3'" for i in range(400)) + ")",
+        "list_has_any(tags, [" + ", ".join(f"'tag {i}'" for i in range(500)) + "])",
+        "regexp_matches(sha, '^[0-9a-f]{40}$') AND label ILIKE '%golden%retriever%'",
+        "regexp_matches(label, '^LABEL_[0-9]+$') OR TRY_CAST(label AS DECIMAL(38, 3)) > 1",
+        "CASE WHEN likes > 1 THEN tags[1] = 'x' ELSE coalesce(label[1:3], '') = 'abc' END",
+        "date_part('year', createdAt) = 2024 AND createdAt > '2020-01-01'::TIMESTAMP WITH TIME ZONE",
+    ],
+)
+def test_a_filter_may_be_long_or_elaborate(opened, condition):
+    assert opened.search("dog").where(condition).limit(1000).to_arrow().num_rows <= 120
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        r"regexp_matches(label, '(\pL?\pN?\pL?\pN?){8}b')",
+        "regexp_matches(label, '(a?){30}(a?){30}b$', 'i')",
+        "lower(upper(lower(upper(label || '" + "x" * 4000 + "')))) = 'x'",
+        "label ILIKE '%_a%b'",
+    ],
+)
+def test_the_dearest_filters_stay_small(condition):
+    """A condition that is just allowed, over many long labels: memory and time are bounded, whatever it says."""
+    rows = 20_000
+    logits = pa.table(
+        {
+            name: pa.array(["a" * 94 + str(100_000 + i) for i in range(rows)])
+            if name == "label"
+            else pa.array(np.zeros(rows), type=LOGITS.field(name).type, safe=False)
+            for name in LOGITS.names
+        }
+    )
+    models = pa.Table.from_pylist(
+        [{"model": 0, "repo_id": "o/m", "sha": "f" * 40, "num_logits": rows, "family": "o/m"}]
+    )
+    models = pa.table({n: models.column(n) if n in models.column_names else pa.nulls(1) for n in MODELS.names})
+    evaluator = Evaluator(models.cast(MODELS), logits, timeout_s=1.0)
+    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with suppress(QueryError):
+        assert not evaluator.mask(parse(condition), np.zeros(rows, np.int32)).any()
+    assert time.monotonic() - begun < 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700_000  # kilobytes
 
 
 @pytest.mark.parametrize("condition", ["downloads > 'many'", "tags > 3", "regexp_matches(label, '(')"])
