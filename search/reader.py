@@ -24,6 +24,7 @@ from search.gallery import Gallery
 from search.info import describe
 from search.neighbours import Neighbours
 from search.query import Query, Unit
+from search.statements import TIMEOUT_S
 from search.statements import sql as run_sql
 from workspace import QueryError, Workspace
 from workspace.images import read_image
@@ -189,7 +190,7 @@ class Index:
                 self._neighbours = Neighbours(self.gallery)
             return self._neighbours
 
-    def sql(self, statement: str, *, allow: Sequence[str] = (), timeout_s: float | None = None) -> pa.Table:
+    def sql(self, statement: str, *, allow: Sequence[str] = (), timeout_s: float | None = TIMEOUT_S) -> pa.Table:
         """Answer one SELECT over the workspace's tables, with ``search(...)`` in it; see `search.sql`."""
         return run_sql(self.workspace, statement, index=self, allow=allow, timeout_s=timeout_s)
 

@@ -1,15 +1,27 @@
-"""Read-only SQL over every table of a workspace, with searches inside it, through a DuckDB that can touch nothing else.
+"""Read-only SQL over every table of a workspace, with searches inside it, in a process of its own that has limits.
 
 ``FROM search('dog', n := 500)`` is a search: the statement is parsed by DuckDB, every such call in the parse is run and
 replaced by its result, and what is executed is that parse. Only SELECT statements have a parse of this kind, so there
-is nothing to write with; files, extensions and settings are switched off besides.
+is nothing to write with; files, extensions and settings are switched off besides. DuckDB holds neither its memory limit
+nor a timeout inside one function call, so the statement runs in a child process: see `search.statement_child`.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -17,7 +29,7 @@ import pyarrow as pa
 
 from search.views import VIEWS, Views
 from workspace import QueryError, Workspace
-from workspace.text import printable
+from workspace.text import printable, without_paths
 
 if TYPE_CHECKING:
     from search.query import Query
@@ -26,12 +38,26 @@ if TYPE_CHECKING:
 MAX_STATEMENT = 100_000
 """Characters of a statement."""
 
-MEMORY = "4GB"
-"""What one statement may use; it never spills to disk."""
+MAX_SEARCHES = 32
+"""Different searches in one statement; the same search written twice is run once."""
+
+MAX_SEARCH_ROWS = 1_000_000
+"""Hits that all searches of one statement may ask for."""
+
+MAX_ROWS, MAX_BYTES = 10_000_000, 1 << 30
+"""Rows and bytes of an answer."""
+
+MEMORY_BYTES = 4 << 30
+"""What the process of one statement may allocate; it never spills to disk."""
+
+TIMEOUT_S = 60.0
+"""Seconds a statement may take, its searches included, unless the caller says otherwise."""
 
 _REMOTE = ("hf://", "s3://", "http://", "https://", "gs://", "gcs://", "r2://")
+_SECRET = re.compile("TOKEN|SECRET|PASSW|KEY|CREDENTIAL", re.IGNORECASE)
 _SEARCH = {"all_of", "any_of", "none_of", "n", "k", "scoring", "by", "hybrid", "filter"}
 _SIMILAR = {"sha", "whole", "n", "k", "scoring", "by", "filter"}
+_SYNONYMS = {"limit": "n", "where": "filter"}
 
 
 def sql(
@@ -40,7 +66,7 @@ def sql(
     *,
     index: Index | None = None,
     allow: Sequence[str] = (),
-    timeout_s: float | None = None,
+    timeout_s: float | None = TIMEOUT_S,
 ) -> pa.Table:
     """Answer one SELECT statement; return an Arrow table.
 
@@ -52,28 +78,215 @@ def sql(
         workspace: whose tables.
         statement: one SELECT (or FROM, VALUES, WITH, DESCRIBE, SUMMARIZE, SHOW TABLES).
         index: an open index; opened when the statement needs it and None is given.
-        allow: folders and ``hf://``, ``s3://`` or ``https://`` prefixes that the statement may read Parquet from; for
-            remote ones DuckDB fetches its httpfs extension. Nothing is allowed by default.
-        timeout_s: seconds after which the statement is interrupted; never when None.
+        allow: folders and ``hf://``, ``s3://`` or ``https://`` prefixes whose files (Parquet, CSV, JSON) the statement
+            may read; for remote ones DuckDB fetches its httpfs extension. Nothing is allowed by default.
+        timeout_s: seconds after which the statement is ended, searches included; never when None.
 
-    Raises `QueryError` for anything that is not one SELECT or fails, `MissingStepError` when a table is not there yet.
+    Raises `QueryError` for anything that is not one SELECT or fails, or is larger than `MAX_ROWS` and `MAX_BYTES`,
+    `MissingStepError` when a table is not there yet.
     """
+    with answered(workspace, statement, index=index, allow=allow, timeout_s=timeout_s) as answer:
+        return pa.Table.from_batches(list(answer.batches), answer.schema)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The rows of a statement as they arrive; reading on may raise `QueryError`."""
+
+    schema: pa.Schema
+    batches: Iterator[pa.RecordBatch]
+
+
+@contextmanager
+def answered(
+    workspace: Workspace,
+    statement: str,
+    *,
+    index: Index | None = None,
+    allow: Sequence[str] = (),
+    timeout_s: float | None = TIMEOUT_S,
+) -> Iterator[Answer]:
+    """Answer one statement as `sql` does, batch by batch; what is not read when the block ends is given up."""
+    deadline = _Deadline(timeout_s)
     if len(statement) > MAX_STATEMENT:
         raise QueryError(f"a statement has at most {MAX_STATEMENT} characters, this one {len(statement)}")
     views = Views(workspace, index)
-    if statement.strip().rstrip(";").split() and statement.strip().rstrip("; ").lower() == "show tables":
-        return pa.table({"name": sorted(VIEWS)})
+    if statement.strip().rstrip("; ").lower() == "show tables":
+        table = pa.table({"name": sorted(VIEWS)})
+        yield Answer(table.schema, iter(table.to_batches()))
+        return
     parsed = _parse(statement)
-    connection = _connect(allow)
+    read = sorted(VIEWS & set(_tables(parsed)))
+    tables = _with_searches(parsed, views, deadline)
+    text = _deserialised(parsed) if tables else statement
+    for name in read:
+        deadline.check()
+        tables[name] = views.table(name)
+    hints = _Hints(statement, {name: tables[name].column_names for name in read}, tuple(allow))
+    with _child(text, tables, allow, deadline, hints) as answer:
+        yield answer
+
+
+@dataclass
+class _Deadline:
+    seconds: float | None
+
+    def __post_init__(self) -> None:
+        self._end = math.inf if self.seconds is None else time.monotonic() + self.seconds
+
+    def left(self) -> float:
+        return self._end - time.monotonic()
+
+    def check(self) -> None:
+        if self.left() <= 0:
+            raise self.missed()
+
+    def missed(self) -> QueryError:
+        return QueryError(f"the statement took longer than {self.seconds:g} s: simplify it, or allow it more time")
+
+
+# ── the process that runs it ─────────────────────────────────────────────────────────────────────────────────────
+@contextmanager
+def _child(
+    text: str, tables: Mapping[str, pa.Table], allow: Sequence[str], deadline: _Deadline, hints: _Hints
+) -> Iterator[Answer]:
+    left = deadline.left()
+    deadline.check()
+    request = {
+        "statement": text,
+        "tables": list(tables),
+        "allow": [place if place.endswith("/") else f"{place}/" for place in allow],
+        "remote": any(place.startswith(_REMOTE) for place in allow),
+        "memory": f"{MEMORY_BYTES * 3 // 4 >> 20}MiB",
+        "memory_bytes": MEMORY_BYTES,
+        "cpu_s": None if left == math.inf else math.ceil(2 * left) + 2,  # two threads
+        "max_rows": MAX_ROWS,
+        "max_bytes": MAX_BYTES,
+        "folder": _current_folder(),
+    }
+    environment = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [sys.executable, "-m", "search.statement_child"], stdin=pipe, stdout=pipe, stderr=pipe, env=environment,
+        cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    alarm = threading.Timer(min(left, threading.TIMEOUT_MAX), process.kill)
+    alarm.daemon = True
+    alarm.start()
+    said = bytearray()
+    helpers = [
+        threading.Thread(target=_send, args=(process.stdin, request, tables), daemon=True),
+        threading.Thread(target=_collect, args=(process.stderr, said), daemon=True),
+    ]
+    for helper in helpers:
+        helper.start()
+
+    def end() -> None:
+        """Raise what ended the process, unless it ended well."""
+        code = process.wait()
+        helpers[1].join()
+        if code and (deadline.left() <= 0 or code == -getattr(signal, "SIGXCPU", 0)):
+            raise deadline.missed()
+        if code:
+            raise hints.explained(bytes(said), code)
+
+    def rows(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from reader
+        except (pa.ArrowInvalid, OSError) as error:
+            end()
+            raise QueryError("the statement's process stopped in the middle of its answer") from error
+        end()
+
     try:
-        rewritten = _with_searches(parsed, views, connection)
-        for name in sorted(VIEWS & set(_tables(parsed))):
-            connection.register(name, views.table(name))
-        connection.execute("SET lock_configuration = true")
-        text = _deserialised(parsed) if rewritten else statement
-        return _run(connection, text, timeout_s)
+        try:
+            reader = pa.ipc.open_stream(process.stdout)
+        except (pa.ArrowInvalid, OSError) as error:
+            end()
+            raise QueryError("the statement's process gave no answer") from error
+        yield Answer(reader.schema, rows(reader))
     finally:
-        connection.close()
+        alarm.cancel()
+        process.kill()
+        process.wait()
+        for helper in helpers:
+            helper.join()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            with suppress(OSError):
+                stream.close()
+
+
+def _current_folder() -> str:
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:  # it was deleted: nothing relative can be read
+        return os.sep
+
+
+def _send(stream: Any, request: dict[str, Any], tables: Mapping[str, pa.Table]) -> None:
+    """Write the request; the stream stays open, as the child's sign that we are alive."""
+    with suppress(OSError, ValueError, pa.ArrowException):  # a child that ended early has said why
+        stream.write(json.dumps(request).encode() + b"\n")
+        for table in tables.values():
+            with pa.ipc.new_stream(stream, table.schema) as writer:
+                writer.write_table(table)
+        stream.flush()
+
+
+def _collect(stream: Any, into: bytearray, most: int = 65_536) -> None:
+    while piece := stream.read1(most):
+        into += piece[: most - len(into)]
+
+
+@dataclass(frozen=True)
+class _Hints:
+    """Turns what DuckDB says into what helps here."""
+
+    statement: str
+    columns: Mapping[str, Sequence[str]]
+    allow: tuple[str, ...]
+
+    def explained(self, said: bytes, code: int) -> QueryError:
+        """Return the error to raise for what a child wrote and how it ended."""
+        try:
+            error = json.loads(said.splitlines()[-1])
+            kind, message = str(error["kind"]), str(error["message"])
+        except (ValueError, IndexError, KeyError, TypeError):
+            kind, message = "OutOfMemoryException" if code != 3 else "", "it ended without a word"
+        if kind in ("OutOfMemoryException", "MemoryError") or "bad_alloc" in message or "bad allocation" in message:
+            return QueryError(f"the statement needs more than {MEMORY_BYTES >> 30} GB of memory: make its rows fewer")
+        return QueryError(printable(without_paths(self._helpful(message), self.statement), 500))
+
+    def _helpful(self, message: str) -> str:
+        no_file = "file system operations are disabled" in message or "Permission Error" in message
+        if no_file:
+            places = ", ".join(self.allow) or "nothing"
+            return f"{message}; files are read only under what --allow (in Python allow=[...]) names, which is {places}"
+        unknown = re.search(r"Table (Function )?with name \"?([^\s\"]+)\"? does not exist", message)
+        if unknown:
+            known = ["search", "similar"] if unknown[1] else sorted(VIEWS)
+            near = get_close_matches(unknown[2].lower(), known, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            kind = "table function" if unknown[1] else "table"
+            return f"there is no {kind} '{unknown[2]}'{meant} There are {', '.join(known)}"
+        column = re.search(r"[Cc]olumn (?:named )?\"([^\"]+)\"", message)
+        if column and message.startswith("Binder Error") and self.columns:
+            return self._column(column[1])
+        return message
+
+    def _column(self, name: str) -> str:
+        wanted = name.lower().replace("_", "")
+        same = {"id": "repo_id", "repoid": "id"}.get(wanted)
+        parts = []
+        for table, names in self.columns.items():
+            plain = {column.lower().replace("_", ""): column for column in names}
+            near = [same] if same in names else [plain[n] for n in get_close_matches(wanted, plain, n=3)]
+            parts.append(f"{table} has {', '.join(near or names)}")
+        return f"no table read here has a column '{name}'; {'; '.join(parts)}"
 
 
 def _parse(statement: str) -> dict[str, Any]:
@@ -87,73 +300,51 @@ def _parse(statement: str) -> dict[str, Any]:
         message = str(parsed.get("error_message", ""))
         if parsed.get("error_type") == "not implemented":
             message = "only SELECT statements are answered: this SQL is read-only"
+        word = re.search(r'near "(limit|where)"', message, re.IGNORECASE)
+        if word and re.search(rf"\b{word[1]}\s*(:=|=>|=)", statement, re.IGNORECASE):
+            message += f": inside search() and similar() {word[1]} is called {_SYNONYMS[word[1].lower()]}"
         raise QueryError(printable(message, 300))
     if len(parsed["statements"]) != 1:
         raise QueryError(f"one statement at a time, not {len(parsed['statements'])}")
     return parsed
 
 
-def _connect(allow: Sequence[str]) -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect(config={"memory_limit": MEMORY, "threads": "2"})
-    try:
-        connection.execute(
-            "SET python_enable_replacements = false"
-        )  # a name is a table here, never a caller's variable
-        connection.execute("SET temp_directory = ''")
-        if any(place.startswith(_REMOTE) for place in allow):
-            connection.execute("INSTALL httpfs")
-            connection.execute("LOAD httpfs")
-        if allow:
-            folders = [place if place.endswith("/") else f"{place}/" for place in allow]
-            connection.execute("SET allowed_directories = $1", [folders])
-        connection.execute("SET enable_external_access = false")
-    except duckdb.Error as error:
-        connection.close()
-        raise QueryError(f"DuckDB cannot be set up for {', '.join(allow)}: {printable(error, 300)}") from error
-    return connection
-
-
-def _run(connection: duckdb.DuckDBPyConnection, text: str, timeout_s: float | None) -> pa.Table:
-    alarm = threading.Timer(timeout_s, connection.interrupt) if timeout_s is not None else None
-    if alarm is not None:
-        alarm.start()
-    try:
-        relation = connection.sql(text)
-        if relation is None:
-            raise QueryError("only SELECT statements are answered: this SQL is read-only")
-        return relation.to_arrow_table()
-    except duckdb.InterruptException as error:
-        raise QueryError(f"the statement took longer than {timeout_s} s") from error
-    except duckdb.Error as error:
-        raise QueryError(printable(error, 500)) from error
-    finally:
-        if alarm is not None:
-            alarm.cancel()
-
-
 # ── searches inside a statement ──────────────────────────────────────────────────────────────────────────────────
-def _with_searches(parsed: dict[str, Any], views: Views, connection: duckdb.DuckDBPyConnection) -> bool:
-    """Run every search of the parse, and put a reference to its result in its place; return whether there was one."""
-    number = 0
+def _with_searches(parsed: dict[str, Any], views: Views, deadline: _Deadline) -> dict[str, pa.Table]:
+    """Run every search of the parse, put a reference to its result in its place, and return the results by name."""
+    calls: dict[str, list[dict[str, Any]]] = {}
     for node in _nodes(parsed):
-        if node.get("type") != "TABLE_FUNCTION":
-            continue
-        name = node["function"]["function_name"].lower()
-        if name not in ("search", "similar"):
-            continue
-        positional, named = _arguments(node["function"])
-        run = _search if name == "search" else _similar
+        if node.get("type") == "TABLE_FUNCTION":
+            name = node["function"]["function_name"].lower()
+            if name in ("search", "similar"):
+                written = json.dumps([name, *_arguments(node["function"])])
+                calls.setdefault(written, []).append(node)
+    if len(calls) > MAX_SEARCHES:
+        raise QueryError(f"a statement has at most {MAX_SEARCHES} searches, this one {len(calls)}")
+    tables: dict[str, pa.Table] = {}
+    rows = 0
+    for number, (written, nodes) in enumerate(calls.items()):
+        deadline.check()
+        name, positional, named = json.loads(written)
+        query = (_search if name == "search" else _similar)(views.index, positional, named)
+        rows += query.top
+        if rows > MAX_SEARCH_ROWS:
+            raise QueryError(f"the searches of a statement have at most {MAX_SEARCH_ROWS:,} hits together: lower n")
         table = f"_found_{number}"
-        connection.register(table, run(views.index, positional, named).to_arrow())
-        number += 1
-        reference = {
-            "type": "BASE_TABLE", "alias": node["alias"] or name, "sample": node.get("sample"), "schema_name": "",
-            "table_name": table, "column_name_alias": node.get("column_name_alias", []), "catalog_name": "",
-            "at_clause": None, "qualified_name": {"path": [table]}, "query_location": 0, "query_location_length": 0,
-        }  # fmt: skip
-        node.clear()
-        node.update(reference)
-    return number > 0
+        tables[table] = query.to_arrow()
+        for node in nodes:
+            _refer(node, table, node["alias"] or name)
+    return tables
+
+
+def _refer(node: dict[str, Any], table: str, alias: str) -> None:
+    reference = {
+        "type": "BASE_TABLE", "alias": alias, "sample": node.get("sample"), "schema_name": "",
+        "table_name": table, "column_name_alias": node.get("column_name_alias", []), "catalog_name": "",
+        "at_clause": None, "qualified_name": {"path": [table]}, "query_location": 0, "query_location_length": 0,
+    }  # fmt: skip
+    node.clear()
+    node.update(reference)
 
 
 def _search(index: Index, positional: list[Any], named: dict[str, Any]) -> Query:
@@ -194,9 +385,13 @@ def _arguments(function: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     positional: list[Any] = []
     named: dict[str, Any] = {}
     for name, expression in _written(function):
+        left = expression.get("left", {}) if expression["class"] == "COMPARISON" else {}
+        if left.get("class") == "COLUMN_REF":
+            option = printable(left["column_names"][-1])
+            raise QueryError(f"a named argument is written {option} := ..., not {option} = ...")
         value = _constant(expression)
         if name:
-            named[name.lower()] = value
+            named[_SYNONYMS.get(name.lower(), name.lower())] = value
         else:
             positional.append(value)
     return positional, named

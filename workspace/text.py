@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 MAX_LABEL = 1_000
@@ -26,3 +27,11 @@ def plain(value: object, limit: int) -> str | None:
     if not isinstance(value, str):
         return None
     return value[:limit].encode("utf-8", "replace").decode("utf-8")
+
+
+_PATH = re.compile(r"(?<![\w./:~-])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+~-]+){2,}[/\\]?")
+
+
+def without_paths(message: str, written: str = "") -> str:
+    """Return an error's message without absolute paths, but those that ``written``, what the user asked, has itself."""
+    return _PATH.sub(lambda found: found[0] if found[0] in written else "…", message)

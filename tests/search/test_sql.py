@@ -1,5 +1,10 @@
 """SQL: searches inside it, and everything it must not do. The questions of the documentation: `tests/docs`."""
 
+import os
+import re
+import resource
+import threading
+import time
 from pathlib import Path
 
 import duckdb
@@ -8,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import search
+from search.statements import answered
 from workspace import MissingStepError, QueryError
 
 
@@ -96,6 +102,80 @@ def test_what_sql_refuses(opened, statement):
 def test_a_long_statement_is_interrupted(opened):
     with pytest.raises(QueryError, match="longer than"):
         opened.sql("SELECT count(*) FROM range(1000000000000) a WHERE hash(a.range) % 7 = 3", timeout_s=0.2)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT repeat('x', 9000000000)",
+        "SELECT repeat('x', 100000) FROM range(1000000)",
+        "FROM range(100000000000)",
+        "SELECT list_reverse(range(3000000000))",
+        "SELECT string_agg(repeat('x', 1000000), '') FROM range(100000)",
+        "SELECT lpad('x', 2000000000, 'y') || rpad('x', 2000000000, 'y') || lpad('x', 2000000000, 'z')",
+        "SELECT CAST('[]' AS INTEGER[99999][99999])",
+        "WITH RECURSIVE t(x) AS (SELECT 'x' UNION ALL SELECT x || x FROM t) SELECT max(len(x)) FROM t",
+        "SELECT count(*) FROM range(1000000000000) a WHERE regexp_matches(repeat('a', 1000) || a.range, '(a?a?a?a?){1000}b')",
+        "SELECT regexp_matches(repeat('a', 100000), '(a?a?a?a?){1000}b')",
+        "SELECT regexp_replace(repeat('a', 100000), '', repeat('b', 100000), 'g')",
+        "SELECT list_sum(list_transform(range(1000000000), x -> x * x))",
+    ],
+)
+def test_no_statement_takes_more_than_its_limits(opened, statement):
+    begun = time.monotonic()
+    with pytest.raises(QueryError, match=r"longer than|memory|larger than|[Ee]rror"):
+        opened.sql(statement, timeout_s=5)
+    assert time.monotonic() - begun < 15
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 4.2 * 1024 * 1024  # kilobytes
+    assert opened.sql("SELECT 1 AS one").to_pylist() == [{"one": 1}]
+
+
+def test_searches_are_inside_the_clock_and_counted(opened):
+    searches = [f"SELECT count(*) FROM search('dog {i}', n := 5)" for i in range(100)]
+    with pytest.raises(QueryError, match="at most 32 searches"):
+        opened.sql(" UNION ALL ".join(searches))
+    with pytest.raises(QueryError, match="took longer than 0.001 s"):
+        opened.sql(" UNION ALL ".join(searches[:30]), timeout_s=0.001)
+    same = " UNION ALL ".join(["SELECT count(*) AS n FROM search('dog', n := 5)"] * 100)
+    assert opened.sql(same).column("n").to_pylist() == [5] * 100
+    with pytest.raises(QueryError, match="hits together"):
+        opened.sql("SELECT 1 FROM search('dog', n := 900000), search('cat', n := 900000)")
+
+
+@pytest.mark.parametrize(
+    ("statement", "advice"),
+    [
+        ("FROM modles", "did you mean models?"),
+        ("FROM serch('dog')", "did you mean search?"),
+        ("SELECT repo_id FROM catalog", "catalog has id"),
+        ("SELECT id FROM models", "models has repo_id"),
+        ("SELECT created_at FROM catalog", "createdAt"),
+        ("SELECT * FROM 'things.parquet'", "--allow"),
+        ("FROM search('dog', n = 3)", "n := ..."),
+        ("FROM search('dog', limit := 3)", "limit is called n"),
+        ("FROM search('dog', where := 'likes > 3')", "where is called filter"),
+    ],
+)
+def test_what_is_wrong_with_a_statement_is_said_in_our_words(opened, statement, advice):
+    with pytest.raises(QueryError, match=re.escape(advice)):
+        opened.sql(statement)
+
+
+@pytest.mark.parametrize("table", ["x.parquet", "/nowhere/else/x.csv"])
+def test_no_error_shows_a_path_of_the_machine(opened, table, tmp_path):
+    with pytest.raises(QueryError) as refused:
+        opened.sql(f"SELECT * FROM '{table}'", allow=[str(tmp_path)])
+    assert str(Path.home()) not in str(refused.value)
+    assert str(Path(search.__file__).parent) not in str(refused.value)
+
+
+def test_a_statement_sees_no_secret_and_leaves_no_process(opened, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with answered(opened.workspace, "SELECT range FROM range(1000000)", index=opened) as answer:
+        first = next(answer.batches)  # and the rest is given up
+    assert 0 < first.num_rows < 1_000_000
+    children = Path(f"/proc/{os.getpid()}/task/{threading.get_native_id()}/children")
+    assert not children.exists() or not children.read_text().split()
 
 
 def test_only_allowed_folders_are_read(opened, tmp_path):
