@@ -1,39 +1,217 @@
-"""Results on stdout as a table, JSON or CSV. Names and labels are strangers' text: each format disarms them."""
+"""Results as a table, JSON, CSV and more, on stdout or in a file, and terminals that strangers' text cannot drive.
+
+Names, labels and messages come from strangers' repositories. A table is disarmed as it is rendered; every other format
+keeps data as data in a file or a pipe, and `guard_terminals` disarms whatever is written to a terminal, by any verb.
+"""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+import os
+import re
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import date, datetime
-from typing import Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
+from workspace import HubprobeError
 from workspace.text import printable
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 FORMATS = ("table", "json", "csv")
+"""What every verb can print."""
+
+SUFFIXES = {
+    ".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".md": "md", ".parquet": "parquet",
+    ".txt": "table",
+}  # fmt: skip
+"""Formats of `write_batches`, by the suffix of the file."""
+
+BINARY = ("arrow", "parquet")
+"""Formats that are no text."""
+
+MAX_SHOWN = 10_000
+"""Rows of a table for people; the other formats take any number."""
+
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
+# ── terminals ────────────────────────────────────────────────────────────────────────────────────────────────────
+_PLAIN = {"─": "-", "—": "-", "–": "-", "…": "...", "×": "x", "“": '"', "”": '"', "’": "'", "‘": "'", "→": "->"}
+_HARMLESS = re.compile(r"[\n\t\x20-\x7e]*")
+_CURSOR_UP = re.compile(r"(?:\x1b\[A)+")
+
+
+def guard_terminals() -> None:
+    """Make ``sys.stdout`` and ``sys.stderr`` safe for strangers' text, whatever is written to them from now on.
+
+    What the stream's encoding lacks is written in ASCII. On a terminal, control, format and bidirectional characters
+    are written as escapes; the carriage returns that progress bars draw with stay.
+    """
+    codecs.register_error("hubprobe", _in_ascii)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="hubprobe")
+        if stream is not None and stream.isatty() and not isinstance(stream, Guarded):
+            setattr(sys, name, Guarded(stream, bars=name == "stderr"))
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in lacking), error.end
+
+
+class Guarded:
+    """A terminal that shows control characters instead of obeying them.
+
+    Args:
+        stream: the terminal.
+        bars: whether progress bars may be drawn: a write may begin and end with a carriage return, or move up.
+    """
+
+    def __init__(self, stream: Any, *, bars: bool) -> None:
+        self._stream, self._bars = stream, bars
+
+    def write(self, text: str) -> int:
+        """Write ``text`` disarmed; return its length."""
+        self._stream.write(self._disarmed(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write each of ``lines``."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "buffer":  # whoever wants bytes must not get round this
+            raise AttributeError(name)
+        return getattr(self._stream, name)
+
+    def _disarmed(self, text: str) -> str:
+        if _HARMLESS.fullmatch(text) or (self._bars and _CURSOR_UP.fullmatch(text)):
+            return text
+        returns = "\r" if self._bars else ""
+        body = text.strip(returns) if returns else text
+        if not body:
+            return text
+        begin, end = text[: len(text) - len(text.lstrip(returns))], text[len(text.rstrip(returns)) :]
+        if not returns:
+            begin = end = ""
+        return begin + "".join(map(_shown, body)) + end
+
+
+def _shown(character: str) -> str:
+    if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"):
+        return character
+    return character.encode("unicode_escape", "surrogatepass").decode()
+
+
+# ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────
+@contextmanager
+def output_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that takes the place of ``path`` when the block ends well, and is gone when it does not.
+
+    Raises `HubprobeError`, one sentence, when the file cannot be written: no such folder, no permission, a full disk.
+    """
+    plain = path.is_file() or not path.exists()  # a device or a pipe is written to, never replaced
+    target = path.resolve() if plain else path
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part") if plain else target
+    try:
+        with partial.open("wb") as file:
+            yield file
+        if plain:
+            partial.replace(target)
+    except OSError as error:
+        folder = f": there is no folder {path.parent}" if not path.parent.is_dir() else ""
+        reason = folder or f": {error.strerror or printable(error, 200)}"
+        raise HubprobeError(f"cannot write {path}{reason}; give another place") from error
+    finally:
+        if plain:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def write_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema, kind: str, sink: IO[bytes]) -> tuple[int, int]:
+    """Write rows to ``sink`` as they arrive; return how many were written, and how many more there were.
+
+    Args:
+        batches: the rows.
+        schema: their schema.
+        kind: ``table`` and ``md``, for people, have at most `MAX_SHOWN` rows; ``csv``, ``json``, ``jsonl``,
+            ``parquet`` and ``arrow`` have all.
+        sink: a binary file, left open.
+
+    """
+    if kind in BINARY:
+        return _write_binary(batches, schema, kind, sink), 0
+    columns, rows = list(schema.names), 0
+    if kind in ("table", "md"):
+        shown: list[dict[str, Any]] = []
+        for batch in batches:
+            rows += batch.num_rows
+            shown += batch.slice(0, MAX_SHOWN - len(shown)).to_pylist()
+        sink.write(render(shown, columns, kind).encode("utf-8", "backslashreplace"))
+        return len(shown), rows - len(shown)
+    if kind == "csv":
+        sink.write(_csv_lines([columns]))
+    for batch in batches:
+        if kind == "csv":
+            values = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+            sink.write(_csv_lines([_csv_cell(value) for value in row] for row in values))
+        else:
+            lines = [json.dumps(row, default=_json_value) for row in batch.to_pylist()]
+            before, between, after = ("", "\n", "\n") if kind == "jsonl" else (",\n" if rows else "[\n", ",\n", "")
+            sink.write((before + between.join(lines) + after if lines else "").encode())
+        rows += batch.num_rows
+    if kind == "json":
+        sink.write(b"\n]\n" if rows else b"[]\n")
+    return rows, 0
+
+
+def _write_binary(batches: Iterable[pa.RecordBatch], schema: pa.Schema, kind: str, sink: IO[bytes]) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = 0
+    with pq.ParquetWriter(sink, schema) if kind == "parquet" else pa.ipc.new_file(sink, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            rows += batch.num_rows
+    return rows
+
+
+# ── text ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 def render(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], kind: str = "table", *, width: int = 60) -> str:
     """Return ``rows`` as text, ending in a newline.
 
     Args:
         rows: records; missing columns are empty.
         columns: which, and in what order.
-        kind: ``table`` for people, ``json`` (a list of objects, escapes by the JSON standard), or ``csv``, where a cell
-            that a spreadsheet would run as a formula is preceded by an apostrophe.
+        kind: ``table`` for people, ``md`` the same as Markdown, ``json`` (a list of objects, escapes by the JSON
+            standard), or ``csv``, where a cell that a spreadsheet would run as a formula is preceded by an apostrophe.
         width: characters a table's cell is cut to.
 
     """
     if kind == "json":
         return json.dumps([{c: row.get(c) for c in columns} for row in rows], indent=2, default=_json_value) + "\n"
     if kind == "csv":
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([_csv_cell(row.get(c)) for c in columns] for row in rows)
-        return buffer.getvalue()
+        cells = ([_csv_cell(row.get(c)) for c in columns] for row in rows)
+        return _csv_lines([columns, *cells]).decode("utf-8", "surrogatepass")
+    if kind == "md":
+        return _markdown(
+            [columns, ["---"] * len(columns), *([_cell(row.get(c), width) for c in columns] for row in rows)]
+        )
     return _table([[_cell(row.get(c), width) for c in columns] for row in rows], list(columns), rows)
 
 
@@ -48,6 +226,11 @@ def _table(cells: list[list[str]], columns: list[str], rows: Sequence[Mapping[st
     return "\n".join([line(columns), line(["─" * w for w in widths]), *map(line, cells)]) + "\n"
 
 
+def _markdown(lines: Iterable[Sequence[str]]) -> str:
+    escaped = ([re.sub(r"([\\`*_|<\[])", r"\\\1", cell) if cell != "---" else cell for cell in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+
+
 def _cell(value: Any, width: int) -> str:
     if value is None:
         return ""
@@ -58,6 +241,12 @@ def _cell(value: Any, width: int) -> str:
     if isinstance(value, (list, tuple)):
         return printable(", ".join(map(str, value[:20])), width)
     return printable(value, width)
+
+
+def _csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue().encode("utf-8", "surrogatepass")
 
 
 def _csv_cell(value: Any) -> Any:

@@ -284,7 +284,7 @@ class _Hints:
         parts = []
         for table, names in self.columns.items():
             plain = {column.lower().replace("_", ""): column for column in names}
-            near = [same] if same in names else [plain[n] for n in get_close_matches(wanted, plain, n=3)]
+            near = [same] if same and same in names else [plain[n] for n in get_close_matches(wanted, plain, n=3)]
             parts.append(f"{table} has {', '.join(near or names)}")
         return f"no table read here has a column '{name}'; {'; '.join(parts)}"
 

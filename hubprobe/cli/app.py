@@ -10,6 +10,7 @@ from keyword import iskeyword
 import click
 from click.shell_completion import CompletionItem
 
+from hubprobe.output import guard_terminals
 from workspace.errors import HubprobeError
 from workspace.version import __version__
 
@@ -92,6 +93,7 @@ class _BesideBars(logging.Handler):
 
 def main() -> None:
     """Run the command line; a `HubprobeError` becomes one line on stderr and exit code 1."""
+    guard_terminals()
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -108,4 +110,10 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output is gone: nothing to say, and no one to say it to
         sys.exit(0)
+    except OSError as error:
+        if not error.strerror:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"hubprobe: {place}{error.strerror}", err=True)
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)

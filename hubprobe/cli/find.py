@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +13,7 @@ import click
 
 from hubprobe.cli.gather import show_summary
 from hubprobe.cli.options import (
+    OutPath,
     config_with_endpoint,
     endpoint_option,
     format_option,
@@ -19,7 +22,7 @@ from hubprobe.cli.options import (
     token_to_send,
     workspace_option,
 )
-from hubprobe.output import FORMATS, render
+from hubprobe.output import BINARY, SUFFIXES, output_file, render, write_batches
 
 if TYPE_CHECKING:
     from search import Index, Query
@@ -110,7 +113,7 @@ def info(folder: Path, kind: str) -> None:
 @click.option("--explain", is_flag=True, help="Say on stderr what the search did, with times and bytes.")
 @click.option("--k", type=click.IntRange(min=1), help="Probes compared: the query's strongest.")
 @click.option("--scoring", help="bridged, contrastive, strong, probelog, full or unnormalised.")
-@click.option("--evidence", type=click.Path(path_type=Path, dir_okay=False), help="Write a contact sheet (PNG).")
+@click.option("--evidence", type=OutPath(), help="Write a contact sheet (PNG).")
 @format_option
 def search(
     folder: Path,
@@ -158,7 +161,7 @@ def search(
 @click.option("--sha", help="Commit of REPO_ID; the last indexed when not given.")
 @click.option("--same-model", is_flag=True, help="Let other logits of REPO_ID itself be hits too.")
 @click.option("--whole", is_flag=True, help="Compare whole descriptors, not the strongest probes.")
-@click.option("--evidence", type=click.Path(path_type=Path, dir_okay=False), help="Write a contact sheet (PNG).")
+@click.option("--evidence", type=OutPath(), help="Write a contact sheet (PNG).")
 @format_option
 def similar(
     folder: Path, repo_id: str, logit: int | None, sha: str | None, same_model: bool, whole: bool, **shown: Any
@@ -218,12 +221,16 @@ def _show_hits(
 @click.command()
 @workspace_option
 @click.argument("statement")
-@click.option("--allow", multiple=True, help="Folder or hf://, s3:// prefix the statement may read Parquet from.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds after which it is interrupted.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File for the result.")
-@click.option("--format", "kind", type=click.Choice([*FORMATS, "parquet"]), default="table", show_default=True)
+@click.option(
+    "--allow", multiple=True, help="Folder or hf://, s3:// prefix whose files it may read (Parquet, CSV, JSON)."
+)
+@click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds it may take."
+)
+@click.option("--out", type=OutPath(), help=f"File for the result: {', '.join(sorted(SUFFIXES))}.")
+@click.option("--format", "kind", type=click.Choice(sorted(set(SUFFIXES.values()))), help="Else by FILE's suffix.")
 def sql(
-    folder: Path, statement: str, allow: tuple[str, ...], timeout: float | None, out: Path | None, kind: str
+    folder: Path, statement: str, allow: tuple[str, ...], timeout: float, out: Path | None, kind: str | None
 ) -> None:
     """Ask SQL of the workspace's tables: models, logits, attempts, catalog, probes, runs.
 
@@ -232,23 +239,39 @@ def sql(
     \b
     Examples:
       hubprobe sql --workspace my-index "SELECT status, count(*) FROM attempts GROUP BY 1 ORDER BY 2 DESC"
-      hubprobe sql --workspace my-index "FROM search('dog', n := 50)" --format parquet --out dogs.parquet
+      hubprobe sql --workspace my-index "FROM search('dog', n := 50)" --out dogs.parquet
     """
-    from search import sql as ask
+    from search.statements import answered
     from workspace import Workspace
 
+    written = _format_of(out, kind)
     # not through an open index: attempts and catalog can be asked before there is one
-    table = ask(Workspace.open(folder), statement, allow=allow, timeout_s=timeout)
-    if kind == "parquet":
-        import pyarrow.parquet as pq
-
-        sink: Any = out if out is not None else sys.stdout.buffer
-        pq.write_table(table, sink)
-    else:
-        text = render(table.to_pylist(), table.column_names, kind)
-        if out is not None:
-            out.write_text(text, encoding="utf-8")
-        else:
-            click.echo(text, nl=False)
+    workspace = Workspace.open(folder)
+    as_text = io.BytesIO() if out is None and written not in BINARY and not _takes_utf8(sys.stdout) else None
+    with ExitStack() as stack:
+        sink = as_text or (sys.stdout.buffer if out is None else stack.enter_context(output_file(out)))
+        answer = stack.enter_context(answered(workspace, statement, allow=allow, timeout_s=timeout))
+        rows, more = write_batches(answer.batches, answer.schema, written, sink)
+    if as_text is not None:
+        click.echo(as_text.getvalue().decode(), nl=False)
+    if more:
+        click.echo(f"{more} more rows: add a LIMIT, or write them to a file with --out", err=True)
     if out is not None:
-        click.echo(f"{table.num_rows} rows: {out}", err=True)
+        click.echo(f"{rows} rows: {out}", err=True)
+
+
+def _takes_utf8(stream: Any) -> bool:
+    """Whether rows can go to a pipe or file as they arrive; a terminal, or another encoding, gets them as text."""
+    return not stream.isatty() and stream.encoding.lower().replace("-", "") == "utf8"
+
+
+def _format_of(out: Path | None, kind: str | None) -> str:
+    """Return the format that the suffix of ``--out`` and ``--format`` agree on."""
+    suffix = SUFFIXES.get(out.suffix.lower()) if out is not None else None
+    if suffix and kind and suffix != kind:
+        raise click.UsageError(f"{out} ends like {suffix}, but --format says {kind}: give one of the two")
+    if out is not None and not (suffix or kind):
+        raise click.UsageError(f"what format is {out}? End it in {', '.join(sorted(SUFFIXES))}, or add --format")
+    if out is None and kind in BINARY and sys.stdout.isatty():
+        raise click.UsageError(f"{kind} is no text for a terminal: add --out FILE")
+    return kind or suffix or "table"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hubprobe.cli.options import format_option, quiet_option, workspace_option
+from hubprobe.cli.options import OutPath, format_option, quiet_option, workspace_option
 from hubprobe.output import render
 
 
@@ -67,9 +67,7 @@ def audit(folder: Path, repo_id: str | None, limit: int, quiet: bool, kind: str)
 )
 @click.option("--scoring", "scorings", multiple=True, help="Scoring to measure; may be repeated; all when not given.")
 @click.option("--k", type=click.IntRange(min=1), help="Probes compared; each scoring's own when not given.")
-@click.option(
-    "--trec", type=click.Path(path_type=Path, file_okay=False), help="Also write TREC runs and qrels into this folder."
-)
+@click.option("--trec", type=OutPath(folder=True), help="Also write TREC runs and qrels into this folder.")
 @quiet_option
 @format_option
 def evaluate(

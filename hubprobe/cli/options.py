@@ -75,3 +75,19 @@ def local_offline() -> None:
     """Keep transformers from looking anything up by itself: every file it is given is local and verified."""
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+class OutPath(click.Path):
+    """A file, or a folder, to be written: its place is looked at before anything is computed."""
+
+    def __init__(self, *, folder: bool = False) -> None:
+        super().__init__(path_type=Path, dir_okay=folder, file_okay=not folder, writable=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; fails when its folder is not there or cannot be written into."""
+        path = Path(str(super().convert(value, param, ctx)))
+        if not path.parent.is_dir():
+            self.fail(f"there is no folder {path.parent}: make it first, or give another place", param, ctx)
+        if not path.exists() and not os.access(path.parent, os.W_OK):
+            self.fail(f"nothing can be written into {path.parent}", param, ctx)
+        return path

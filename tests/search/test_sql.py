@@ -115,7 +115,7 @@ def test_a_long_statement_is_interrupted(opened):
         "SELECT lpad('x', 2000000000, 'y') || rpad('x', 2000000000, 'y') || lpad('x', 2000000000, 'z')",
         "SELECT CAST('[]' AS INTEGER[99999][99999])",
         "WITH RECURSIVE t(x) AS (SELECT 'x' UNION ALL SELECT x || x FROM t) SELECT max(len(x)) FROM t",
-        "SELECT count(*) FROM range(1000000000000) a WHERE regexp_matches(repeat('a', 1000) || a.range, '(a?a?a?a?){1000}b')",
+        "SELECT count(*) FROM range(1000000000) WHERE regexp_matches(repeat('a', 1000) || range, '(a?a?a?){1000}b')",
         "SELECT regexp_matches(repeat('a', 100000), '(a?a?a?a?){1000}b')",
         "SELECT regexp_replace(repeat('a', 100000), '', repeat('b', 100000), 'g')",
         "SELECT list_sum(list_transform(range(1000000000), x -> x * x))",
@@ -134,7 +134,7 @@ def test_searches_are_inside_the_clock_and_counted(opened):
     searches = [f"SELECT count(*) FROM search('dog {i}', n := 5)" for i in range(100)]
     with pytest.raises(QueryError, match="at most 32 searches"):
         opened.sql(" UNION ALL ".join(searches))
-    with pytest.raises(QueryError, match="took longer than 0.001 s"):
+    with pytest.raises(QueryError, match=r"took longer than 0\.001 s"):
         opened.sql(" UNION ALL ".join(searches[:30]), timeout_s=0.001)
     same = " UNION ALL ".join(["SELECT count(*) AS n FROM search('dog', n := 5)"] * 100)
     assert opened.sql(same).column("n").to_pylist() == [5] * 100
