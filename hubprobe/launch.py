@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,24 @@ from workspace.errors import HubprobeError
 
 OUR_RANK = "RANK"
 """Set by the launcher in every process it starts; unset in a process started by hand."""
+
+STOP_SECONDS = 60.0
+"""What the processes may take to put their work away when they are told to end."""
+
+
+class TerminatedError(KeyboardInterrupt):
+    """The process was told to end (SIGTERM): put away as on Ctrl-C, and run again to go on."""
+
+
+def end_as_on_interrupt() -> None:
+    """Have SIGTERM, which schedulers and container runtimes send, end a verb as Ctrl-C does. Once: a second is lost."""
+
+    def terminate(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise TerminatedError
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
 
 
 def is_first_process() -> bool:
@@ -49,10 +69,20 @@ def probe_with_workers(workspace: Path, workers: int, arguments: Sequence[str] =
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
     command += ["--num_processes", str(workers), "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["--main_process_port", "0", "--module", "hubprobe", "probe", "--workspace", str(workspace), *arguments]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": _threads(workers), **environment}, check=False)
-    if done.returncode != 0:
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": _threads(workers), **environment})
+    try:
+        code = process.wait()
+    except KeyboardInterrupt as error:
+        if isinstance(error, TerminatedError):  # Ctrl-C reaches them by the terminal
+            process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
+    if code != 0:
         raise HubprobeError(
-            f"a prober process ended with exit code {done.returncode}; what was committed stays: "
+            f"a prober process ended with exit code {code}; what was committed stays: "
             f"run 'hubprobe probe --workspace {workspace} --workers {workers}' again to go on"
         )
 

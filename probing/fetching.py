@@ -47,10 +47,11 @@ class Fetching:
         fetch: brings a model's files.
         take: returns the next task, None when there is none; called by one thread at a time.
         done: queue of `Taken`.
+        seconds: what a fetch may take.
     """
 
-    def __init__(self, fetch: Fetch, take: Callable[[], Taken | None], done: queue.Queue[Any]) -> None:
-        self._fetch, self._take, self._done = fetch, take, done
+    def __init__(self, fetch: Fetch, take: Callable[[], Taken | None], done: queue.Queue[Any], seconds: float) -> None:
+        self._fetch, self._take, self._done, self._seconds = fetch, take, done, seconds
         self._room = threading.Condition()
         self._models = self._bytes = 0
         self._stopped = False
@@ -67,12 +68,12 @@ class Fetching:
             self._bytes -= _size(taken)
             self._room.notify_all()
 
-    def late(self, seconds: float) -> list[Taken]:
-        """Return, once, the models whose fetch has taken longer than ``seconds``, each with the error to book.
+    def late(self) -> list[Taken]:
+        """Return, once, the models whose fetch goes on for too long, each with the error to book.
 
         A thread cannot be stopped: another takes its place, and it ends when its fetch does.
         """
-        now, found = monotonic(), []
+        now, seconds, found = monotonic(), self._seconds, []
         with self._room:
             for thread, (taken, since) in list(self._busy.items()):
                 if now - since <= seconds or self._stopped:
@@ -94,13 +95,14 @@ class Fetching:
         self._running += 1
         thread.start()
 
-    def stop(self) -> None:
-        """Take no more; wait for the fetches under way."""
+    def stop(self, patience: float | None = None) -> None:
+        """Take no more; wait for the fetches under way, in all ``patience`` seconds, or until they end."""
         with self._room:
             self._stopped = True
             self._room.notify_all()
+        until = None if patience is None else monotonic() + patience
         for thread in self._threads:
-            thread.join()
+            thread.join(None if until is None else max(until - monotonic(), 0))
 
     def _serve(self) -> None:
         me, taken = threading.current_thread(), None
@@ -108,18 +110,24 @@ class Fetching:
             while (taken := self._reserve()) is not None:
                 with self._room:
                     self._busy[me] = taken, monotonic()
+                started = monotonic()
                 try:
                     with taken.attempt.phase("fetch"):
                         taken.fetched = self._fetch(taken.row)
                     taken.attempt.fields["bytes_fetched"] = taken.fetched.bytes_fetched
+                    if (seconds := monotonic() - started) > self._seconds:
+                        raise ModelError(Status.TIMEOUT, f"took {seconds:.1f} s to fetch, where it had {self._seconds}")
                 except ModelError as error:
                     taken.error = error
                 with self._room:
                     self._busy.pop(me, None)
+                    taken.given_up |= self._stopped
                     if taken.given_up:
                         break
                 self._done.put(taken)
         except Exception as error:  # noqa: BLE001 - handed to the main thread, which raises it
+            if self._stopped:  # nobody listens, and the fetcher may be closed by now
+                return
             _log.error("taking the next model failed", exc_info=error)
             self._done.put(error)
         if taken is not None and taken.given_up:

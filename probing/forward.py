@@ -61,6 +61,7 @@ class _Work:
     inputs: Inputs
     probe_ids: npt.NDArray[np.int32]
     num_labels: int | None
+    max_labels: int
     batch_size: int
     device: str
     deadline: float
@@ -73,7 +74,10 @@ class _Work:
             raise ModelError(Status.TIMEOUT, f"its deadline passed after {start} of {len(self.probe_ids)} probes")
         ids = self.probe_ids[start : start + self.batch_size]
         with torch.inference_mode():
-            return _checked(self.forward(self.inputs.batch(ids, self.device)), len(ids), self.num_labels)
+            out = _checked(self.forward(self.inputs.batch(ids, self.device)), len(ids), self.num_labels)
+        if out.shape[1] > self.max_labels:
+            raise ModelError(Status.TOO_MANY_LABELS, f"{out.shape[1]} outputs; at most {self.max_labels} are allowed")
+        return out
 
 
 def run(
@@ -82,6 +86,7 @@ def run(
     probe_ids: npt.NDArray[np.int32],
     *,
     num_labels: int | None,
+    max_labels: int = 2**31,
     batch_size: int,
     device: str,
     threads: int,
@@ -95,7 +100,8 @@ def run(
         forward: from float32 [batch, channels, height, width] on ``device`` to [batch, num_labels].
         inputs: the preprocessed probes.
         probe_ids: which to run.
-        num_labels: outputs the model announced; None accepts what comes.
+        num_labels: outputs the model announced; None accepts what comes, as long as each batch brings as many.
+        max_labels: outputs it may have.
         batch_size: images in a batch; halved, down to one, when memory runs out.
         device: a torch device.
         threads: batches run at once on a CPU.
@@ -107,7 +113,7 @@ def run(
     Raises `ModelError`: ``out_of_memory``, ``wrong_shape``, ``nonfinite_output``, ``timeout``.
     """
     while True:
-        work = _Work(forward, inputs, probe_ids, num_labels, batch_size, device, deadline)
+        work = _Work(forward, inputs, probe_ids, num_labels, max_labels, batch_size, device, deadline)
         try:
             with _kernels(device):
                 return _run_cpu(work, threads) if device == "cpu" else _run_device(work, precision, grow_to)
@@ -125,6 +131,7 @@ def _run_cpu(work: _Work, threads: int) -> Outputs:
     starts = range(0, len(work.probe_ids), work.batch_size)
     first = _numpy(work.one(0))
     _check_finite(first)
+    work = replace(work, num_labels=first.shape[1])
     raw = np.empty((len(work.probe_ids), first.shape[1]), np.float32)
     raw[: len(first)] = first
 
@@ -153,6 +160,7 @@ def _run_device(work: _Work, precision: str, grow_to: int = 0) -> Outputs:
     kind = work.device.partition(":")[0]
     first = work.one(0)
     _check_finite(_numpy(first))
+    work = replace(work, num_labels=first.shape[1])
     dtype, error = _half(work, first, kind) if precision == "auto" else (getattr(torch, precision), None)
     made: list[torch.Tensor] = []
     with torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32):
@@ -190,15 +198,18 @@ def _half(work: _Work, full: torch.Tensor, kind: str) -> tuple[torch.dtype, floa
 
 
 def _checked(out: Any, rows: int, num_labels: int | None) -> torch.Tensor:
+    """Return ``out`` if it is one plain tensor of real numbers, a row per image; `ModelError` (wrong_shape) if not."""
     import torch
 
     if not isinstance(out, torch.Tensor):
         raise ModelError(Status.WRONG_SHAPE, f"returns {type(out).__name__}, not one tensor of outputs")
+    if out.layout != torch.strided or out.is_nested or out.is_quantized or out.is_meta:
+        raise ModelError(Status.WRONG_SHAPE, f"returns a tensor of another kind: {out.layout}, {out.dtype}")
+    if not out.is_floating_point():  # complex numbers, integers, booleans
+        raise ModelError(Status.WRONG_SHAPE, f"returns {out.dtype} outputs, not real numbers")
     wanted = (rows, num_labels if num_labels is not None else out.shape[-1] if out.ndim else 0)
     if tuple(out.shape) != wanted or out.ndim != 2 or out.shape[1] == 0:
         raise ModelError(Status.WRONG_SHAPE, f"returns outputs of shape {list(out.shape)}, not {list(wanted)}")
-    if not out.is_floating_point():
-        raise ModelError(Status.WRONG_SHAPE, f"returns {out.dtype} outputs, not real numbers")
     return out
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ def recover(workspace: Workspace) -> tuple[dict[tuple[str, str], int], set[tuple
             write_json(path, {"repo_id": key[0], "sha": key[1], "deaths": count})
         deaths[key] = count
     if not busy:
-        _sweep(workspace)
+        sweep(workspace)
     return deaths, busy
 
 
@@ -97,10 +98,13 @@ def any_running(workspace: Workspace) -> bool:
     return False
 
 
-def _sweep(workspace: Workspace) -> None:
-    """Delete temporary files of dead processes."""
+def sweep(workspace: Workspace, pid: int | None = None) -> None:
+    """Delete the temporary files that processes left which are dead, all of them or one; pixels can be gigabytes."""
+    mine = re.compile(rf"-{pid}(-|$)")
     for folder in (workspace.attempts_dir, workspace.root / "responses", workspace.cache_dir / "inputs"):
         for path in list(folder.rglob(f"{TEMPORARY_PREFIX}*")) if folder.is_dir() else []:
+            if pid is not None and not mine.search(path.name):
+                continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,14 +72,50 @@ def _room(device: str, lone: bool) -> dict[int | str, int]:
     return room | {"cpu": host_memory()}
 
 
-def host_memory() -> int:
-    """Return this machine's memory in bytes, or what its control group may use of it."""
+def host_memory(proc: Path = Path("/proc/self"), root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return this machine's memory in bytes, or what the control groups of the process at ``proc`` may use of it."""
     if not hasattr(os, "sysconf"):  # pragma: no cover - Windows
         return 2**63 - 1
     total = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            total = min(total, int(Path(name).read_text(encoding="ascii")))
-        except (OSError, ValueError):  # no such group, or "max"
+    limits = ("memory.max", "memory.high", "memory.limit_in_bytes")
+    found = [int(text) for text in control_groups("memory", limits, proc, root) if text.isdecimal()]  # or "max"
+    return min([total, *(limit for limit in found if limit > 0)])
+
+
+def control_groups(
+    controller: str, files: Sequence[str], proc: Path = Path("/proc/self"), root: Path = Path("/sys/fs/cgroup")
+) -> list[str]:
+    """Return what ``files`` say in the control groups that a process is in, and in all those that these are in.
+
+    Args:
+        controller: such as ``memory``; of it are the groups where each controller has groups of its own (version 1).
+        files: names of files in a group's folder; what is not there is left out.
+        proc: the process's folder in ``/proc``.
+        root: where control groups are mounted. In a container a group's path may be the host's and not be there:
+            then the groups above it are looked at, the mount's own among them.
+    """
+    try:
+        lines = (proc / "cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # no Linux
+        return []
+    found: list[str] = []
+    for line in ["0::/", *lines]:
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers and controller not in controllers.split(","):
             continue
-    return total
+        for mount in (root / controllers, root / controller) if controllers else (root, root / "unified"):
+            group = mount / path.strip("/")
+            if ".." in group.parts:  # of a group outside this container's: nothing is told of it
+                group = mount
+            for folder in (group, *group.parents):
+                found += [text for name in files if (text := _text(folder / name))]
+                if folder == mount:
+                    break
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""

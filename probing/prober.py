@@ -97,23 +97,34 @@ def probe(
     count = max(subset.size(settings.n_probes, fraction, probes_per_model), min(core, settings.n_probes))
     chosen = by_factors(workspace, settings) if adaptive else False
     settings = replace(settings, probes_per_model=count, core=core, precision=precision, adaptive=chosen)
+
+    def report(**more: Any) -> ProbeSummary:
+        summary = summarise(
+            workspace,
+            run,
+            probe_set,
+            seconds=perf_counter() - started,
+            processes=group.size,
+            device=settings.device,
+            selection=in_words(settings, adaptive),
+        )
+        if group.is_first:
+            told = asdict(settings) | {"isolate": isolate, "limit": limit} | more
+            write_manifest(workspace, summary, started_at, told)
+        return summary
+
     tasks = _tasks(workspace, group, probe_set, common, limit, retry, models, count)
-    if tasks:
-        _run_all(workspace, fetch, group, tasks, settings, common, progress=progress, isolate=isolate)
+    try:
+        if tasks:
+            _run_all(workspace, fetch, group, tasks, settings, common, progress=progress, isolate=isolate)
+    except KeyboardInterrupt:  # what was done stands, and is told; the others are not waited for
+        report(interrupted=True)
+        raise
     group.done()
-    summary = summarise(
-        workspace,
-        run,
-        probe_set,
-        seconds=perf_counter() - started,
-        processes=group.size,
-        device=settings.device,
-        selection=in_words(settings, adaptive),
-    )
     if group.is_first:
         compact_attempts(workspace)
         compact_responses(workspace, probe_set)
-        write_manifest(workspace, summary, started_at, asdict(settings) | {"isolate": isolate, "limit": limit})
+    summary = report()
     group.leave()
     return summary
 
@@ -176,7 +187,7 @@ def _run_all(
         attempt = Attempt(task.repo_id, task.sha, task.number, rank=group.rank, **common)
         return Taken(task, rows[task.repo_id, task.sha], attempt)
 
-    fetching = Fetching(fetch, take, events)
+    fetching = Fetching(fetch, take, events, settings.deadline("fetch"))
     ready: deque[Taken] = deque()
     inside: dict[str, Taken] = {}
 
@@ -188,6 +199,7 @@ def _run_all(
         bar.add(taken.attempt.fields, group.booked())
 
     coming = True
+    patience: float | None = 5.0
     try:
         while coming or ready or inside:
             while ready and runner.free() > 0 and _has_room(inside, ready[0], settings):
@@ -196,7 +208,7 @@ def _run_all(
                 inflight.put(workspace, taken.attempt.stem, taken.task.repo_id, taken.task.sha, taken.task.deaths)
                 assert taken.fetched is not None
                 runner.submit(Job(taken.attempt, taken.row, taken.fetched.folder))
-            for hung in fetching.late(settings.deadline("fetch")):
+            for hung in fetching.late():
                 assert hung.error is not None
                 hung.attempt.end(hung.error)
                 book(hung)
@@ -219,11 +231,12 @@ def _run_all(
                     ready.append(event)
             for job in ended:
                 book(inside[job.attempt.stem])
+        patience = None  # all were fetched: there is nothing to wait for
     finally:  # also on Ctrl-C, which is no death
         for taken in [*inside.values(), *ready]:
             _let_go(workspace, taken)
         runner.close()
-        fetching.stop()
+        fetching.stop(patience)
         bar.close()
 
 

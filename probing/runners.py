@@ -9,32 +9,42 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
 from typing import IO, Any, Protocol
 
+import pyarrow as pa
+
+from probing import attempts, inflight, walls
 from probing.settings import Settings
-from probing.stages import Job, Stages
-from probing.worker import ENVIRONMENT, SECRETS
-from workspace import ModelError, Status, Workspace
+from probing.stages import WINDOW, Job, Stages
+from workspace import ModelError, Status, Workspace, records
+from workspace.text import printable
 
 _log = logging.getLogger(__name__)
 
 TRIES = 2
 """Deaths of the child after which a model is booked as crashed: the first may have been the machine's doing."""
 
-WINDOW = 3
-"""Models in a runner at once: one that is loaded, one that runs, one that is written."""
-
 START_SECONDS = 300.0
 """Longest start of a child: importing torch and transformers from a cold network disk."""
 
 GRACE_SECONDS = 20.0
 """Time past its deadline that a model has to notice it by itself, between two batches, before it is killed."""
+
+MAX_ANSWER = 1024**2
+"""Longest message of a child, in bytes; the longest honest one is a few kilobytes."""
+
+MAX_LINE = 4096
+"""Longest line of a child's stderr that is taken for one, in bytes."""
+
+LINES_PER_MINUTE = 60
+"""Lines of a child's stderr that are logged: what a library says there may be a repository's text."""
 
 ROW_KEYS = ("id2label",)
 """What the child needs of a catalog row."""
@@ -128,7 +138,16 @@ class Child:
     """Runs models in a child process, a new one when the last one died.
 
     A death while several models are inside says nothing about any of them: each is then run again alone, and a model
-    that ends its process alone, too, is booked as ``crashed``.
+    that ends its process alone, too, is booked as ``crashed``. What the child says is a stranger's word, too: it is
+    bounded, and only what can be booked is.
+
+    Args:
+        workspace: where models' files, pixels and responses lie. A model elsewhere costs a start of the child, which
+            may read nothing but the workspace and what it is told at its start.
+        settings: how models are run.
+        events: what happens is put there.
+        command: what is started.
+        grace_seconds: see `GRACE_SECONDS`.
     """
 
     def __init__(
@@ -142,10 +161,13 @@ class Child:
         self._workspace, self._settings, self._events = workspace, settings, events
         self._command, self._grace = command, grace_seconds
         self._process: subprocess.Popen[bytes] | None = None
+        self._home: tempfile.TemporaryDirectory[str] | None = None
+        self._readable = [workspace.root.absolute()]
         self._inside: dict[str, _Inside] = {}
         self._alone: deque[_Inside] = deque()
         self._started = 0.0
         self._ready = False
+        self._talk = _Talk()
         self._start()  # imports take seconds: let them begin while the first model is fetched
 
     def free(self) -> int:
@@ -155,6 +177,10 @@ class Child:
 
     def submit(self, job: Job) -> None:
         """Take a job."""
+        folder = job.folder.absolute()
+        if not any(folder.is_relative_to(known) for known in self._readable):
+            self._readable.append(folder.parent)
+            self._start_anew()
         self._put(_Inside(job))
 
     def handle(self, event: Event) -> list[Job]:
@@ -166,16 +192,20 @@ class Child:
             return self._after_death()
         if "ready" in message:
             self._ready = True
+            _log.info("the models' process stands behind: %s", printable(message.get("walls"), 200))
             return []
-        inside = self._inside[message["id"]]
+        inside = self._inside.get(str(message.get("id")))
+        if inside is None:
+            _log.warning("the models' process spoke of a model that it was not given")
+            return []
         if "phase" in message:
             now = monotonic()
             if inside.phase is not None:
                 inside.spent += now - inside.since
-            inside.phase, inside.since = message["phase"], now
+            inside.phase, inside.since = _phase(message["phase"]), now
             return []
-        del self._inside[message["id"]]
-        inside.job.attempt.fields |= message["fields"]
+        del self._inside[inside.job.attempt.stem]
+        _end(inside.job.attempt, message.get("fields"))
         self._next_alone()
         return [inside.job]
 
@@ -186,30 +216,34 @@ class Child:
             raise RuntimeError(f"the process that runs models did not start within {START_SECONDS:.0f} s")
         asked = [(inside, inside.overdue(self._settings, self._grace)) for inside in self._inside.values()]
         late = [(inside, reason) for inside, reason in asked if reason is not None]
-        if not late:
-            return []
-        self._stop()
         for inside, reason in late:
             del self._inside[inside.job.attempt.stem]
             inside.job.attempt.fields["ended_in"] = inside.phase
             inside.job.attempt.end(ModelError(Status.TIMEOUT, reason))
-        others = list(self._inside.values())
-        self._inside.clear()
-        self._start()
-        for other in others:  # they did nothing: they are run again as they were
-            self._put(_Inside(other.job, other.deaths))
+        if late:
+            self._start_anew()
         return [inside.job for inside, _ in late]
 
     def close(self) -> None:
         """End the child, whatever it is doing."""
         self._stop()
 
+    def _start_anew(self) -> None:
+        """Stop the child and start another; the models inside did nothing, and are run again as they were."""
+        self._stop()
+        others = list(self._inside.values())
+        self._inside.clear()
+        self._start()
+        for other in others:
+            self._put(_Inside(other.job, other.deaths))
+
     def _after_death(self) -> list[Job]:
         how, ready = self._how_it_died(), self._ready
         suspects = list(self._inside.values())
         self._inside.clear()
         if not ready:
-            raise RuntimeError(f"the process that runs models could not be started: {how}")
+            last = "".join(f"\n  {line}" for line in self._talk.last)
+            raise RuntimeError(f"the process that runs models could not be started: {how}{last}")
         ended: list[Job] = []
         for suspect in suspects:
             name = suspect.job.attempt.fields["repo_id"]
@@ -234,18 +268,26 @@ class Child:
         job = inside.job
         self._inside[job.attempt.stem] = inside
         fields = {k: v for k, v in job.attempt.fields.items() if k != "started_at"}
-        self._send({"fields": fields, "row": {k: job.row.get(k) for k in ROW_KEYS}, "folder": str(job.folder)})
+        row = {k: job.row.get(k) for k in ROW_KEYS}
+        self._send({"fields": fields, "row": row, "folder": str(job.folder.absolute())})
 
     def _start(self) -> None:
-        path = os.pathsep.join(p for p in [str(Path(__file__).parent.parent), *sys.path] if p)
-        environment = {k: v for k, v in os.environ.items() if k not in SECRETS} | ENVIRONMENT | {"PYTHONPATH": path}
-        self._ready, self._started = False, monotonic()
-        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-        assert self._process.stdout is not None
-        threading.Thread(
-            target=_pump, args=(self._process, self._process.stdout, self._events), daemon=True, name="child"
-        ).start()
-        self._send({"root": str(self._workspace.root), "settings": asdict(self._settings)})
+        self._home = tempfile.TemporaryDirectory(prefix="hubprobe-", ignore_cleanup_errors=True)
+        self._ready, self._started, self._talk = False, monotonic(), _Talk()
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=walls.environment(os.environ, Path(self._home.name)),
+        )
+        process = self._process
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for work in ((_pump, process, process.stdout, self._events), (self._talk.listen, process.stderr)):
+            threading.Thread(target=work[0], args=work[1:], daemon=True, name="child").start()
+        first = {"root": str(self._workspace.root.absolute()), "settings": asdict(self._settings)}
+        self._send(first | {"readable": [str(folder) for folder in self._readable], "parent": os.getpid()})
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._process is not None
@@ -267,6 +309,9 @@ class Child:
                 process.stdin.close()
             except BrokenPipeError:
                 _log.debug("the child is gone")
+        if self._home is not None:
+            self._home.cleanup()
+        inflight.sweep(self._workspace, process.pid)
 
     def _how_it_died(self) -> str:
         assert self._process is not None
@@ -282,10 +327,68 @@ class Child:
 
 
 def _pump(process: subprocess.Popen[bytes], stream: IO[bytes], events: queue.Queue[Event]) -> None:
+    """Put the child's messages on the queue, and None at its end; one that says what cannot be read is ended."""
     try:
         with stream:
-            for line in stream:
-                events.put((process, json.loads(line)))
-    except (ValueError, OSError) as error:
-        _log.debug("reading the child's answers: %r", error)
+            while line := stream.readline(MAX_ANSWER):
+                message = json.loads(line)
+                if not isinstance(message, dict):
+                    raise ValueError("not an object")
+                events.put((process, message))
+    except (ValueError, OSError, RecursionError) as error:
+        _log.warning("the models' process answers what cannot be read (%s)", printable(error, 200))
+        process.kill()
     events.put((process, None))
+
+
+def _phase(value: object) -> str | None:
+    return value if isinstance(value, str) and value in attempts.PHASES else None
+
+
+def _end(attempt: attempts.Attempt, answered: object) -> None:
+    """Book what the child says of an attempt; ``crashed`` where it is nothing that can be booked.
+
+    Who the model is, and what was known before it was run, is not the child's to say.
+    """
+    before = dict(attempt.fields)
+    try:
+        told = dict(answered) if isinstance(answered, dict) else {}
+        known = {k: v for k, v in told.items() if k in records.ATTEMPTS.names and k not in before}
+        status = Status(told.get("status"))
+        known |= {"status": status.value, "outcome": status.outcome.value, "ended_in": _phase(told.get("ended_in"))}
+        known["reason"] = printable(told.get("reason") or "", attempts.MAX_REASON)
+        attempts.table([before | known])
+        attempt.fields |= known
+    except (ArithmeticError, TypeError, ValueError, pa.ArrowException) as error:
+        attempt.fields = before
+        attempt.end(ModelError(Status.CRASHED, f"its process answered what cannot be booked ({error})"))
+
+
+class _Talk:
+    """What a child writes to its stderr: libraries' words, with a repository's own in them, disarmed and bounded."""
+
+    def __init__(self) -> None:
+        self.last: deque[str] = deque(maxlen=8)
+
+    def listen(self, stream: IO[bytes]) -> None:
+        """Log each line until the stream ends."""
+        shown = left_out = 0
+        since = monotonic()
+        with stream:
+            for line in _lines(stream):
+                self.last.append(line)
+                if monotonic() - since > 60:
+                    if left_out:
+                        _log.info("the models' process said %d lines more", left_out)
+                    shown, left_out, since = 0, 0, monotonic()
+                if shown < LINES_PER_MINUTE:
+                    _log.info("the models' process: %s", line)
+                    shown += 1
+                else:
+                    left_out += 1
+
+
+def _lines(stream: IO[bytes]) -> Iterator[str]:
+    while part := stream.readline(MAX_LINE):
+        if line := printable(part.decode("utf-8", "replace"), 400):
+            yield line

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
@@ -12,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probing import adaptive, batches, responses
-from probing.attempts import Attempt
+from probing.attempts import PHASES, Attempt
 from probing.settings import Settings
 from probing.share import Share, of_model
 from probing.subset import Ids
-from workspace import Workspace
+from workspace import ModelError, Status, Workspace
 
 if TYPE_CHECKING:
     from probing.forward import Outputs
@@ -37,19 +38,32 @@ class Prepared:
     loaded: Loaded
     inputs: Inputs
     share: Share
-    seconds_left: float
     probe_ids: Ids
+
+
+@contextmanager
+def _timed(attempt: Attempt, settings: Settings, name: str) -> Iterator[float]:
+    """Run a phase and yield the seconds it may take: its own, or what the model has left. `ModelError` after more.
+
+    Nothing here can stop a library in the middle; but what came too late is no result, whatever it is.
+    """
+    spent = sum(attempt.fields.get(f"seconds_{phase}", 0.0) for phase in PHASES if phase != "fetch")
+    limit = min(settings.deadline(name), settings.seconds_per_model - spent)
+    with attempt.phase(name):
+        started = monotonic()
+        yield limit
+        if (taken := monotonic() - started) > limit:
+            raise ModelError(Status.TIMEOUT, f"took {taken:.1f} s in {name}, where it had {max(limit, 0):.1f} s")
 
 
 def prepare(workspace: Workspace, folder: Path, attempt: Attempt, settings: Settings) -> Prepared:
     """Load the model in ``folder`` and its inputs; fill ``attempt`` with what became known. Raises `ModelError`."""
     from probing import forward, inputs, loading, placement
 
-    started = monotonic()
     fields = attempt.fields
     fields |= {"device": settings.device, "dtype": "float32", "probe_set": settings.probe_set}
     fields["kernels"] = forward.kernels(settings.device)
-    with attempt.phase("load"):
+    with _timed(attempt, settings, "load"):
         loaded = loading.load(folder, settings.caps)
         fields |= {
             "parameters": loaded.parameters,
@@ -59,7 +73,7 @@ def prepare(workspace: Workspace, folder: Path, attempt: Attempt, settings: Sett
             "problem_type": loaded.problem_type,
         }
         fields["device"] = placement.place(loaded.module, settings.device, lone=settings.lone)
-    with attempt.phase("preprocess"):
+    with _timed(attempt, settings, "preprocess"):
         processor = loaded.processor()
         fields |= {
             "processor": processor.name,
@@ -71,8 +85,7 @@ def prepare(workspace: Workspace, folder: Path, attempt: Attempt, settings: Sett
         )
         fields["input_dtype"] = str(ready.pixels.dtype)
         share = of_model(workspace, attempt, settings)
-    left = settings.seconds_per_model - (monotonic() - started)
-    return Prepared(loaded, ready, share, left, share.probe_ids)
+    return Prepared(loaded, ready, share, share.probe_ids)
 
 
 def execute(workspace: Workspace, prepared: Prepared, attempt: Attempt, settings: Settings) -> Outputs:
@@ -81,8 +94,8 @@ def execute(workspace: Workspace, prepared: Prepared, attempt: Attempt, settings
     Raises `ModelError`.
     """
     share = prepared.share
-    with attempt.phase("forward"):
-        run = _Runs(workspace, prepared, attempt, settings)
+    with _timed(attempt, settings, "forward") as seconds:
+        run = _Runs(workspace, prepared, attempt, settings, seconds)
         if len(share.probe_ids):
             run.more(share.probe_ids)
         if share.factors is not None and share.random_ids is not None:
@@ -103,11 +116,12 @@ def execute(workspace: Workspace, prepared: Prepared, attempt: Attempt, settings
 class _Runs:
     """The forward passes of one model, on one set of probes after the other: ``made`` holds the outputs for ``ids``."""
 
-    def __init__(self, workspace: Workspace, prepared: Prepared, attempt: Attempt, settings: Settings) -> None:
+    def __init__(
+        self, workspace: Workspace, prepared: Prepared, attempt: Attempt, settings: Settings, seconds: float
+    ) -> None:
         self.made: Outputs | None = None
         self.ids = np.empty(0, np.int32)
         self._prepared, self._settings = prepared, settings
-        seconds = min(prepared.seconds_left, settings.deadline("forward"))
         self._deadline = monotonic() + seconds
         self._memory = batches.Memory(workspace.cache_dir / "batches.json")
         fields, shape = attempt.fields, "x".join(map(str, prepared.inputs.pixels.shape[1:]))
@@ -130,6 +144,7 @@ class _Runs:
             self._prepared.inputs,
             ids,
             num_labels=self._prepared.loaded.num_labels,
+            max_labels=self._settings.max_labels,
             batch_size=batch,
             device=self._settings.device,
             threads=self._settings.threads,
@@ -169,7 +184,7 @@ def store(
 ) -> None:
     """Write the responses, those of an earlier share included. Raises `ModelError`."""
     fields, share = attempt.fields, prepared.share
-    with attempt.phase("write"):
+    with _timed(attempt, settings, "write"):
         raw, ids = share.with_earlier(outputs.raw, prepared.probe_ids)
         labels = _labels(prepared.loaded.labels, row)
         table = responses.table(fields["repo_id"], fields["sha"], raw, ids, labels, share.random_ids)

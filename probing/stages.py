@@ -21,6 +21,9 @@ from workspace import ModelError, Status, Workspace
 
 _log = logging.getLogger(__name__)
 
+WINDOW = 3
+"""Models in a process at once: one that is loaded, one that runs, one that is written."""
+
 
 @dataclass
 class Job:

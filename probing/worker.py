@@ -1,7 +1,8 @@
 """The child process that runs models: ``python -m probing.worker``. Jobs and answers are JSON lines.
 
 A stranger's weights can end a process: a kernel that faults, memory that runs out, a loop that never returns. So they
-run here, and the parent (`probing.runners.Child`), which fetches and books, sees how this process ended.
+run here, behind `probing.walls`, and the parent (`probing.runners.Child`), which fetches and books, sees how this
+process ended.
 """
 
 from __future__ import annotations
@@ -11,66 +12,65 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+from probing import walls
 from probing.attempts import Attempt
 from probing.settings import Settings
-from probing.stages import Job, Stages
+from probing.stages import WINDOW, Job, Stages
 from workspace import Workspace
 
 _log = logging.getLogger(__name__)
-
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",  # each batch runs on one thread: see probing.forward
-    # Keep freed memory: activations of tens of megabytes would else be mapped, zeroed and unmapped again at every
-    # layer. EfficientNet-Lite0, batch 64, one thread: 68 ms of processor time per image without, 30 ms with.
-    "MALLOC_MMAP_THRESHOLD_": str(2**32),
-    "MALLOC_TRIM_THRESHOLD_": str(2**32),
-    "HF_HUB_OFFLINE": "1",  # what a model needs was fetched: its config must not make a library ask for more
-}
-"""What this process's environment sets; glibc reads its own before the first line of Python runs."""
-
-SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-"""What this process's environment leaves out: strangers' models have no use for it."""
 
 
 def main() -> None:
     """Serve jobs from stdin until it closes. Nothing but answers may reach the real stdout."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
-    _volunteer()
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent's to handle; it then ends this process
+        signal.signal(number, signal.SIG_IGN)
     lock = threading.Lock()
 
     def answer(**message: Any) -> None:
-        with lock:
-            answers.write(json.dumps(message).encode() + b"\n")
-            answers.flush()
+        try:
+            with lock:
+                answers.write(json.dumps(message).encode() + b"\n")
+                answers.flush()
+        except OSError:  # the parent is gone: nobody waits for what is done here
+            os._exit(1)
 
     def ended(job: Job) -> None:
+        fence.strangers.remove(str(job.folder))
         fields = {k: v for k, v in job.attempt.fields.items() if k != "started_at"}
         answer(id=job.attempt.stem, fields=fields)
 
-    import_early()
     first = json.loads(sys.stdin.readline())
-    settings = Settings(**first["settings"])
+    settings, workspace = Settings(**first["settings"]), Workspace(first["root"])
+    standing = ["namespace"] if walls.close_network() else []
+    _end_with_parent(first["parent"])
+    _volunteer()
+    import_early()
     if settings.device == "cpu":
         bound_memory(settings.memory_bytes)
+    fence = _fence(workspace, settings, [Path(folder) for folder in first["readable"]])
+    standing += walls.raise_walls(fence, kernel=settings.device == "cpu")
     stages = Stages(
-        Workspace(first["root"]),
+        workspace,
         settings,
         watch=lambda job, phase: answer(id=job.attempt.stem, phase=phase),
         ended=ended,
     )
-    answer(ready=os.getpid())
+    answer(ready=os.getpid(), walls=standing)
     for line in sys.stdin:
         message = json.loads(line)
         fields = message["fields"]
         attempt = Attempt(fields.pop("repo_id"), fields.pop("sha"), fields.pop("attempt"), **fields)
+        fence.strangers.append(message["folder"])
+        bound_time(settings)
         stages.submit(Job(attempt, message["row"], Path(message["folder"])))
 
 
@@ -81,6 +81,17 @@ def import_early() -> None:
     from transformers import AutoImageProcessor, AutoModelForImageClassification  # noqa: F401
 
     torch.set_num_threads(1)
+
+
+def _fence(workspace: Workspace, settings: Settings, readable: list[Path]) -> walls.Fence:
+    """Return what models' code may open: written are pixels, responses, and what is temporary."""
+    inputs, responses = workspace.cache_dir / "inputs", workspace.responses_dir(settings.probe_set)
+    for folder in (inputs, responses):
+        folder.mkdir(parents=True, exist_ok=True)
+    write = [inputs, responses, Path(tempfile.gettempdir())]
+    if settings.device != "cpu":
+        write.append(workspace.cache_dir)  # batches.json
+    return walls.Fence(write, [workspace.root, *readable])
 
 
 def bound_memory(more: int) -> None:
@@ -101,7 +112,29 @@ def bound_memory(more: int) -> None:
         _log.debug("memory is not bounded: %s", error)
 
 
-def _exit_with_parent(parent: int) -> None:
+def bound_time(settings: Settings) -> None:
+    """Let this process use so much more processor time as the models inside may; beyond it the kernel ends it.
+
+    The parent ends it long before, by the clock: this is for when the parent cannot.
+    """
+    try:
+        import resource
+
+        more = (settings.threads + WINDOW) * WINDOW * settings.seconds_per_model
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        most = int(min(time.process_time() + more + 60, 2**40))
+        resource.setrlimit(resource.RLIMIT_CPU, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    except (ImportError, OSError, ValueError) as error:  # not on this system
+        _log.debug("processor time is not bounded: %s", error)
+
+
+def _end_with_parent(parent: int) -> None:
+    walls.die_with_parent(parent)
+    if not sys.platform.startswith("linux"):
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.25)
     os._exit(1)

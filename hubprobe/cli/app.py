@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from importlib import import_module
 from keyword import iskeyword
@@ -10,6 +11,7 @@ from keyword import iskeyword
 import click
 from click.shell_completion import CompletionItem
 
+from hubprobe.launch import TerminatedError, end_as_on_interrupt
 from hubprobe.output import guard_terminals
 from workspace.errors import HubprobeError
 from workspace.version import __version__
@@ -94,11 +96,12 @@ class _BesideBars(logging.Handler):
 def main() -> None:
     """Run the command line; a `HubprobeError` becomes one line on stderr and exit code 1."""
     guard_terminals()
+    end_as_on_interrupt()
     try:
         code = cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
+    except click.exceptions.Abort as error:
         click.echo("interrupted: run the same command again to go on", err=True)
-        sys.exit(130)
+        sys.exit(128 + (signal.SIGTERM if isinstance(error.__cause__, TerminatedError) else signal.SIGINT))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

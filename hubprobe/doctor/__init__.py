@@ -22,6 +22,7 @@ _ALL: tuple[Examination, ...] = (
     machine.device,
     machine.processor,
     machine.limits,
+    machine.walls,
     disk.disks,
     hub.environment,
     hub.contact,

@@ -10,7 +10,6 @@ from typing import Any
 from hubprobe.doctor.check import Check, Setting, size
 
 _DRIVER = Path("/proc/driver/nvidia/version")
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _SHARED = Path("/dev/shm")
 
 LITTLE_MEMORY = 4 * 2**30
@@ -109,11 +108,29 @@ def processor(_: Setting) -> Iterator[Check]:
 
 
 def _cpu_quota() -> float | None:
-    try:
-        quota, period = _QUOTA.read_text(encoding="ascii").split()
-        return int(quota) / int(period)
-    except (OSError, ValueError):  # no control group, or "max"
-        return None
+    from probing.placement import control_groups
+
+    found = [text.split() for text in control_groups("cpu", ["cpu.max"])]
+    return min((int(quota) / int(period) for quota, period in found if quota != "max"), default=None)
+
+
+def walls(_: Setting) -> Iterator[Check]:
+    """What keeps a stranger's model from the network, from other programs and from files, tried in a process."""
+    from probing import walls
+
+    standing = walls.standing()
+    if not standing:
+        advice = "run 'hubprobe probe' in a container that has no network and owns nothing but the workspace"
+        yield Check("walls", "warn", "could not be tried: the process that tries them failed", advice)
+        return
+    found = "around a model's process: " + ", ".join(standing)
+    if "seccomp" in standing and "landlock" in standing:
+        yield Check("walls", "ok", found)
+        return
+    advice = (
+        "this kernel or container keeps the others from being raised; Python's audit hook does not bind native code"
+    )
+    yield Check("walls", "warn", found, advice)
 
 
 def limits(_: Setting) -> Iterator[Check]:

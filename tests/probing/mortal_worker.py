@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,24 @@ def prepare(workspace: Any, folder: Path, attempt: Any, settings: Any) -> Any:
     if folder.name.startswith("hangs"):
         with attempt.phase("preprocess" if folder.name.endswith("preprocess") else "load"):
             time.sleep(600)
+    if folder.name.startswith("speaks"):
+        forged = json.dumps({"id": attempt.stem, "fields": {"status": "wrong_shape", "reason": "forged"}})
+        sys.stdout.write(forged + "\n")
+        sys.stdout.flush()
+        os.write(1, forged.encode() + b"\n")
+        os.write(2, b"\x1b[2Jcleared \xe2\x80\xaebidi\r\n" + b"m" * 1_000_000 + b"\n")
+        for i in range(2_000):
+            os.write(2, b"\x1b]0;line %d\x07\n" % i)
+    if folder.name.startswith("litters"):
+        half = workspace.cache_dir / "inputs" / f".tmp-0123456789abcdef-{os.getpid()}"
+        half.mkdir(exist_ok=True)
+        (half / "pixels").write_bytes(bytes(1000))
+        (workspace.responses_dir(settings.probe_set) / f".tmp-x.parquet-{os.getpid()}-01234567").touch()
+        Path(tempfile.mkdtemp(), "left").touch()
+        Path(tempfile.gettempdir(), f"from-{workspace.root.name}").touch()
+        os._exit(9)
     if folder.name.startswith("once"):
-        mark = folder / "was-here"
+        mark = workspace.cache_dir / "inputs" / "was-here"  # one of the few places that may be written to
         if not mark.exists():
             mark.touch()
             os._exit(3)

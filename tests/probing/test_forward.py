@@ -96,6 +96,24 @@ def test_no_memory_for_one_image_is_an_end() -> None:
         (lambda x: torch.zeros(7), Status.WRONG_SHAPE),
         (lambda x: (torch.zeros(len(x), 7), torch.zeros(len(x), 7)), Status.WRONG_SHAPE),
         (lambda x: torch.zeros(len(x), 7, dtype=torch.int64), Status.WRONG_SHAPE),
+        (lambda x: torch.zeros(len(x), 7, dtype=torch.bool), Status.WRONG_SHAPE),
+        (lambda x: torch.randn(len(x), 7, dtype=torch.complex64), Status.WRONG_SHAPE),
+        (lambda x: torch.view_as_real(torch.randn(len(x), 7, dtype=torch.complex64)), Status.WRONG_SHAPE),
+        (lambda x: torch.randn(len(x), 7).to_sparse(), Status.WRONG_SHAPE),
+        (lambda x: torch.randn(len(x), 7).to_sparse_csr(), Status.WRONG_SHAPE),
+        (lambda x: torch.zeros(len(x), 7, device="meta"), Status.WRONG_SHAPE),
+        (lambda x: torch.nested.nested_tensor([torch.zeros(7)] * len(x), layout=torch.jagged), Status.WRONG_SHAPE),
+        (lambda x: torch.nested.nested_tensor([torch.zeros(7)] * len(x)), Status.WRONG_SHAPE),
+        (lambda x: torch.quantize_per_tensor(torch.randn(len(x), 7), 0.1, 0, torch.qint8), Status.WRONG_SHAPE),
+        (lambda x: list(torch.randn(len(x), 7)), Status.WRONG_SHAPE),
+        (lambda x: [torch.randn(len(x), 7)], Status.WRONG_SHAPE),
+        (lambda x: {"logits": torch.randn(len(x), 7)}, Status.WRONG_SHAPE),
+        (lambda x: torch.randn(len(x), 7).numpy(), Status.WRONG_SHAPE),
+        (lambda x: torch.randn(1, 7), Status.WRONG_SHAPE),
+        (lambda x: torch.randn(2 * len(x), 7), Status.WRONG_SHAPE),
+        (lambda x: torch.randn(len(x), 0), Status.WRONG_SHAPE),
+        (lambda x: torch.randn(len(x), 8), Status.WRONG_SHAPE),
+        (lambda x: None, Status.WRONG_SHAPE),
         (lambda x: torch.full((len(x), 7), float("nan")), Status.NONFINITE_OUTPUT),
     ],
 )
@@ -158,3 +176,18 @@ def test_activations_beyond_the_bound_make_batches_smaller() -> None:
     done = subprocess.run([sys.executable, "-c", _HUNGRY], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip() in ("1", "2"), "of 8: 512 MiB"
+
+
+@pytest.mark.parametrize("later", [1, 6, 8])
+def test_a_width_that_nobody_announced_must_stay_the_same(later: int) -> None:
+    widths = iter([7, *[later] * N])
+    with pytest.raises(ModelError) as error:
+        _run(lambda x: torch.randn(len(x), next(widths)), num_labels=None)
+    assert error.value.status is Status.WRONG_SHAPE
+
+
+def test_more_outputs_than_are_allowed() -> None:
+    with pytest.raises(ModelError) as error:
+        _run(lambda x: torch.randn(len(x), 101), num_labels=None, max_labels=100)
+    assert error.value.status is Status.TOO_MANY_LABELS
+    assert _run(lambda x: torch.randn(len(x), 100), num_labels=None, max_labels=100).raw.shape == (N, 100)
