@@ -10,6 +10,7 @@ from typing import Any
 from hubprobe.doctor.check import Check, Setting, size
 
 _DRIVER = Path("/proc/driver/nvidia/version")
+_GROUPS = Path("/sys/fs/cgroup")
 _SHARED = Path("/dev/shm")
 
 LITTLE_MEMORY = 4 * 2**30
@@ -110,7 +111,7 @@ def processor(_: Setting) -> Iterator[Check]:
 def _cpu_quota() -> float | None:
     from probing.placement import control_groups
 
-    found = [text.split() for text in control_groups("cpu", ["cpu.max"])]
+    found = [text.split() for text in control_groups("cpu", ["cpu.max"], root=_GROUPS)]
     return min((int(quota) / int(period) for quota, period in found if quota != "max"), default=None)
 
 

@@ -415,7 +415,7 @@ def test_a_torch_that_cannot_be_imported(monkeypatch):
 
 
 def test_threads_and_quotas(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(machine, "_GROUPS", tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "4096")
     assert rows(machine.processor)["processor"].state == "warn"
     monkeypatch.delenv("OMP_NUM_THREADS")
