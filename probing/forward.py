@@ -61,10 +61,10 @@ class _Work:
     inputs: Inputs
     probe_ids: npt.NDArray[np.int32]
     num_labels: int | None
-    max_labels: int
     batch_size: int
     device: str
     deadline: float
+    max_labels: int = 2**31
 
     def one(self, start: int) -> torch.Tensor:
         """Return the checked outputs of the batch that begins at ``start``, where they were computed."""
@@ -113,7 +113,7 @@ def run(
     Raises `ModelError`: ``out_of_memory``, ``wrong_shape``, ``nonfinite_output``, ``timeout``.
     """
     while True:
-        work = _Work(forward, inputs, probe_ids, num_labels, max_labels, batch_size, device, deadline)
+        work = _Work(forward, inputs, probe_ids, num_labels, batch_size, device, deadline, max_labels)
         try:
             with _kernels(device):
                 return _run_cpu(work, threads) if device == "cpu" else _run_device(work, precision, grow_to)
