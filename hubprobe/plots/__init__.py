@@ -1,7 +1,7 @@
 """Pictures where people would rather look than read.
 
 Every function writes one picture and returns the numbers that it shows, as rows. Strangers' text in them is disarmed:
-see `hubprobe.plots.style` for pictures and `hubprobe.plots.interactive` for HTML.
+see `hubprobe.plots.style` for pictures and `hubprobe.plots.logit_map` for HTML.
 """
 
 from hubprobe.plots.curve import curve, recorded_curve

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hubprobe.plots.sample import suggested
+from hubprobe.plots.logit_map import suggested
 from hubprobe.plots.style import checked, drawable, note, number, picture, shown
 from workspace import ConfigError, QueryError
 

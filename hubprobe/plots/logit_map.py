@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 from collections import Counter
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hubprobe.plots.sample import sampled, suggested
-from hubprobe.plots.style import GREY, SERIES, checked, note, number, picture, shown
+from hubprobe.plots.style import GREY, INK, SERIES, SOFT, checked, note, number, picture, shown
 from search import bank
-from workspace import ConfigError
+from workspace import ConfigError, QueryError
+from workspace.files import replacing
+from workspace.text import printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +28,9 @@ Colour = Literal["concept", "model"]
 
 LIMIT = 5_000
 """Points drawn at most: more hide each other, and make the HTML slow."""
+
+SVG_POINTS = 5_000
+"""Points up to which the HTML needs no WebGL, which browsers on servers and old machines lack."""
 
 OTHERS = "others"
 _DIMENSIONS = 50  # principal components that UMAP starts from
@@ -69,8 +75,6 @@ def logit_map(
     title = f"{some} of {number(models)} models, near where they answer {number(vectors.shape[1])} probes alike"
     about = f"{how}; colour: {_MEANING[colour]}"
     if kind == ".html":
-        from hubprobe.plots.interactive import write_map
-
         write_map(Path(path), points, groups, texts=_texts(index, rows, named), title=title, about=about)
     else:
         _draw(path, points, groups, named, title, about)
@@ -211,3 +215,117 @@ def _labelled(points: NDArray[np.float64], named: list[tuple[str, float]]) -> li
             if len(found) == _LABELS:
                 break
     return found
+
+
+def sampled(index: Index, limit: int, seed: int, where: str | None = None) -> tuple[NDArray[np.int64], int]:
+    """Return positions of at most ``limit`` logits, ascending, and how many there were to choose from.
+
+    ``where`` is a condition as `search.query.Query.where` takes it. Raises `QueryError` when it leaves fewer than 3.
+    """
+    from search import filters
+
+    mask = index.gallery.mask([filters.parse(where)]) if where else None
+    rows = np.arange(len(index.gallery)) if mask is None else np.flatnonzero(mask)
+    if rows.size < 3:
+        raise QueryError(f"{rows.size} logits are too few to draw: loosen the filter, or index more models")
+    chosen = rows if rows.size <= limit else np.random.default_rng(seed).choice(rows, limit, replace=False)
+    return np.sort(chosen).astype(np.int64), int(rows.size)
+
+
+def suggested(index: Index, rows: NDArray[np.int64], *, progress: bool) -> list[tuple[str, float]]:
+    """Return a name and a confidence for every logit; empty names for an index that cannot name."""
+    from search.naming import Namer
+
+    if index.gallery.calibration is None:
+        return [("", 0.0)] * rows.size
+    found = Namer(index, progress=progress).names(rows, 1)
+    return [(names[0].name, names[0].confidence) if names else ("", 0.0) for names in found]
+
+
+# ── as HTML: one file with its script inside, which asks nobody for anything ────────────────────────────────────────
+
+
+def safe(text: str, limit: int = 60) -> str:
+    """Return strangers' text for plotly: one line, cut, with ``& < >`` as entities, which it shows as they were.
+
+    Plotly reads some HTML in every text it shows (bold, links, line breaks).
+    """
+    return html.escape(printable(text, limit), quote=False)
+
+
+def write_map(
+    path: Path,
+    points: NDArray[np.float64],
+    groups: Sequence[str],
+    *,
+    texts: Sequence[tuple[str, str, str]],
+    title: str,
+    about: str,
+) -> None:
+    """Write points with a legend that switches groups off, and what each is under the pointer.
+
+    Args:
+        path: the HTML file; about 5 MB, most of it plotly's script.
+        points: float64 ``[points, 2]``.
+        groups: of every point.
+        texts: repository, logit with label, and suggested name of every point; strangers' text.
+        title: our own words.
+        about: our own words.
+
+    Raises `ConfigError` when plotly is not installed.
+    """
+    if find_spec("plotly") is None:
+        raise ConfigError(
+            "interactive HTML needs plotly: pip install 'hubprobe[plots]', "
+            "or name a file that ends in .png, .svg or .pdf"
+        )
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    add = figure.add_scatter if len(points) <= SVG_POINTS else figure.add_scattergl
+    member = np.array(groups, object)
+    for name, colour in colours(list(groups)).items():
+        here = np.flatnonzero(member == name)
+        add(
+            x=points[here, 0].round(4).tolist(),
+            y=points[here, 1].round(4).tolist(),
+            mode="markers",
+            name=f"{safe(name, 40)} {here.size}",
+            marker={"size": 6, "color": colour, "opacity": 0.8},
+            customdata=[[safe(part) for part in texts[i]] for i in here.tolist()],
+            hovertemplate="<b>%{customdata[2]}</b><br>%{customdata[0]}<br>logit %{customdata[1]}<extra></extra>",
+        )
+    hidden = {"visible": False}
+    figure.update_layout(
+        font={"family": "system-ui, sans-serif", "color": SOFT},
+        xaxis=hidden, yaxis=hidden, plot_bgcolor="white", margin={"l": 10, "r": 10, "t": 10, "b": 10},
+        legend={"itemsizing": "constant"}, hoverlabel={"align": "left"}, dragmode="pan",
+    )  # fmt: skip
+    drawn = figure.to_html(
+        include_plotlyjs=True,
+        include_mathjax=False,
+        full_html=False,
+        div_id="logit-map",  # plotly's own is drawn by chance: the same index gives the same file
+        config={"displaylogo": False, "scrollZoom": True, "responsive": True},
+        default_height="82vh",
+    )
+    page = _PAGE.format(title=html.escape(title), about=html.escape(about), ink=INK, soft=SOFT, drawn=drawn)
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+  body {{ margin: 1em; font-family: system-ui, sans-serif; color: {soft} }}
+  h1 {{ margin: 0 0 .2em; font-size: 1.1em; color: {ink} }}
+  p {{ margin: 0; font-size: .85em }}
+</style>
+<h1>{title}</h1>
+<p>{about}</p>
+{drawn}
+</html>
+"""

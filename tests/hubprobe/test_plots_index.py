@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from hubprobe import plots
+from hubprobe.plots.curve import held_out
 from hubprobe.plots.heatmap import clustered, correlations
-from hubprobe.plots.holding_out import held_out
 from hubprobe.plots.hubness import skewness, unused_names
-from hubprobe.plots.interactive import safe
-from hubprobe.plots.logit_map import chosen_method, placed
+from hubprobe.plots.logit_map import chosen_method, placed, safe
 from search import bank
 from search.calibration import BANK, _spread
 from tests.search.conftest import make
@@ -167,7 +166,6 @@ def test_map_says_what_is_wrong(index, tmp_path, monkeypatch):
     assert chosen_method("auto") == "pca"
     with pytest.raises(ConfigError, match="pip install umap-learn"):
         plots.logit_map(index, tmp_path / "m.png", method="umap")
-    monkeypatch.setattr("hubprobe.plots.interactive.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'hubprobe\[plots\]'"):
         plots.logit_map(index, tmp_path / "m.html", method="pca", progress=False)
 
