@@ -13,7 +13,7 @@ from hubprobe.plots.hubness import unused_names
 from hubprobe.plots.style import BLUE, GREY, ORANGE, SOFT, VERMILION, checked, note, number, picture
 from search.bridge import ZERO_SHOT
 from search.contrast import strengths
-from workspace import ConfigError, QueryError
+from workspace import ConfigError, QueryError, WorkspaceError
 from workspace.files import read_json
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def recorded_curve(source: str | Path, path: str | Path) -> list[dict[str, Any]]
         full = {row["gallery"]: row for row in rows if row["mode"] == "full"}
         assert galleries
         assert set(galleries) == set(full)
-    except (KeyError, TypeError, AssertionError, OSError, UnicodeDecodeError) as error:
+    except (KeyError, TypeError, AssertionError, OSError, UnicodeDecodeError, WorkspaceError) as error:
         raise ConfigError(
             f"{source} is no record of partial probing ({type(error).__name__}: {error}): "
             "name one like benchmarks/accuracy/results/partial_imagenet.json"
