@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from workspace import runs
 from workspace.files import TEMPORARY_PREFIX, canonical_json, short_hash, write_json
+from workspace.locks import lock
 
 _log = logging.getLogger(__name__)
 
@@ -107,11 +108,7 @@ def _evict(root: Path, wanted: int) -> None:
 def _lock(root: Path, name: str) -> Iterator[None]:
     """Hold a lock that its owner's death releases: two ranks must not make the same pixels."""
     root.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # pragma: no cover - Windows: both make them, one rename wins
-        yield
-        return
-    with (root / f".lock-{name}").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    held = lock(root / f".lock-{name}", wait=True)
+    assert held is not None  # it waits
+    with held:
         yield

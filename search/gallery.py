@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,8 @@ from workspace import QueryError, WorkspaceError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from workspace.locks import Lock
 
 _REMEMBERED_MASKS = 32  # a byte per logit each
 
@@ -46,7 +48,7 @@ class Gallery(Finder):
     """
 
     def __init__(
-        self, folder: Path, manifest: dict[str, Any], lock: IO[bytes] | None = None, *, device: str = "cpu"
+        self, folder: Path, manifest: dict[str, Any], lock: Lock | None = None, *, device: str = "cpu"
     ) -> None:
         self.folder, self.manifest, self._lock = folder, manifest, lock
         self.n_probes = int(manifest["n_probes"])

@@ -20,13 +20,13 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from search.tiles import TileInfo
 from workspace import MissingStepError, Workspace, WorkspaceError
 from workspace.files import damaged, read_json, sha256_of, write_json
+from workspace.locks import Lock, alone, lock
 
 _VERSION = re.compile("[0-9A-Za-z][0-9A-Za-z_-]{0,99}")
 _SHAPE: dict[str, type | tuple[type, ...]] = {
@@ -34,8 +34,6 @@ _SHAPE: dict[str, type | tuple[type, ...]] = {
     "sources": list, "recall": dict, "versions": dict, "vector_index": str, "encoder": (dict, type(None)),
     "image_encoder": (dict, type(None)),
 }  # fmt: skip
-
-_LOCKS = find_spec("fcntl") is not None  # not on Windows: there nothing is locked, so one must build at a time
 
 FORMAT = "4"
 """Of the index's files; an index of another format is refused, and rebuilt by ``hubprobe index``."""
@@ -106,7 +104,7 @@ def tiles_of(folder: Path, content: dict[str, Any]) -> list[TileInfo]:
         raise damaged(folder / "manifest.json", f"its tiles cannot be read: {error}") from error
 
 
-def open_current(workspace: Workspace) -> tuple[Path, dict[str, Any], IO[bytes] | None]:
+def open_current(workspace: Workspace) -> tuple[Path, dict[str, Any], Lock | None]:
     """Return folder, manifest and held lock of the version in use; raises `MissingStepError` when there is none.
 
     A build may swap and delete between reading the pointer and taking the lock: then the new pointer is read.
@@ -117,10 +115,12 @@ def open_current(workspace: Workspace) -> tuple[Path, dict[str, Any], IO[bytes] 
             raise MissingStepError("index", "index")
         folder, sha256 = found
         try:
-            lock = _lock(folder / "reader.lock", shared=True) if folder.is_dir() else None
+            held = lock(folder / "reader.lock", shared=True) if folder.is_dir() else None
+            if held is None:
+                raise WorkspaceError(f"{folder} is being deleted: run 'hubprobe index --rebuild'")
             content = manifest(folder, sha256)
             require_files(folder, content)
-            return folder, content, lock
+            return folder, content, held
         except (WorkspaceError, OSError):
             if current(workspace) == folder:
                 raise
@@ -130,16 +130,9 @@ def open_current(workspace: Workspace) -> tuple[Path, dict[str, Any], IO[bytes] 
 @contextmanager
 def writing(workspace: Workspace) -> Iterator[None]:
     """Hold the writer's lock; raises `WorkspaceError` at once when another process builds this index."""
-    workspace.index_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = _lock(workspace.index_dir / "writer.lock", shared=False)
-    except BlockingIOError as error:
-        raise WorkspaceError("another process is building this index: wait for it to end") from error
-    try:
+    busy = "another process is building this index: wait for it to end"
+    with alone(workspace.index_dir / "writer.lock", busy):
         yield
-    finally:
-        if lock is not None:
-            lock.close()
 
 
 def publish(workspace: Workspace, version: str) -> None:
@@ -159,13 +152,10 @@ def remove_unused(workspace: Workspace) -> None:
         return
     folders = [p for p in versions_dir(workspace).glob("*") if p.is_dir() and p != keep]
     for folder in folders:
-        try:
-            lock = _lock(folder / "reader.lock", shared=False)
-        except BlockingIOError:
-            continue
-        shutil.rmtree(folder, ignore_errors=True)
-        if lock is not None:
-            lock.close()
+        held = lock(folder / "reader.lock")
+        if held is not None:
+            with held:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def folder_bytes(folder: Path) -> int:
@@ -185,24 +175,3 @@ def clone(source: Path, target: Path) -> None:
             os.link(path, copy)
         except OSError:
             shutil.copy2(path, copy)
-
-
-def _lock(path: Path, *, shared: bool) -> IO[bytes] | None:
-    if not _LOCKS:  # pragma: no cover - Windows
-        return None
-    import fcntl
-
-    try:
-        file = path.open("ab")
-    except OSError:  # a folder that may only be read: nobody deletes a version of it
-        if not shared:
-            raise
-        return path.open("rb") if path.is_file() else None
-    try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        if shared:
-            raise OSError(f"{path} is being deleted") from None
-        raise
-    return file

@@ -1,11 +1,15 @@
-"""Configuration: frozen dataclasses, one field per setting, read from ``hubprobe.toml`` and hashed into manifests."""
+"""Configuration: one field per setting, read from ``hubprobe.toml``, checked by pydantic, hashed into manifests."""
 
 from __future__ import annotations
 
+import reprlib
 import sys
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, Strict, StrictBool, StrictStr, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from workspace.disk import require_file, using
 from workspace.errors import ConfigError
@@ -17,72 +21,92 @@ else:  # pragma: no cover - Python 3.10
     import tomli as tomllib
 
 
-T = TypeVar("T")
-
 MAX_BYTES = 1024**2
 """Size of a ``hubprobe.toml`` that is read."""
 
 MAX_NUMBER = 10**15
 """Largest setting: a petabyte; seconds, images and parameters are fewer."""
 
+_STRICT = ConfigDict(extra="forbid")
 
-@dataclass(frozen=True)
+Count = Annotated[int, Strict(), Field(ge=1, le=MAX_NUMBER)]
+FromZero = Annotated[int, Strict(), Field(ge=0, le=MAX_NUMBER)]
+Seconds = Annotated[float, Strict(), Field(ge=1, le=MAX_NUMBER, allow_inf_nan=False)]
+Texts = tuple[StrictStr, ...]
+
+
+def _about(meaning: str) -> Any:
+    """Return the meaning of a setting, as ``docs/configuration.md`` has it."""
+    return Field(description=meaning)
+
+
+@dataclass(frozen=True, config=_STRICT)
 class CrawlConfig:
     """What is listed, and the caps that decide eligibility before any weights are fetched."""
 
-    pipeline_tag: str = "image-classification"  # task to list; "" for any
-    max_parameters: int = 2_000_000_000  # of a model that is probed
-    max_weights_bytes: int = 8 * 1024**3  # bytes of its weights
-    max_labels: int = 200_000  # outputs
-    max_image_size: int = 1024  # pixels, the edge of its input
-    cards: bool = True  # read the top of an eligible repository's card, one request, for full-text search
-    excluded_licenses: tuple[str, ...] = ()  # as the Hub tags them: "cc-by-nc-4.0"
-    opt_out: tuple[str, ...] = ()  # owners, or owner/name, that are left alone
+    pipeline_tag: Annotated[StrictStr, _about('task to list; "" for any')] = "image-classification"
+    max_parameters: Annotated[Count, _about("of a model that is probed")] = 2_000_000_000
+    max_weights_bytes: Annotated[Count, _about("bytes of its weights")] = 8 * 1024**3
+    max_labels: Annotated[Count, _about("outputs")] = 200_000
+    max_image_size: Annotated[Count, _about("pixels, the edge of its input")] = 1024
+    cards: Annotated[
+        StrictBool, _about("read the top of an eligible repository's card, one request, for full-text search")
+    ] = True
+    excluded_licenses: Annotated[Texts, _about('as the Hub tags them: "cc-by-nc-4.0"')] = ()
+    opt_out: Annotated[Texts, _about("owners, or owner/name, that are left alone")] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class ProbesConfig:
     """Where the probe images come from when none were built: COCO 2017 validation, as in the published method."""
 
-    source: str = "lmms-lab/COCO-Caption2017"  # folder, Parquet or dataset of the Hub
-    split: str = "val"  # of the dataset
-    n: int = 4000  # images
-    seed: int = 0  # of the sample
+    source: Annotated[StrictStr, _about("folder, Parquet or dataset of the Hub")] = "lmms-lab/COCO-Caption2017"
+    split: Annotated[StrictStr, _about("of the dataset")] = "val"
+    n: Annotated[Count, _about("images")] = 4000
+    seed: Annotated[FromZero, _about("of the sample")] = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class ProbeConfig:
     """How models are run."""
 
-    batch_size: int = 64  # images; halved when memory runs out
-    seconds_per_model: float = 1800.0  # deadline of one model, all phases
+    batch_size: Annotated[Count, _about("images; halved when memory runs out")] = 64
+    seconds_per_model: Annotated[Seconds, _about("deadline of one model, all phases")] = 1800.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class SearchConfig:
     """How queries are answered."""
 
-    encoder: str = "clip:openai/clip-vit-base-patch16"  # what reads texts: clip:, captions: or none
-    image_encoder: str = ""  # images:OWNER/NAME sees example images in place of the encoder
-    scoring: str = "bridged"  # beats the published "probelog"; docs/results.md has the figures
-    k: int = 0  # probes compared, the query's strongest; 0: as many as the scoring takes by itself
+    encoder: Annotated[StrictStr, _about("what reads texts: clip:, captions: or none")] = (
+        "clip:openai/clip-vit-base-patch16"
+    )
+    image_encoder: Annotated[StrictStr, _about("images:OWNER/NAME sees example images in place of the encoder")] = ""
+    scoring: Annotated[StrictStr, _about('beats the published "probelog"; docs/results.md has the figures')] = "bridged"
+    k: Annotated[
+        FromZero, _about("probes compared, the query's strongest; 0: as many as the scoring takes by itself")
+    ] = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class ReleaseConfig:
     """What `hubprobe release` publishes; see docs/release.md."""
 
-    license: str = "cc-by-4.0"  # of the measurements, as the Hub tags it
-    licenses: tuple[str, ...] = ("permissive", "copyleft", "responsible", "none")  # classes or tags of models kept
-    probes_license: str = ""  # stated by you, for probe images whose source states none
-    opt_out: tuple[str, ...] = ()  # owners, or owner/name
+    license: Annotated[StrictStr, _about("of the measurements, as the Hub tags it")] = "cc-by-4.0"
+    licenses: Annotated[Texts, _about("classes or tags of models kept")] = (
+        "permissive", "copyleft", "responsible", "none",
+    )  # fmt: skip
+    probes_license: Annotated[StrictStr, _about("stated by you, for probe images whose source states none")] = ""
+    opt_out: Annotated[Texts, _about("owners, or owner/name")] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Config:
     """All settings of a workspace."""
 
-    endpoint: str = "https://huggingface.co"  # of the Hub; HF_ENDPOINT and --endpoint go before it
+    endpoint: Annotated[StrictStr, _about("of the Hub; HF_ENDPOINT and --endpoint go before it")] = (
+        "https://huggingface.co"
+    )
     crawl: CrawlConfig = field(default_factory=CrawlConfig)
     probes: ProbesConfig = field(default_factory=ProbesConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
@@ -103,7 +127,7 @@ class Config:
     def load(cls, path: Path) -> Config:
         """Read ``path``; defaults where it, or a setting in it, is missing.
 
-        Raises `ConfigError` for an unknown name or a value of the wrong type.
+        Raises `ConfigError` for an unknown name or a value of the wrong type or out of range.
         """
         if not path.exists():
             return cls()
@@ -115,56 +139,33 @@ class Config:
                 raw = tomllib.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:  # no TOML, not UTF-8, numbers of 5,000 digits, lists in lists
             raise ConfigError(f"{path}: {str(error)[:300]}") from error
-        return _fill(cls(), raw, str(path))
+        try:
+            return TypeAdapter(cls).validate_python(raw)
+        except ValidationError as error:
+            raise ConfigError(_sentence(path, error)) from error
 
     def to_toml(self) -> str:
         """Return the settings as TOML text that `load` reads back to an equal object."""
-        lines = [f"endpoint = {_toml(self.endpoint)}"]
-        for section in ("crawl", "probes", "probe", "search", "release"):
-            lines.append(f"\n[{section}]")
-            lines += [f"{name} = {_toml(value)}" for name, value in asdict(getattr(self, section)).items()]
-        return "\n".join(lines) + "\n"
+        import tomlkit
+
+        return tomlkit.dumps(asdict(self))
 
 
-def _fill(default: T, raw: dict[str, Any], where: str) -> T:
-    known = {f.name: getattr(default, f.name) for f in fields(default)}  # type: ignore[arg-type]
-    changes: dict[str, Any] = {}
-    for name, value in raw.items():
-        if name not in known:
-            raise ConfigError(f"{where}: unknown setting '{name}'; known here: {', '.join(sorted(known))}")
-        old = known[name]
-        if hasattr(old, "__dataclass_fields__"):
-            if not isinstance(value, dict):
-                raise ConfigError(f"{where}: '{name}' is a section: write [{name}]")
-            changes[name] = _fill(old, value, f"{where} [{name}]")
-        else:
-            changes[name] = _checked(name, value, old, where)
-    return replace(default, **changes)  # type: ignore[type-var]
-
-
-_MAY_BE_ZERO = ("seed", "k")
-
-
-def _checked(name: str, value: Any, old: Any, where: str) -> Any:
-    if isinstance(old, tuple) and isinstance(value, list) and all(isinstance(v, str) for v in value):
-        return tuple(value)
-    if type(value) in (int, float) and not -MAX_NUMBER <= value <= MAX_NUMBER:  # nan is in no range
-        raise ConfigError(f"{where}: '{name}' must be a number of at most {MAX_NUMBER}")
-    if isinstance(old, float) and type(value) in (int, float):
-        value = float(value)
-    if type(value) is not type(old):
-        raise ConfigError(f"{where}: '{name}' must be {type(old).__name__}, not {value!r}")
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value < (0 if name in _MAY_BE_ZERO else 1):
-        raise ConfigError(f"{where}: '{name}' must be at least {0 if name in _MAY_BE_ZERO else 1}, not {value!r}")
-    return value
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (tuple, list)):
-        return "[" + ", ".join(_toml(v) for v in value) + "]"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    return repr(value)
+def _sentence(path: Path, error: ValidationError) -> str:
+    """Return what is wrong with the first setting that is, and what it should be."""
+    first = error.errors(include_url=False)[0]
+    section, name = ("", first["loc"][0]) if len(first["loc"]) == 1 else first["loc"][:2]
+    where = f"{path} [{section}]" if section else str(path)
+    bounds = first.get("ctx", {})
+    kind, value = first["type"], reprlib.repr(first["input"])
+    if kind == "unexpected_keyword_argument":
+        settings = getattr(Config(), str(section)) if section else Config()
+        return f"{where}: unknown setting '{name}'; known here: {', '.join(sorted(f.name for f in fields(settings)))}"
+    if kind == "dataclass_type":
+        return f"{where}: '{name}' is a section: write [{name}]"
+    if kind == "greater_than_equal":
+        return f"{where}: '{name}' must be at least {bounds['ge']:g}, not {value}"
+    if kind in ("less_than_equal", "finite_number"):
+        return f"{where}: '{name}' must be a number of at most {MAX_NUMBER}, not {value}"
+    wanted = {"string_type": "str", "bool_type": "bool", "float_type": "float", "tuple_type": "a list of str"}
+    return f"{where}: '{name}' must be {wanted.get(kind, 'int')}, not {value}"

@@ -58,6 +58,7 @@ _REMEDIES = {
     "factors": "run 'hubprobe complete --refit'",
     "encoders": "run 'hubprobe index': it makes the file again",
     "index": "run 'hubprobe index --rebuild'",
+    "cache": "delete it: it is fetched or made again",
     "runs": "move it away: it is the record of a run that is over",
 }
 

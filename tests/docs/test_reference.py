@@ -6,8 +6,9 @@ from dataclasses import fields
 
 import pytest
 
+from tests.docs import reference
 from tests.docs.pages import DOCS
-from workspace import Config, Status, records, reference
+from workspace import Config, Status, records
 
 
 @pytest.mark.parametrize("name", sorted(reference.PAGES))
@@ -29,7 +30,7 @@ def test_every_setting_is_explained() -> None:
         for name in names:
             rows = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
             assert rows, name
-            assert all(len(row.split("|")[4].strip()) > 3 for row in rows), f"workspace/config.py: comment '{name}'"
+            assert all(len(row.split("|")[4].strip()) > 3 for row in rows), f"workspace/config.py: meaning of '{name}'"
 
 
 def test_every_status_is_listed() -> None:

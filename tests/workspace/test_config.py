@@ -25,6 +25,12 @@ def test_toml_round_trip(tmp_path_factory, encoder, k, opt_out):
     assert Config.load(path).hash == config.hash
 
 
+def test_hashes_of_runs_already_made_stay_what_they_are():
+    assert Config().hash == "6e4a385f874c667c"
+    crawl = replace(Config().crawl, opt_out=("a", "b"), cards=False)
+    assert replace(Config(), crawl=crawl).hash == "206408addcba10f1"
+
+
 def test_hash_follows_settings_but_not_the_address():
     config = Config()
     assert replace(config, endpoint="http://127.0.0.1:1").hash == config.hash

@@ -1,11 +1,12 @@
 """Writes ``docs/records.md`` and ``docs/configuration.md`` from the schemas, the settings and the statuses themselves.
 
-``python -m workspace.reference docs`` writes both; a test asserts that they are what it would write.
+``python -m tests.docs.reference docs`` writes both; a test asserts that they are what it would write.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 from dataclasses import fields, is_dataclass
@@ -14,11 +15,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from workspace import config, records
+from workspace import records
 from workspace.config import Config
 from workspace.status import MEANING, LabelQuality, Status
 
-COMMAND = "python -m workspace.reference docs"
+COMMAND = "python -m tests.docs.reference docs"
 
 _RECORDS = """\
 # Records
@@ -161,17 +162,15 @@ def configuration_page() -> str:
 
 
 def _section(title: str, settings: Any) -> str:
-    """Return one dataclass as a table: a field's meaning is the comment behind it in the source."""
-    source = inspect.getsource(type(settings))
+    """Return one dataclass as a table: a field's meaning is the description that pydantic keeps."""
     about = re.sub(r"`+", "`", (inspect.getdoc(type(settings)) or "").splitlines()[0])
     lines = [f"## {title}\n", f"{about}\n", "| setting | type | default | meaning |", "|---|---|---|---|"]
     for field in fields(settings):
         value = getattr(settings, field.name)
         if is_dataclass(value):
             continue
-        line = next(line for line in source.splitlines() if re.match(rf"\s+{field.name}:", line))
-        meaning = line.partition("  # ")[2].strip().replace("|", "\\|")
-        lines.append(f"| `{field.name}` | {_KINDS[type(value)]} | `{config._toml(value)}` | {meaning} |")
+        meaning = str(type(settings).__pydantic_fields__[field.name].description).replace("|", "\\|")
+        lines.append(f"| `{field.name}` | {_KINDS[type(value)]} | `{json.dumps(value)}` | {meaning} |")
     return "\n".join(lines) + "\n"
 
 
