@@ -33,6 +33,9 @@ DEVIATIONS = 2.0
 MAX_LOGITS = 8192
 """Outputs that take part in choosing; of a model with more, every so many-th: neighbours ask for the same probes."""
 
+NONE: Ids = np.empty(0, np.int32)
+"""No probes."""
+
 _CHUNK = 1024  # outputs predicted at a time: 4,000 probes x 1,024 outputs are 16 MB
 
 
@@ -77,7 +80,9 @@ def rounds(budget: int) -> list[int]:
     return [budget * (i + 1) // ROUNDS - budget * i // ROUNDS for i in range(ROUNDS)]
 
 
-def choose(factors: Factors, raw: npt.NDArray[np.float32], ids: Ids, random: Ids, count: int) -> Ids:
+def choose(
+    factors: Factors, raw: npt.NDArray[np.float32], ids: Ids, random: Ids, count: int, refused: Ids = NONE
+) -> Ids:
     """Return the ``count`` probes to run next, ascending.
 
     Args:
@@ -86,6 +91,7 @@ def choose(factors: Factors, raw: npt.NDArray[np.float32], ids: Ids, random: Ids
         ids: the probes run, ascending.
         random: those of them drawn at random.
         count: how many to choose; fewer come where fewer are left.
+        refused: probes that cannot be run.
     """
     import torch
 
@@ -93,17 +99,19 @@ def choose(factors: Factors, raw: npt.NDArray[np.float32], ids: Ids, random: Ids
     torch.set_num_threads(1)
     try:
         with torch.inference_mode():
-            return _choose(factors, raw, ids, random, count)
+            return _choose(factors, raw, ids, random, count, refused)
     finally:
         torch.set_num_threads(threads)
 
 
-def _choose(factors: Factors, raw: npt.NDArray[np.float32], ids: Ids, random: Ids, count: int) -> Ids:
+def _choose(factors: Factors, raw: npt.NDArray[np.float32], ids: Ids, random: Ids, count: int, refused: Ids) -> Ids:
     import torch
 
     seen = torch.zeros(len(factors.mean), dtype=torch.bool)
     seen[torch.from_numpy(ids.astype(np.int64))] = True
-    left = torch.nonzero(~seen)[:, 0]
+    barred = seen.clone()
+    barred[torch.from_numpy(refused.astype(np.int64))] = True
+    left = torch.nonzero(~barred)[:, 0]
     count = min(count, len(left))
     z = _standardised(raw, np.isin(ids, random))
     if count <= 0 or not z.shape[1]:

@@ -35,16 +35,18 @@ def key(*parts: Any) -> str:
     return short_hash(canonical_json([*parts, versions]))
 
 
-def open_entry(folder: Path) -> npt.NDArray[Any] | None:
-    """Return the array in ``folder``, or None where it says that there is none to have.
+def open_entry(folder: Path) -> tuple[npt.NDArray[Any] | None, dict[str, Any]]:
+    """Return the array in ``folder``, None where it says that there is none to have, and what else was said of it.
 
-    It is mapped copy-on-write: torch takes only memory that may be written to, and nothing written reaches the file.
+    It is mapped to be read only: a private map would count as memory of the process.
     """
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     if meta["dtype"] == "none":
-        return None
+        return None, meta
     os.utime(folder)  # the time of last use: what is evicted first
-    return np.memmap(folder / "pixels", dtype=meta["dtype"], mode="c", shape=tuple(meta["shape"]))
+    if not all(meta["shape"]):
+        return np.empty(meta["shape"], meta["dtype"]), meta
+    return np.memmap(folder / "pixels", dtype=meta["dtype"], mode="r", shape=tuple(meta["shape"])), meta
 
 
 @contextmanager
@@ -58,7 +60,8 @@ def making(folder: Path) -> Iterator[Path | None]:
             yield None
             return
         temporary = folder.with_name(f"{TEMPORARY_PREFIX}{folder.name}-{os.getpid()}")
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in folder.parent.glob(f"{TEMPORARY_PREFIX}{folder.name}-*"):  # the lock is ours: its maker is dead
+            shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
             yield temporary
@@ -68,13 +71,30 @@ def making(folder: Path) -> Iterator[Path | None]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def clean_after(root: Path) -> int:
+    """Delete what killed processes left half made in ``root``, such as ``cache/inputs/``; return how many bytes.
+
+    What a living process is making is left to it: it holds the lock of its entry.
+    """
+    freed = 0
+    for left in root.glob(f"{TEMPORARY_PREFIX}*-*") if root.is_dir() else ():
+        name = left.name.removeprefix(TEMPORARY_PREFIX).rpartition("-")[0]
+        with _lock(root, name, wait=False) as held:
+            if held:
+                freed += sum(path.stat().st_size for path in left.glob("*") if path.is_file())
+                shutil.rmtree(left, ignore_errors=True)
+    if freed:
+        _log.info("deleted %d bytes of half made preprocessed probes", freed)
+    return freed
+
+
 def room_for(folder: Path, kind: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """Return a new array in ``folder``, its blocks allocated: a map over a full disk would fault, not raise `OSError`.
 
     Others are evicted for it first.
     """
     size = int(np.prod(shape)) * np.dtype(kind).itemsize
-    _evict(folder.parent, size)
+    evict(folder.parent, size)
     with (folder / "pixels").open("wb") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
@@ -82,18 +102,16 @@ def room_for(folder: Path, kind: str, shape: tuple[int, ...]) -> npt.NDArray[Any
     return np.memmap(folder / "pixels", dtype=kind, mode=mode, shape=shape)
 
 
-def finish(folder: Path, made: npt.NDArray[Any] | None, name: str) -> None:
-    """Write the ``meta.json`` of the array ``made`` in ``folder``; None: there is none to have."""
-    if made is None:
+def finish(folder: Path, kind: str | None, shape: tuple[int, ...], **more: Any) -> None:
+    """Write the ``meta.json`` of the array in ``folder``; a ``kind`` of None: there is none to have."""
+    if kind is None:
         (folder / "pixels").unlink(missing_ok=True)
-    elif isinstance(made, np.memmap):
-        made.flush()
-    kind, shape = ("none", ()) if made is None else (str(made.dtype), made.shape)
-    write_json(folder / "meta.json", {"dtype": kind, "shape": list(shape), "name": name})
+    write_json(folder / "meta.json", {"dtype": kind or "none", "shape": list(shape), **more})
 
 
-def _evict(root: Path, wanted: int) -> None:
+def evict(root: Path, wanted: int) -> None:
     """Delete the entries used longest ago until ``wanted`` bytes fit under the cap. Open maps stay readable."""
+    clean_after(root)
     names = [p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
     entries = [p for p in names if (p / "pixels").exists()]
     sizes = {p: (p / "pixels").stat().st_size for p in entries}
@@ -105,10 +123,15 @@ def _evict(root: Path, wanted: int) -> None:
 
 
 @contextmanager
-def _lock(root: Path, name: str) -> Iterator[None]:
-    """Hold a lock that its owner's death releases: two ranks must not make the same pixels."""
+def _lock(root: Path, name: str, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock that its owner's death releases: two ranks must not make the same pixels.
+
+    Yield whether it is held: without ``wait`` it may be another's.
+    """
     root.mkdir(parents=True, exist_ok=True)
-    held = lock(root / f".lock-{name}", wait=True)
-    assert held is not None  # it waits
+    held = lock(root / f".lock-{name}", wait=wait)
+    if held is None:
+        yield False
+        return
     with held:
-        yield
+        yield True

@@ -57,7 +57,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class _Work:
-    forward: Callable[[torch.Tensor], Any]
+    forward: Callable[..., Any]
     inputs: Inputs
     probe_ids: npt.NDArray[np.int32]
     num_labels: int | None
@@ -74,14 +74,15 @@ class _Work:
             raise ModelError(Status.TIMEOUT, f"its deadline passed after {start} of {len(self.probe_ids)} probes")
         ids = self.probe_ids[start : start + self.batch_size]
         with torch.inference_mode():
-            out = _checked(self.forward(self.inputs.batch(ids, self.device)), len(ids), self.num_labels)
+            made = self.forward(self.inputs.batch(ids, self.device), **self.inputs.beside(ids, self.device))
+            out = _checked(made, len(ids), self.num_labels)
         if out.shape[1] > self.max_labels:
             raise ModelError(Status.TOO_MANY_LABELS, f"{out.shape[1]} outputs; at most {self.max_labels} are allowed")
         return out
 
 
 def run(
-    forward: Callable[[torch.Tensor], Any],
+    forward: Callable[..., Any],
     inputs: Inputs,
     probe_ids: npt.NDArray[np.int32],
     *,
@@ -97,7 +98,8 @@ def run(
     """Return the outputs of ``forward`` for ``probe_ids``, in their order.
 
     Args:
-        forward: from float32 [batch, channels, height, width] on ``device`` to [batch, num_labels].
+        forward: from float32 [batch, channels, height, width] on ``device``, and the further inputs that the processor
+            makes, by name, to [batch, num_labels].
         inputs: the preprocessed probes.
         probe_ids: which to run.
         num_labels: outputs the model announced; None accepts what comes, as long as each batch brings as many.

@@ -2,16 +2,19 @@
 
 ``cache/inputs/<key>/`` holds ``pixels`` and ``meta.json``; ``key`` hashes the processor's geometry, the probe set and
 the versions of the libraries that resize. Pixels are uint8 where ``(u - shift) / scale`` gives back what the processor
-gives; else they are the processor's own float32.
+gives; else they are the processor's own numbers. A processor that gives images of several shapes has them kept one
+after the other, and its model is run on one image at a time, as transformers' pipeline runs it.
+
+A probe that a processor fails on is not among those its model is run on; all others are.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from probing import cache
+from probing.attempts import is_out_of_memory
 from probing.pictures import Picture, Pictures
-from probing.processors import Affine, Arrays, Processor
+from probing.processors import Affine, Arrays, Processor, check_settings, numbers
 from workspace import ModelError, Status, Workspace
+from workspace.text import printable
 
 if TYPE_CHECKING:
     import torch
@@ -32,44 +37,89 @@ _log = logging.getLogger(__name__)
 GROUP = 64
 """Pictures given to a processor at once."""
 
+GROUP_PIXELS = 64 * 1024**2
+"""Pixels that a group may come to while it is resized, in pixels: long thin images are given in smaller groups."""
+
 CHECKED = 16
-"""Pictures of the first group whose result in a list is compared with the result of each alone."""
+"""Pictures whose result in a list is compared with the result of each alone: the first that can be prepared."""
 
 TOLERANCE = 1e-5
 """Largest error of a pixel rebuilt from uint8, relative to the largest magnitude: rounding of float32 alone."""
 
+MAX_REASON = 200  # characters kept of why a probe is refused
+
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a model reads: ``pixels`` [probes, channels, height, width], uint8 with ``affine`` or float32 without."""
+    """What a model reads.
 
-    pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+    Attributes:
+        pixels: [probes, channels, height, width], uint8 with ``affine``, or without it the processor's own numbers.
+            Where the images are of several shapes: all of them flat, one after the other.
+        affine: what makes float32 of uint8.
+        key: name of the cache's entry.
+        refused: probes that could not be prepared, and why; their pixels mean nothing.
+        shapes: int64 [probes, 3], where the images are of several shapes; then one is read at a time.
+        others: further inputs by the names of the model's arguments, each with one row a probe.
+    """
+
+    pixels: npt.NDArray[Any]
     affine: Affine | None
     key: str = ""
+    refused: Mapping[int, str] = field(default_factory=dict)
+    shapes: npt.NDArray[np.int64] | None = None
+    others: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return len(self.pixels) if self.shapes is None else len(self.shapes)
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """Whether a batch can hold one image only."""
+        return self.shapes is not None or bool(self.others)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an image, of the largest where they differ."""
+        if self.shapes is None:
+            return tuple(self.pixels.shape[1:])
+        return tuple(int(n) for n in self.shapes[np.argmax(self.shapes.prod(axis=1))])
 
     def batch(self, ids: Sequence[int] | npt.NDArray[np.int32], device: str = "cpu") -> torch.Tensor:
-        """Return probes ``ids`` as float32 [len(ids), channels, height, width] on ``device``.
+        """Return probes ``ids`` as float32 [len(ids), channels, height, width] on ``device``; whole numbers as int64.
 
         uint8 travels; it is scaled and shifted where the model runs.
         """
         import torch
 
         chosen = np.asarray(ids)
-        resident = None if device == "cpu" else self._resident(device)
-        if resident is None:
+        resident = None if device == "cpu" or self.shapes is not None else self._resident(device)
+        if self.shapes is not None:
+            (i,) = chosen
+            end = int(self.shapes[: i + 1].prod(axis=1).sum())
+            one = self.pixels[end - int(self.shapes[i].prod()) : end].reshape(1, *self.shapes[i])
+            taken = torch.from_numpy(np.array(one)).to(device)
+        elif resident is None:
             taken = torch.from_numpy(np.ascontiguousarray(self.pixels[chosen])).to(device)
         elif len(chosen) and int(chosen[-1]) - int(chosen[0]) + 1 == len(chosen):  # a slice copies no indices
             taken = resident[int(chosen[0]) : int(chosen[-1]) + 1]
         else:
             taken = resident[torch.from_numpy(chosen.astype(np.int64)).to(device)]
+        if self.affine is None and not taken.is_floating_point():
+            return taken.to(torch.int64)
         x = taken.to(torch.float32, copy=resident is not None)  # a model may write to its input
         if self.affine is None:
             return x
         shift, scale = _on_device(self.affine, str(x.device))
         return x.sub_(shift).div_(scale)
+
+    def beside(self, ids: Sequence[int] | npt.NDArray[np.int32], device: str = "cpu") -> dict[str, torch.Tensor]:
+        """Return the further inputs of probes ``ids``, by the names of the model's arguments."""
+        import torch
+
+        return {
+            name: torch.from_numpy(np.array(rows[np.asarray(ids)])).to(device) for name, rows in self.others.items()
+        }
 
     def _resident(self, device: str) -> torch.Tensor | None:
         """Return all pixels on ``device``, kept there for the next models of this geometry; None when too large.
@@ -94,7 +144,7 @@ def _on_device(affine: Affine, device: str) -> tuple[torch.Tensor, torch.Tensor]
     """Return shift and scale [channels, 1, 1]: kept, because a copy to a GPU for each batch would wait for it."""
     import torch
 
-    shift, scale = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in _columns(affine))
+    shift, scale = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (affine.shift, affine.scale))
     return shift.to(device), scale.to(device)
 
 
@@ -108,9 +158,10 @@ RESIDENT_BYTES = 4 * 1024**3
 def prepare(workspace: Workspace, probe_set: str, processor: Processor, *, threads: int, max_edge: int) -> Inputs:
     """Return the probes as ``processor`` gives them, from the cache, or made now and kept there.
 
-    Raises `ModelError`: ``image_too_large`` when an edge is over ``max_edge`` pixels, ``processor_error`` when the
-    processor fails, or gives images of different shapes.
+    Raises `ModelError`: ``image_too_large`` when its settings, or the first image it makes, have an edge over
+    ``max_edge`` pixels; ``processor_error`` when it fails on most probes, or makes no image of one.
     """
+    check_settings(processor.settings, max_edge)
     root = workspace.cache_dir / "inputs"
     pictures = Pictures(workspace, probe_set, threads)
     for exact in (False, True):
@@ -118,66 +169,277 @@ def prepare(workspace: Workspace, probe_set: str, processor: Processor, *, threa
         if not (folder / "meta.json").exists():
             with cache.making(folder) as temporary:
                 if temporary is not None:
-                    made = _make(pictures, processor, temporary, exact, threads, max_edge)
-                    cache.finish(temporary, made, processor.name)
-        found = cache.open_entry(folder)
+                    _Making(pictures, processor, temporary, exact, threads, max_edge).run()
+        found, meta = cache.open_entry(folder)
         if found is None:  # 8-bit pixels cannot give back what the processor gave
             continue
-        if not exact and (processor.affine is None or not _same(pictures, processor, found)):
-            continue
-        return Inputs(found, None if exact else processor.affine, folder.name)
+        made = Inputs(
+            found,
+            None if exact else processor.affine,
+            folder.name,
+            {int(i): why for i, why in meta["refused"].items()},
+            np.array(meta["shapes"], np.int64) if meta["shapes"] else None,
+            _read_others(folder),
+        )
+        if exact or (processor.affine is not None and _same(pictures, processor, made)):
+            return made
     raise AssertionError("the exact path always ends in an array")
 
 
-def _same(pictures: Pictures, processor: Processor, pixels: npt.NDArray[np.uint8]) -> bool:
+def _read_others(folder: Path) -> dict[str, npt.NDArray[Any]]:
+    if not (folder / "others.npz").exists():
+        return {}
+    with np.load(folder / "others.npz", allow_pickle=False) as file:
+        return dict(file)
+
+
+def _same(pictures: Pictures, processor: Processor, made: Inputs) -> bool:
     """Return whether cached pixels give what ``processor`` gives for the first probes: its last step is its own."""
-    made = _one_by_one(processor, pictures[:2])
-    assert processor.affine is not None
-    return all(
-        m.shape == p.shape and _error(m, p, processor.affine) <= TOLERANCE
-        for m, p in zip(made, pixels[: len(made)], strict=True)
-    )
-
-
-def _make(
-    pictures: Pictures, processor: Processor, folder: Path, exact: bool, threads: int, max_edge: int
-) -> npt.NDArray[Any] | None:
-    """Return all probes in a new array in ``folder``; None where 8-bit pixels were wanted and there are none."""
-    first = _one_by_one(processor, pictures[:CHECKED])
-    shape = first[0].shape
-    if max(shape) > max_edge:
-        raise ModelError(
-            Status.IMAGE_TOO_LARGE, f"its processor makes images of {shape[1:]} pixels; at most {max_edge}"
-        )
-    for way in _exact_ways(processor) if exact else _pixel_ways(processor):
-        if not _agrees(way, pictures[:GROUP], first, processor):
-            continue
-        out = cache.room_for(folder, "float32" if exact else "uint8", (len(pictures), *shape))
-        if _fill(out, way, pictures, threads):
-            return out
-    return None
+    for i in [i for i in range(len(pictures)) if i not in made.refused][:2]:
+        wanted, got = _alone(processor, pictures[i]), made.batch([i]).numpy()[0]
+        if wanted.shape != got.shape or _distance(wanted, got) > TOLERANCE:
+            return False
+    return True
 
 
 Way = Callable[[Sequence[Picture]], "Arrays | None"]
 """From pictures to what is kept of them; None where it is not to be had."""
 
 
-def _exact_ways(processor: Processor) -> Iterator[Way]:
-    """Yield how to get the processor's float32, the quickest way first."""
-    if not processor.alone:
-        yield processor.apply
-    yield lambda pictures: _one_by_one(processor, pictures)
+class _SeveralShapesError(Exception):
+    """The images that a processor makes differ in shape."""
 
 
-def _pixel_ways(processor: Processor) -> Iterator[Way]:
-    """Yield how to get the 8-bit pixels: asked of the processor, or worked out from what it gives."""
-    affine = processor.affine
-    if affine is None:
-        return
-    if processor.pixels is not None and not processor.alone:
-        yield lambda pictures: _checked_pixels(processor, pictures)
-    for way in _exact_ways(processor):
-        yield partial(_recovered, way, affine)
+class _Making:
+    """All probes through one processor, into the ``folder`` of a new entry of the cache."""
+
+    def __init__(
+        self, pictures: Pictures, processor: Processor, folder: Path, exact: bool, threads: int, max_edge: int
+    ) -> None:
+        self._pictures, self._processor, self._folder = pictures, processor, folder
+        self._exact, self._threads, self._max_edge = exact, threads, max_edge
+        self.refused = dict(pictures.refused)
+
+    def run(self) -> None:
+        """Make them and finish the entry; where 8-bit pixels were wanted and there are none, it says so."""
+        first = self._first()
+        uniform = len({array.shape for array in first.values()}) == 1
+        if uniform and next(iter(first.values())).ndim == 3:
+            height, width = next(iter(first.values())).shape[1:]
+            if max(height, width) > self._max_edge:
+                text = f"its processor makes images of ({height}, {width}) pixels; at most {self._max_edge}"
+                raise ModelError(Status.IMAGE_TOO_LARGE, text)
+        before = dict(self.refused)
+        for way in self._ways():
+            if not self._agrees(way, first):
+                continue
+            self.refused = dict(before)
+            try:
+                made = self._fill(way, next(iter(first.values()))) if uniform else self._append(way)
+            except _SeveralShapesError:
+                uniform = False
+                self.refused = dict(before)
+                made = self._append(way)
+            if made is not None:
+                kind, shape, shapes = made
+                self._check_refused()
+                self._write_others()
+                refused = {str(i): why for i, why in sorted(self.refused.items())}
+                cache.finish(self._folder, kind, shape, name=self._processor.name, refused=refused, shapes=shapes)
+                return
+        cache.finish(self._folder, None, (), name=self._processor.name)
+
+    def _first(self) -> dict[int, npt.NDArray[Any]]:
+        """Return what is made of the first probes, each alone; those that fail are refused."""
+        made: dict[int, npt.NDArray[Any]] = {}
+        for i in range(len(self._pictures)):
+            if i not in self.refused:
+                array = self._attempt(i, partial(_alone, self._processor))
+                if array is not None:
+                    made[i] = array
+            if len(made) == CHECKED or (not made and len(self.refused) >= 4 * CHECKED):
+                break
+        if not made:
+            self._refuse_model()
+        return made
+
+    def _attempt(self, i: int, make: Callable[[Picture], npt.NDArray[Any] | None]) -> npt.NDArray[Any] | None:
+        """Return what ``make`` makes of probe ``i``; refuse the probe, and return None, where that fails."""
+        try:
+            array = make(self._pictures[i])
+            if array is not None and array.size > 3 * self._max_edge**2:
+                text = f"becomes an image of {array.shape}, more than {self._max_edge} x {self._max_edge} pixels"
+                raise ModelError(Status.IMAGE_TOO_LARGE, text)
+        except Exception as error:
+            if isinstance(error, OSError) or is_out_of_memory(error) or isinstance(error, _NoImageError):
+                raise
+            _log.info("probe %d: %s fails: %r", i, self._processor.name, error)
+            reason = error.reason if isinstance(error, ModelError) else f"{type(error).__name__}: {error}"
+            self.refused[i] = printable(reason, MAX_REASON)
+            return None
+        return array
+
+    def _check_refused(self) -> None:
+        if 2 * len(self.refused) > len(self._pictures):
+            self._refuse_model()
+
+    def _refuse_model(self) -> None:
+        i, why = min(self.refused.items())
+        text = f"its processor fails on {len(self.refused):,} of {len(self._pictures):,} probes; on probe {i}: {why}"
+        raise ModelError(Status.PROCESSOR_ERROR, text)
+
+    def _ways(self) -> Iterator[Way]:
+        """Yield how to get what is kept, the quickest way first."""
+        processor = self._processor
+
+        def alone(pictures: Sequence[Picture]) -> Arrays:
+            return [_alone(processor, picture) for picture in pictures]
+
+        exact: list[Way] = [alone] if processor.alone else [processor.apply, alone]
+        if self._exact:
+            yield from exact
+            return
+        if processor.affine is None:
+            return
+        if processor.pixels is not None and not processor.alone:
+            yield partial(_checked_pixels, processor)
+        for way in exact:
+            yield partial(_recovered, way, processor.affine)
+
+    def _agrees(self, way: Way, first: Mapping[int, npt.NDArray[Any]]) -> bool:
+        """Return whether ``way``, given the first probes in a list, makes of each what the processor makes of it alone.
+
+        float32 must be the same bits; 8-bit pixels must give it back to within rounding.
+        """
+        try:
+            found = way([self._pictures[i] for i in first])
+        except Exception as error:
+            if isinstance(error, OSError) or is_out_of_memory(error):
+                raise
+            _log.debug("%s: %r", self._processor.name, error)  # such as a request for pixels that it does not know
+            return False
+        if found is None or len(found) != len(first):
+            return False
+        for one, other in zip(first.values(), found, strict=True):
+            if one.shape != other.shape:
+                return False
+            if other.dtype == np.uint8 and not self._exact:
+                assert self._processor.affine is not None
+                if _error(one, other, self._processor.affine) > TOLERANCE:
+                    return False
+            elif not np.array_equal(one, other, equal_nan=True):
+                return False
+        return True
+
+    def _groups(self) -> Iterator[list[int]]:
+        """Yield the probes in groups of at most `GROUP`, fewer where resizing would make large images of them."""
+        edges = [n for path, n in _sizes(self._processor.settings)]
+        each = max([1.0, *edges]) ** 2 * self._pictures.ratios
+        group: list[int] = []
+        pixels = 0.0
+        for i in range(len(self._pictures)):
+            if i in self.refused:
+                continue
+            if group and (len(group) == GROUP or pixels + each[i] > GROUP_PIXELS):
+                yield group
+                group, pixels = [], 0.0
+            group.append(i)
+            pixels += each[i]
+        if group:
+            yield group
+
+    def _made(self, way: Way, group: list[int]) -> list[tuple[int, npt.NDArray[Any]]] | None:
+        """Return what ``way`` makes of the probes of a group, those that it fails on left out; None where of none."""
+        try:
+            made = way([self._pictures[i] for i in group])
+        except Exception as error:
+            if isinstance(error, OSError) or is_out_of_memory(error):
+                raise
+            found = [(i, self._attempt(i, partial(_only, way))) for i in group]
+            return [(i, array) for i, array in found if array is not None]
+        return None if made is None else list(zip(group, made, strict=True))
+
+    def _fill(self, way: Way, like: npt.NDArray[Any]) -> tuple[str, tuple[int, ...], None] | None:
+        """Write what ``way`` makes of all probes, images of one shape; None where it makes nothing of one of them."""
+        kind = str(like.dtype) if self._exact else "uint8"
+        out = cache.room_for(self._folder, kind, (len(self._pictures), *like.shape))
+
+        def fill(group: list[int]) -> bool:
+            made = self._made(way, group)
+            if made is None:
+                return False
+            for i, array in made:
+                if array.shape != like.shape:
+                    raise _SeveralShapesError
+                out[i] = array
+            return True
+
+        with ThreadPoolExecutor(self._threads) as pool:
+            try:
+                whole = all(pool.map(fill, list(self._groups())))
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+        if not whole:
+            return None
+        out.flush()  # type: ignore[attr-defined]
+        return kind, out.shape, None
+
+    def _append(self, way: Way) -> tuple[str, tuple[int, ...], list[list[int]]] | None:
+        """Write images of several shapes, one after the other; None where ``way`` makes nothing of one of them."""
+        shapes = [[0, 0, 0] for _ in self._pictures]
+        kind, size = "uint8", 0
+        with (self._folder / "pixels").open("wb") as file:
+            for group in self._groups():
+                made = self._made(way, group)
+                if made is None:
+                    return None
+                cache.evict(self._folder.parent, size)
+                for i, array in made:
+                    if array.ndim != 3:
+                        raise _NoImageError(array.shape)
+                    shapes[i], kind = list(array.shape), str(array.dtype)
+                    size += array.size
+                    file.write(np.ascontiguousarray(array).data)
+        return kind, (size,), shapes
+
+    def _write_others(self) -> None:
+        if self._processor.others is None:
+            return
+        rows: dict[int, dict[str, npt.NDArray[Any]]] = {}
+        for i in range(len(self._pictures)):
+            if i not in self.refused:
+                rows[i] = self._processor.others(self._pictures[i])
+        columns: dict[str, npt.NDArray[Any]] = {}
+        for name, one in next(iter(rows.values())).items():
+            columns[name] = np.zeros((len(self._pictures), *one.shape), one.dtype)
+            for i, row in rows.items():
+                columns[name][i] = row[name]
+        if columns:
+            np.savez(self._folder / "others.npz", allow_pickle=False, **columns)
+
+
+class _NoImageError(ModelError):
+    """A processor makes something else than one image of an image: that is no matter of a probe."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(Status.PROCESSOR_ERROR, f"its processor gives arrays of shape {shape}, not one image")
+
+
+def _alone(processor: Processor, picture: Picture) -> npt.NDArray[Any]:
+    """Return what a processor makes of one picture alone."""
+    made = processor.apply([picture])
+    if len(made) != 1 or not 1 <= made[0].ndim <= 3:
+        raise _NoImageError((len(made), *made[0].shape) if made else (0,))
+    return made[0]
+
+
+def _only(way: Way, picture: Picture) -> npt.NDArray[Any] | None:
+    made = way([picture])
+    return None if made is None else made[0]
+
+
+def _sizes(settings: Mapping[str, Any]) -> list[tuple[str, float]]:
+    return [(path, n) for path, n in numbers(settings) if path.startswith(("size.", "input_size", "resize_short"))]
 
 
 def _checked_pixels(processor: Processor, pictures: Sequence[Picture]) -> Arrays | None:
@@ -187,14 +449,10 @@ def _checked_pixels(processor: Processor, pictures: Sequence[Picture]) -> Arrays
     """
     assert processor.pixels is not None
     assert processor.affine is not None
-    try:
-        made = processor.pixels(pictures)
-    except Exception as error:  # noqa: BLE001 - a processor that does not know the request is asked in another way
-        _log.debug("%s does not give its pixels: %r", processor.name, error)
-        return None
+    made = processor.pixels(pictures)
     if len(made) != len(pictures) or any(m.dtype != np.uint8 for m in made):
         return None
-    first = _one_by_one(processor, pictures[:1])[0]
+    first = _alone(processor, pictures[0])
     return made if first.shape == made[0].shape and _error(first, made[0], processor.affine) <= TOLERANCE else None
 
 
@@ -203,66 +461,11 @@ def _recovered(way: Way, affine: Affine, pictures: Sequence[Picture]) -> Arrays 
     return None if any(f is None for f in found) else [f for f in found if f is not None]
 
 
-def _agrees(way: Way, pictures: Sequence[Picture], first: Arrays, processor: Processor) -> bool:
-    """Return whether ``way``, given a whole list, makes of its first pictures what the processor makes of each alone.
-
-    float32 must be the same bits; 8-bit pixels must give it back to within rounding.
-    """
-    found = way(pictures)
-    if found is None or len(found) != len(pictures):
-        return False
-    for one, other in zip(first, found, strict=False):
-        if one.shape != other.shape:
-            return False
-        if other.dtype == np.uint8:
-            assert processor.affine is not None
-            if _error(one, other, processor.affine) > TOLERANCE:
-                return False
-        elif not np.array_equal(one, other, equal_nan=True):
-            return False
-    return True
-
-
-def _fill(out: npt.NDArray[Any], way: Way, pictures: Pictures, threads: int) -> bool:
-    """Write what ``way`` makes of all ``pictures`` to ``out``; False where it makes nothing of one of them."""
-
-    def fill(start: int) -> bool:
-        made = way(pictures[start : start + GROUP])
-        if made is None:
-            return False
-        for i, array in enumerate(made, start):
-            if array.shape != out.shape[1:]:
-                text = f"its processor gives images of different shapes, {out.shape[1:]} and {array.shape}"
-                raise ModelError(Status.PROCESSOR_ERROR, text)
-            out[i] = array
-        return True
-
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            return all(pool.map(fill, range(0, len(pictures), GROUP)))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _one_by_one(processor: Processor, pictures: Sequence[Picture]) -> Arrays:
-    made = [array for picture in pictures for array in processor.apply([picture])]
-    for array in made:
-        if array.ndim != 3:
-            raise ModelError(
-                Status.PROCESSOR_ERROR, f"its processor gives arrays of shape {array.shape}, not one image"
-            )
-    return made
-
-
-def _columns(affine: Affine) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return affine.shift, affine.scale
-
-
-def _pixels(made: npt.NDArray[np.float32], affine: Affine | None) -> npt.NDArray[np.uint8] | None:
+def _pixels(made: npt.NDArray[np.float32], affine: Affine) -> npt.NDArray[np.uint8] | None:
     """Return the 8-bit pixels that ``affine`` turns into ``made``; None when there are none."""
-    if affine is None or len(affine.shift) != len(made):
+    if made.ndim != 3 or len(affine.shift) != len(made):
         return None
-    shift, scale = (np.asarray(v, np.float32)[:, None, None] for v in _columns(affine))
+    shift, scale = (np.asarray(v, np.float32)[:, None, None] for v in (affine.shift, affine.scale))
     rounded = np.rint(made * scale + shift)
     if not np.isfinite(rounded).all() or rounded.min() < 0 or rounded.max() > 255:
         return None
@@ -271,8 +474,11 @@ def _pixels(made: npt.NDArray[np.float32], affine: Affine | None) -> npt.NDArray
 
 
 def _error(made: npt.NDArray[np.float32], pixels: npt.NDArray[np.uint8], affine: Affine) -> float:
-    shift, scale = (np.asarray(v, np.float32)[:, None, None] for v in _columns(affine))
-    if len(shift) != len(pixels):
+    shift, scale = (np.asarray(v, np.float32)[:, None, None] for v in (affine.shift, affine.scale))
+    if pixels.ndim != 3 or len(shift) != len(pixels):
         return float("inf")
-    rebuilt = (pixels.astype(np.float32) - shift) / scale
+    return _distance(made, (pixels.astype(np.float32) - shift) / scale)
+
+
+def _distance(made: npt.NDArray[np.float32], rebuilt: npt.NDArray[np.float32]) -> float:
     return float(np.abs(rebuilt - made).max() / max(float(np.abs(made).max()), 1e-6))

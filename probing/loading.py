@@ -7,6 +7,7 @@ model is compared with them afterwards, whatever the library forgives.
 
 from __future__ import annotations
 
+import inspect
 import math
 import threading
 import warnings
@@ -67,7 +68,7 @@ class Loaded:
         parameters: how many it has.
     """
 
-    forward: Callable[[torch.Tensor], Any]
+    forward: Callable[..., Any]
     module: nn.Module
     num_labels: int
     labels: list[str] | None
@@ -192,9 +193,12 @@ def _settings(config_class: Any) -> dict[str, set[str]]:
     return known
 
 
-def _logits(model: nn.Module) -> Callable[[torch.Tensor], Any]:
-    def forward(x: torch.Tensor) -> Any:
-        out = model(x)
+def _logits(model: nn.Module) -> Callable[..., Any]:
+    """Return what gives the logits of an image, and of what its processor makes beside it and the model reads."""
+    read = inspect.signature(model.forward).parameters
+
+    def forward(x: torch.Tensor, **beside: torch.Tensor) -> Any:
+        out = model(x, **{name: value for name, value in beside.items() if name in read})
         logits = getattr(out, "logits", None)
         if logits is None:
             raise ModelError(Status.WRONG_SHAPE, f"returns {type(out).__name__}, which has no logits")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from probing import cache
 from workspace import Workspace, WorkspaceError
 from workspace.files import batches, read_file
-from workspace.images import read_image
+from workspace.images import RefusedImageError, read_image
 
 Picture = npt.NDArray[np.uint8]
 """One decoded probe: RGB, uint8 [3, height, width]."""
@@ -27,7 +27,12 @@ _ROWS = 256  # images read at once: the encoded set is never in memory whole
 
 
 class Pictures(Sequence[Picture]):
-    """The probes in order, each as a `Picture`; what is taken may be written to."""
+    """The probes in order, each as a `Picture`, a copy that may be written to.
+
+    Attributes:
+        refused: probes that cannot be decoded, and why: stored before there was a cap on shapes, or damaged.
+        ratios: float64 [probes], longest edge over shortest.
+    """
 
     def __init__(self, workspace: Workspace, probe_set: str, threads: int) -> None:
         self._path = workspace.probes_dir(probe_set) / "probes.parquet"
@@ -37,6 +42,8 @@ class Pictures(Sequence[Picture]):
         self._ends = np.cumsum(3 * width * height)
         self._flat: npt.NDArray[Any] | None = None
         self._encoded: list[bytes] = []
+        self.refused: dict[int, str] = {}
+        self.ratios = np.maximum(width, height) / np.maximum(1, np.minimum(width, height))
         if int(self._ends[-1]) > MAX_DECODED_BYTES:
             self._encoded = [v["bytes"] for v in read_file(self._path, columns=["image"])["image"].to_pylist()]
             return
@@ -45,9 +52,10 @@ class Pictures(Sequence[Picture]):
             with cache.making(folder) as temporary:
                 if temporary is not None:
                     flat = cache.room_for(temporary, "uint8", (int(self._ends[-1]),))
-                    self._decode(flat, threads)
-                    cache.finish(temporary, flat, "decoded")
-        self._flat = cache.open_entry(folder)
+                    refused = self._decode(flat, threads)
+                    cache.finish(temporary, "uint8", flat.shape, name="decoded", refused=refused)
+        self._flat, meta = cache.open_entry(folder)
+        self.refused = {int(i): why for i, why in meta.get("refused", {}).items()}
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -58,21 +66,34 @@ class Pictures(Sequence[Picture]):
         if not 0 <= i < len(self):
             raise IndexError(i)
         if self._flat is None:
-            return _planar(self._encoded[i])
+            return _planar(self._encoded[i], i)
         shape = self._shapes[i]
-        return self._flat[self._ends[i] - int(np.prod(shape)) : self._ends[i]].reshape(shape)
+        return np.array(self._flat[self._ends[i] - int(np.prod(shape)) : self._ends[i]].reshape(shape))
 
-    def _decode(self, flat: npt.NDArray[Any], threads: int) -> None:
+    def _decode(self, flat: npt.NDArray[Any], threads: int) -> dict[int, str]:
+        """Write all decoded probes to ``flat``; return those that cannot be, and why."""
+        refused: dict[int, str] = {}
+
+        def decode(task: tuple[int, bytes]) -> None:
+            i, encoded = task
+            try:
+                picture = _planar(encoded, i)
+            except RefusedImageError as error:
+                refused[i] = str(error)
+                return
+            if picture.shape != tuple(self._shapes[i]):
+                raise WorkspaceError(f"probe {i} of {self._path} has another size than its row says")
+            flat[self._ends[i] - picture.size : self._ends[i]] = picture.ravel()
+
         done = 0
         with ThreadPoolExecutor(threads) as pool:
             for batch in batches(self._path, _ROWS, ["image"]):
                 encoded = [value["bytes"] for value in batch.column("image").to_pylist()]
-                for picture in pool.map(_planar, encoded):
-                    if picture.shape != tuple(self._shapes[done]):
-                        raise WorkspaceError(f"probe {done} of {self._path} has another size than its row says")
-                    flat[self._ends[done] - picture.size : self._ends[done]] = picture.ravel()
-                    done += 1
+                list(pool.map(decode, enumerate(encoded, done)))
+                done += len(encoded)
+        return refused
 
 
-def _planar(encoded: bytes) -> Picture:
-    return np.array(np.asarray(read_image(encoded)).transpose(2, 0, 1), order="C")
+def _planar(encoded: bytes, probe: int) -> Picture:
+    image = read_image(encoded, f"probe {probe}")
+    return np.array(np.asarray(image).transpose(2, 0, 1), order="C")

@@ -79,7 +79,9 @@ def make(
     wanted = statuses(retry)
     last = {
         (a["repo_id"], a["sha"]): a
-        for a in workspace.attempts(["repo_id", "sha", "attempt", "status", "probe_set", "probes_run"]).to_pylist()
+        for a in workspace.attempts(
+            ["repo_id", "sha", "attempt", "status", "probe_set", "probes_run", "probes_refused"]
+        ).to_pylist()
     }
     holes = workspace.holes(probe_set)
     deaths, busy = inflight.recover(workspace)
@@ -119,9 +121,11 @@ def make(
 def _is_done(before: Mapping[str, Any], probe_set: str, probes: int, retry: Collection[str]) -> bool:
     if before["probe_set"] != probe_set or before["status"] in retry:
         return False
-    return bool(before["status"] != Status.OK.value or (before["probes_run"] or 0) >= probes)
+    tried = (before["probes_run"] or 0) + len(before["probes_refused"] or ())
+    return bool(before["status"] != Status.OK.value or tried >= probes)
 
 
+_LAST = ["repo_id", "sha", "attempt", "status", "probe_set", "probes_run", "probes_refused"]
 _COLUMNS = [
     "id", "sha", "downloads", "weights_bytes", "safetensors", "eligibility", "reason", "label_quality", "problem_type",
 ]  # fmt: skip

@@ -9,10 +9,10 @@ Images go in as lists: a call of a transformers processor costs about as much as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from probing.pictures import Picture
 from workspace import ModelError, Status
 from workspace.files import canonical_json, short_hash
 from workspace.model_config import ModelConfig, read_object
+from workspace.text import printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 Arrays = list[npt.NDArray[Any]]
 
 _AFFINE_KEYS = {"do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "mean", "std"}
-_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class Processor:
         pixels: from pictures to the 8-bit pixels before the last step, where the processor can be asked for them. It
             is taken at its word only where it agrees with `apply` (`probing.inputs`).
         alone: give it one picture at a time: what it makes of one depends on the others in the list.
+        others: further inputs of the model for one picture, by the names of its arguments, such as masks of patches.
+        assumed: in words, what the repository does not state and was assumed; empty when nothing was.
     """
 
     apply: Callable[[Sequence[Picture]], Arrays]
@@ -63,6 +65,8 @@ class Processor:
     mode: str = "RGB"
     pixels: Callable[[Sequence[Picture]], Arrays] | None = None
     alone: bool = False
+    others: Callable[[Picture], dict[str, npt.NDArray[Any]]] | None = None
+    assumed: str = ""
 
     @property
     def hash(self) -> str:
@@ -77,48 +81,248 @@ class Processor:
 
 
 def for_transformers(folder: Path, config: Any) -> Processor:
-    """Return the image processor of a transformers model in ``folder``; its family's default when there is none."""
-    from transformers import AutoImageProcessor
+    """Return the image processor of a transformers model in ``folder``; its family's default when there is none.
 
-    named = next((folder / name for name in _FILES if (folder / name).is_file()), None)
-    timm_wrapper = getattr(config, "model_type", "") == "timm_wrapper"
-    if named is not None:
-        raw = read_object(named, Status.PROCESSOR_ERROR, Status.PROCESSOR_ERROR)
-        if "auto_map" in raw:
-            raise ModelError(Status.PROCESSOR_ERROR, "its image processor is code of its own, which is never run")
-    if named is not None or timm_wrapper:
-        auto: Any = AutoImageProcessor
-        processor = auto.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        source = "repo" if named is not None else "timm"
+    Its class must be one that transformers itself pairs with a model, and it is made here from the settings that it
+    knows: the repository's file is read as data. Raises `ModelError` (processor_error).
+    """
+    raw = _read(folder)
+    kind = _class(raw, config)
+    assumed = "" if _name(raw) else f"{kind.__name__}, as transformers pairs it with its architecture"
+    if raw is None:
+        settings, size = _default(kind, config)
+        assumed += f"; {size}"
     else:
-        processor, source = _default(config), "default"
-    if hasattr(processor, "val_transforms"):  # TimmWrapper: the transforms are all there is
-        return _timm(processor.data_config, source)
-    settings = {k: v for k, v in processor.to_dict().items() if not k.startswith("_")}
+        settings = _filtered(raw, kind)
+    try:
+        processor = kind(**settings)
+    except Exception as error:
+        text = f"{kind.__name__} cannot be made with its settings: {printable(error, 200)}"
+        raise ModelError(Status.PROCESSOR_ERROR, text) from error
+    known = {k: v for k, v in processor.to_dict().items() if not k.startswith("_")}
     channels = getattr(config, "num_channels", 3)
     mode = "L" if channels == 1 else "RGB"
+    names = list(getattr(processor, "model_input_names", ["pixel_values"]))
 
     on_tensors = getattr(processor, "backend", "") == "torchvision"
 
-    def run(pictures: Sequence[Picture], **changes: bool) -> Arrays:
+    def run(pictures: Sequence[Picture], **changes: bool) -> Any:
         import torch
 
         if mode == "L" or not on_tensors:
             images: list[Any] = [_image(picture, mode) for picture in pictures]
         else:
             images = [torch.from_numpy(picture) for picture in pictures]
-        return [np.asarray(value) for value in processor(images=images, **changes)["pixel_values"]]
+        return processor(images=images, **changes)
+
+    def arrays(pictures: Sequence[Picture], **changes: bool) -> Arrays:
+        made = run(pictures, **changes)
+        return [np.asarray(value) for value in made[names[0] if names[0] in made else "pixel_values"]]
+
+    def others(picture: Picture) -> dict[str, npt.NDArray[Any]]:
+        made = run([picture])
+        return {name: np.asarray(made[name][0]) for name in names[1:] if name in made}
 
     return Processor(
-        lambda pictures: [array.astype(np.float32, copy=False) for array in run(pictures)],
+        lambda pictures: [a.astype(np.float32, copy=False) if a.dtype.kind == "f" else a for a in arrays(pictures)],
         type(processor).__name__,
-        source,
-        _plain(settings),
-        _hf_affine(settings, channels),
+        "default" if raw is None else "repo",
+        _plain(known),
+        _hf_affine(known, channels),
         mode,
-        lambda pictures: run(pictures, do_rescale=False, do_normalize=False),
-        alone=bool(settings.get("do_pad")) and not settings.get("pad_size"),
+        lambda pictures: arrays(pictures, do_rescale=False, do_normalize=False),
+        alone=bool(known.get("do_pad")) and not known.get("pad_size"),
+        others=others if len(names) > 1 else None,
+        assumed=assumed,
     )
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    """Return the settings of the image processor in ``folder``, from where transformers takes them; None for none."""
+    whole = folder / "processor_config.json"
+    nested = _object(whole).get("image_processor") if whole.is_file() else None
+    raw = nested if isinstance(nested, dict) else None
+    if raw is None and (folder / "preprocessor_config.json").is_file():
+        raw = _object(folder / "preprocessor_config.json")
+    if raw is not None and raw.get("auto_map") and _name(raw) not in _known_classes():
+        raise ModelError(Status.PROCESSOR_ERROR, "its image processor is code of its own, which is never run")
+    return raw
+
+
+def _object(path: Path) -> dict[str, Any]:
+    return read_object(path, Status.PROCESSOR_ERROR, Status.PROCESSOR_ERROR)
+
+
+def _name(raw: Mapping[str, Any] | None) -> str:
+    """Return the name of its class as it is called today: without "FeatureExtractor" and "Fast"; "" where none is."""
+    value = (raw or {}).get("image_processor_type") or (raw or {}).get("feature_extractor_type") or ""
+    name = str(value).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")
+    return _RENAMED.get(name, name)
+
+
+_RENAMED = {"ImageProcessor": "", "AutoImageProcessor": ""}
+"""Names in old files that say nothing: the class goes by the architecture."""
+
+
+def _known_classes() -> dict[str, Mapping[str, Any]]:
+    """Return the classes of transformers' own mapping: by the name of each, the classes by backend."""
+    from transformers.models.auto import image_processing_auto as auto
+
+    library: Any = auto
+    return {name: kinds for kinds in library.IMAGE_PROCESSOR_MAPPING_NAMES.values() for name in kinds.values() if name}
+
+
+def _class(raw: Mapping[str, Any] | None, config: Any) -> Any:
+    """Return the class of an image processor, by its name, else by the architecture. Raises `ModelError`."""
+    from transformers.models.auto import image_processing_auto as auto
+
+    library: Any = auto
+    name, known = _name(raw), _known_classes()
+    kinds = known.get(name)
+    if name and kinds is None:
+        text = f"its image processor is of the class {printable(name)!r}, which transformers pairs with no model"
+        raise ModelError(Status.PROCESSOR_ERROR, text)
+    if kinds is None:
+        kinds = library.IMAGE_PROCESSOR_MAPPING_NAMES.get(getattr(config, "model_type", None))
+    if not kinds:
+        what = "names no class of image processor" if raw is not None else "has no image processor"
+        raise ModelError(Status.PROCESSOR_ERROR, f"{what}, and its architecture no default")
+    slow_first = kinds.get("torchvision") in library.DEFAULT_TO_PIL_BACKEND_IMAGE_PROCESSORS
+    order = ("pil", "torchvision") if slow_first else ("torchvision", "pil")
+    chosen = next(kinds[backend] for backend in order if kinds.get(backend))
+    kind = library.get_image_processor_class_from_name(chosen)
+    settings = getattr(getattr(kind, "valid_kwargs", None), "__annotations__", {})
+    if not settings or _SEVERAL & set(settings):
+        text = f"{chosen} does not make one input of one image: no classifier here reads what it gives"
+        raise ModelError(Status.PROCESSOR_ERROR, text)
+    return kind
+
+
+_SEVERAL = {
+    "class_info_file", "crop_to_patches", "do_image_splitting", "do_pan_and_scan", "do_split_image", "header_text",
+    "image_grid_pinpoints", "max_crops", "max_image_tiles", "max_num_tiles", "max_slice_nums", "max_tiles",
+    "repo_path", "split_image", "temporal_patch_size", "transform",
+}  # fmt: skip
+"""Settings of the processors that cut an image into several, draw text into it, or read files of their own."""
+
+_UNREAD = {
+    "apply_ocr", "data_format", "device", "disable_grouping", "input_data_format", "image_seq_length", "num_labels",
+    "ignore_index", "return_tensors",
+}  # fmt: skip
+"""Settings that classes know and that are not taken from a repository: where to compute, in what order of axes."""
+
+
+def _filtered(raw: Mapping[str, Any], kind: Any) -> dict[str, Any]:
+    """Return the settings of ``raw`` that the class knows: flags, numbers, and lists and objects of numbers.
+
+    Raises `ModelError` for one of another type. Null is the class's own default, as in transformers.
+    """
+    kept = {}
+    for name, annotation in kind.valid_kwargs.__annotations__.items():
+        value = raw.get(name)
+        if value is None or name in _UNREAD or (isinstance(value, str) and _is_text(annotation)):
+            continue
+        if name.startswith("do_"):
+            if type(value) is not bool and value not in (0, 1):
+                raise ModelError(Status.PROCESSOR_ERROR, f"its {name} is neither true nor false")
+            value = bool(value)
+        elif not _is_numeric(value):
+            raise ModelError(Status.PROCESSOR_ERROR, f"its {name} is no number, nor a list or object of numbers")
+        if isinstance(value, dict):
+            value = {k: v for k, v in value.items() if v is not None}
+        kept[name] = value
+    if "apply_ocr" in kind.valid_kwargs.__annotations__:
+        kept["apply_ocr"] = False  # starts another program
+    return kept
+
+
+def _is_text(annotation: Any) -> bool:
+    return annotation is str or (get_origin(annotation) not in (dict, list) and str in get_args(annotation))
+
+
+def _is_numeric(value: Any, depth: int = 2) -> bool:
+    if isinstance(value, (list, dict)) and depth:
+        return all(_is_numeric(v, depth - 1) for v in (value.values() if isinstance(value, dict) else value))
+    return value is None or isinstance(value, (bool, int, float))
+
+
+def check_settings(settings: Mapping[str, Any], max_edge: int) -> None:
+    """Refuse a processor by its settings, defaults included, before it makes any image.
+
+    Raises `ModelError`: ``image_too_large`` for sizes above ``max_edge`` pixels, ``processor_error`` for numbers that
+    are not finite or make no sense.
+    """
+    found = list(numbers(settings))
+    if len(found) > MAX_NUMBERS:
+        raise ModelError(Status.PROCESSOR_ERROR, f"its processor has {len(found):,} numbers")
+    paths = {path for path, _ in found}
+    shrunk = min([1.0, *(n for path, n in found if path == "crop_pct")])  # edges are divided by it before they are cut
+    patch = max([1.0, *(n for path, n in found if path.startswith("patch_size"))])
+    for path, number in found:
+        key = path.partition(".")[0]
+        text = f"its processor's {path} is {number:g}"
+        if not np.isfinite(number):
+            raise ModelError(Status.PROCESSOR_ERROR, text)
+        if any(word in key for word in ("mean", "std", "factor", "resample", "crop_pct")):
+            low, high = next(bounds for word, bounds in _BOUNDS.items() if word in key)
+            if not low <= number <= high:
+                raise ModelError(Status.PROCESSOR_ERROR, f"{text}: it is to be {low:g} to {high:g}")
+            continue
+        if (
+            path.endswith(".longest_edge") and f"{key}.shortest_edge" in paths
+        ):  # a bound of what the shortest edge makes
+            continue
+        areas = any(word in key for word in ("pixels", "area", "patches", "tokens")) or "pixels" in path
+        most = max_edge**2 / (patch**2 if "patches" in key or "tokens" in key else 1) if areas else max_edge
+        if abs(number) > most or (key in ("size", "input_size") and not areas and number / shrunk > 2 * max_edge):
+            raise ModelError(Status.IMAGE_TOO_LARGE, f"{text}: images of at most {max_edge} pixels are allowed")
+
+
+MAX_NUMBERS = 10_000
+"""Numbers in the settings of a processor: 512 colours of three, of ImageGPT, are 1,536."""
+
+_BOUNDS = {"mean": (-1e4, 1e4), "std": (1e-6, 1e4), "factor": (1e-6, 1e4), "resample": (0, 5), "crop_pct": (0.05, 5)}
+"""Smallest and largest value of the settings that are no sizes."""
+
+
+def numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """Yield each number in the settings of a processor, flags left out, with the keys that lead to it."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from numbers(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from numbers(inner, path)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield path, float(value)
+
+
+def _default(kind: Any, config: Any) -> tuple[dict[str, Any], str]:
+    """Return the settings of a class at the config's image size, and that in words.
+
+    Resize and crop keep the ratio that they have by default: what the class makes of an image is made as large as the
+    model's input.
+    """
+    vision = getattr(config, "vision_config", None)
+    size = getattr(config, "image_size", None) or getattr(vision, "image_size", None)
+    edges = [size, size] if type(size) is int else list(size) if isinstance(size, (list, tuple)) else []
+    if len(edges) != 2 or not all(type(edge) is int and 0 < edge < 2**31 for edge in edges):
+        return {}, "at its default size"
+    plain = kind()
+    try:
+        made = np.asarray(plain(images=[_image(np.zeros((3, 256, 256), np.uint8), "RGB")])["pixel_values"][0])
+        height, width = made.shape[-2:]
+    except (TypeError, ValueError, KeyError):  # it needs settings that only a repository can state
+        return {}, "at its default size"
+    scales = {"height": edges[0] / height, "width": edges[1] / width}
+    either = min(scales.values()), max(scales.values())
+    settings: dict[str, Any] = {}
+    for name in ("size", "crop_size"):
+        now = plain.to_dict().get(name)
+        if isinstance(now, Mapping):
+            each = {k: scales.get(k, either[1] if "shortest" in k else either[0]) for k in now}
+            settings[name] = {k: round(v * each[k]) for k, v in now.items() if v is not None}
+    return settings, f"at {edges[0]} x {edges[1]} pixels"
 
 
 def for_timm(config: ModelConfig, model: Any) -> Processor:
@@ -127,10 +331,12 @@ def for_timm(config: ModelConfig, model: Any) -> Processor:
 
     resolve: Any = resolve_data_config
     data = resolve(pretrained_cfg=dict(config.pretrained), model=model)
-    return _timm(data, "timm" if "mean" in config.stated else "default")
+    unsaid = [name for name in ("input_size", "mean", "std", "interpolation", "crop_pct") if name not in config.stated]
+    assumed = f"timm's own {', '.join(unsaid)}" if unsaid else ""
+    return _timm(data, "timm" if "mean" in config.stated else "default", assumed)
 
 
-def _timm(data: dict[str, Any], source: str) -> Processor:
+def _timm(data: dict[str, Any], source: str, assumed: str) -> Processor:
     from timm.data.transforms_factory import create_transform
 
     transform = create_transform(**data, is_training=False)
@@ -149,7 +355,7 @@ def _timm(data: dict[str, Any], source: str) -> Processor:
         return [_resized(_image(picture, mode), steps[:-2]) for picture in pictures]
 
     splits = last == ["MaybeToTensor", "Normalize"]
-    return Processor(apply, "timm", source, _plain(data), affine, mode, pixels if splits else None)
+    return Processor(apply, "timm", source, _plain(data), affine, mode, pixels if splits else None, assumed=assumed)
 
 
 def _resized(image: Any, steps: Sequence[Callable[[Any], Any]]) -> npt.NDArray[Any]:
@@ -164,32 +370,6 @@ def _image(picture: Picture, mode: str) -> Image:
 
     image = Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0)))
     return image if mode == "RGB" else image.convert(mode)
-
-
-def _default(config: Any) -> Any:
-    """Return the image processor that transformers pairs with this architecture, at the config's image size."""
-    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
-
-    try:
-        classes: Any = IMAGE_PROCESSOR_MAPPING[type(config)]
-    except KeyError as error:
-        raise ModelError(Status.PROCESSOR_ERROR, "has no image processor, and its architecture no default") from error
-    if isinstance(classes, dict):
-        candidates = [classes.get("torchvision"), classes.get("pil")]
-    else:
-        candidates = list(classes)[::-1] if isinstance(classes, (tuple, list)) else [classes]
-    chosen = next((c for c in candidates if c is not None), None)
-    if chosen is None:
-        raise ModelError(Status.PROCESSOR_ERROR, "has no image processor, and its architecture no default")
-    size = getattr(config, "image_size", None)
-    if type(size) is not int:
-        return chosen()
-    plain = chosen().to_dict()
-    sized: dict[str, Any] = {}
-    for key in ("size", "crop_size"):
-        if isinstance(plain.get(key), dict):
-            sized[key] = {k: size for k, v in plain[key].items() if v is not None}
-    return chosen(**sized)
 
 
 def _hf_affine(settings: dict[str, Any], channels: int) -> Affine | None:

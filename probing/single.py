@@ -79,12 +79,16 @@ def prepare(workspace: Workspace, folder: Path, attempt: Attempt, settings: Sett
             "processor": processor.name,
             "processor_hash": processor.hash,
             "processor_source": processor.source,
+            "processor_assumed": processor.assumed or None,
         }
         ready = inputs.prepare(
             workspace, settings.probe_set, processor, threads=settings.threads, max_edge=settings.max_image_size
         )
         fields["input_dtype"] = str(ready.pixels.dtype)
-        share = of_model(workspace, attempt, settings)
+        share = of_model(workspace, attempt, settings, np.array(sorted(ready.refused), np.int32))
+        if len(share.refused):
+            fields["probes_refused"] = share.refused.tolist()
+            fields["refused_reason"] = ready.refused[int(share.refused[0])]
     return Prepared(loaded, ready, share, share.probe_ids)
 
 
@@ -101,7 +105,7 @@ def execute(workspace: Workspace, prepared: Prepared, attempt: Attempt, settings
         if share.factors is not None and share.random_ids is not None:
             for count in adaptive.rounds(share.to_choose):
                 raw, ids = run.so_far()
-                run.more(adaptive.choose(share.factors, raw, ids, share.random_ids, count))
+                run.more(adaptive.choose(share.factors, raw, ids, share.random_ids, count, share.refused))
         assert run.made is not None
         prepared.probe_ids = run.ids
         attempt.fields |= {
@@ -124,7 +128,7 @@ class _Runs:
         self._prepared, self._settings = prepared, settings
         self._deadline = monotonic() + seconds
         self._memory = batches.Memory(workspace.cache_dir / "batches.json")
-        fields, shape = attempt.fields, "x".join(map(str, prepared.inputs.pixels.shape[1:]))
+        fields, shape = attempt.fields, "x".join(map(str, prepared.inputs.shape))
         self._key = f"{fields['architecture']} {fields['parameters']} {shape} {fields['device']} {settings.precision}"
 
     def so_far(self) -> tuple[Any, Ids]:
@@ -161,7 +165,9 @@ class _Runs:
 
     def _batch(self) -> tuple[int, int]:
         """Return the images in the first batch, and how many it may grow to."""
-        settings, shape = self._settings, self._prepared.inputs.pixels.shape[1:]
+        settings, shape = self._settings, self._prepared.inputs.shape
+        if self._prepared.inputs.one_at_a_time:
+            return 1, 0
         if settings.fixed_batch:
             return settings.batch_size, 0
         if settings.device == "cpu":

@@ -90,7 +90,7 @@ def test_images_of_one_pixel_and_of_other_modes(tmp_path: Path, repos: Repos, vi
     Image.fromarray(random.integers(0, 65536, (20, 24)).astype(np.uint16)).save(folder / "sixteen.png")
     made = Workspace.create(tmp_path / "odd-work")
     n = probing.probes.build(made, folder, n=50, progress=False).n
-    assert n == 14
+    assert n == 13, "900 x 2 pixels are too thin"
     repos.vit("square")
     cropped = PROCESSOR | {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 32}}
     repos.vit("cropped", seed=1, processor=cropped)
