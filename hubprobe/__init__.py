@@ -5,40 +5,71 @@
 >>> index.search("dog").where("downloads > 1000").limit(10).to_pandas()  # doctest: +SKIP
 
 Each verb of the command line is a function with the same name and meaning: `crawl`, `probe`, `complete`, `index`,
-`evaluate`, `status`, `run`; the demo is `hubprobe.demo.run.demo`. Rooms are imported when first used, so that
-``import hubprobe`` stays light.
+`evaluate`, `status`, `run`; its first argument is a workspace or the path of one. The demo is
+`hubprobe.demo.run.demo`. Rooms are imported when first used, so that ``import hubprobe`` stays light.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
 
 from workspace.version import __version__
 
 if TYPE_CHECKING:
-    from completion import complete
-    from crawler import crawl
-    from hubprobe.front import open, probe, run, status  # noqa: A004 - as pathlib's and gzip's open
-    from search import evaluate, index
-    from workspace import HubprobeError, Workspace
+    from typing import Any
 
-_HOME = {
-    "HubprobeError": "workspace",
-    "Workspace": "workspace",
+    import completion
+    import crawler
+    import search
+    from hubprobe import front
+    from hubprobe.front import open, status, taking_paths  # noqa: A004 - as pathlib's and gzip's open
+    from search import Index, Query
+    from workspace import (
+        Config,
+        ConfigError,
+        DamagedFileError,
+        DiskError,
+        HubError,
+        HubprobeError,
+        MissingStepError,
+        ModelError,
+        QueryError,
+        Workspace,
+        WorkspaceError,
+    )
+
+    complete = taking_paths(completion.complete)
+    crawl = taking_paths(crawler.crawl)
+    evaluate = taking_paths(search.evaluate)
+    index = taking_paths(search.index)
+    probe = taking_paths(front.probe)
+    run = taking_paths(front.run)
+
+_VERBS = {
     "complete": "completion",
     "crawl": "crawler",
     "evaluate": "search",
     "index": "search",
-    "open": "hubprobe.front",
     "probe": "hubprobe.front",
     "run": "hubprobe.front",
-    "status": "hubprobe.front",
 }
+_OTHERS = {"open": "hubprobe.front", "status": "hubprobe.front", "Index": "search", "Query": "search"}
 
 __all__ = [
+    "Config",
+    "ConfigError",
+    "DamagedFileError",
+    "DiskError",
+    "HubError",
     "HubprobeError",
+    "Index",
+    "MissingStepError",
+    "ModelError",
+    "Query",
+    "QueryError",
     "Workspace",
+    "WorkspaceError",
     "__version__",
     "complete",
     "crawl",
@@ -52,10 +83,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module 'hubprobe' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    home = _VERBS.get(name) or _OTHERS.get(name) or "workspace"
+    value = getattr(_import_module(home), name)
+    if name in _VERBS:
+        value = _import_module("hubprobe.front").taking_paths(value, make=name in ("crawl", "run"))
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted(__all__)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hubprobe.counts import StatusReport
 from hubprobe.counts import status as _status
@@ -17,6 +19,21 @@ if TYPE_CHECKING:
     from search import Index, IndexSummary
 
 
+R = TypeVar("R")
+
+
+def taking_paths(verb: Callable[..., R], *, make: bool = False) -> Callable[..., R]:
+    """Return ``verb`` so that it takes a workspace's path in place of the workspace, made if need be when ``make``."""
+
+    @wraps(verb)
+    def taking(workspace: Workspace | str | Path, *args: Any, **kwargs: Any) -> R:
+        if not isinstance(workspace, Workspace):
+            workspace = Workspace.create(workspace) if make else Workspace.open(workspace)
+        return verb(workspace, *args, **kwargs)
+
+    return taking
+
+
 @dataclass(frozen=True)
 class RunSummary:
     """What each step of `run` did."""
@@ -27,14 +44,14 @@ class RunSummary:
     index: IndexSummary
 
 
-def open(path: str | Path) -> Index:  # noqa: A001 - as pathlib's and gzip's open
+def open(path: str | Path | Workspace) -> Index:  # noqa: A001 - as pathlib's and gzip's open
     """Open the index of the workspace at ``path`` for searching.
 
     Raises `WorkspaceError` when ``path`` is no workspace, `MissingStepError` when it has no index yet.
     """
     import search
 
-    return search.open(Workspace.open(path))
+    return search.open(path if isinstance(path, Workspace) else Workspace.open(path))
 
 
 def status(path: str | Path | Workspace) -> StatusReport:

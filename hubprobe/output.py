@@ -263,3 +263,20 @@ def _json_value(value: Any) -> Any:
     if hasattr(value, "item"):
         return value.item()
     return str(value)
+
+
+def size(count: float) -> str:
+    """Return bytes as people read them: ``71.3 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people read it, in its largest unit: ``2.5 hours``, ``1 minute``, ``0.3 seconds``."""
+    units = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+    length, name = next((unit for unit in units if seconds >= unit[0]), units[-1])
+    count = f"{seconds / length:,.3g}"
+    return f"{count} {name}" if count == "1" else f"{count} {name}s"

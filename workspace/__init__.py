@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from workspace.config import Config, CrawlConfig, ProbeConfig, ProbesConfig, ReleaseConfig, SearchConfig
     from workspace.errors import (
         ConfigError,
+        DamagedFileError,
+        DiskError,
         HubError,
         HubprobeError,
         MissingStepError,
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 _NAMES = {
     "config": ("Config", "CrawlConfig", "ProbeConfig", "ProbesConfig", "ReleaseConfig", "SearchConfig"),
     "errors": (
-        "ConfigError", "HubError", "HubprobeError", "MissingStepError", "ModelError", "QueryError", "WorkspaceError",
+        "ConfigError", "DamagedFileError", "DiskError", "HubError", "HubprobeError", "MissingStepError",
+        "ModelError", "QueryError", "WorkspaceError",
     ),
     "layout": ("Workspace", "model_file_name"),
     "status": ("LabelQuality", "Outcome", "Status"),
@@ -38,6 +41,8 @@ __all__ = [
     "Config",
     "ConfigError",
     "CrawlConfig",
+    "DamagedFileError",
+    "DiskError",
     "HubError",
     "HubprobeError",
     "LabelQuality",

@@ -54,11 +54,15 @@ class DiskError(WorkspaceError, OSError):
 
 
 class MissingStepError(WorkspaceError):
-    """A verb was asked for before the one it needs."""
+    """A verb was asked for before the one it needs.
+
+    Args:
+        missing: what is not there: "index".
+        verb: of the command line, that makes it.
+    """
 
     def __init__(self, missing: str, verb: str) -> None:
         super().__init__(f"this workspace has no {missing} yet: run 'hubprobe {verb}' first")
-        self.missing, self.verb = missing, verb
 
 
 class QueryError(HubprobeError, ValueError):
@@ -84,3 +88,7 @@ class ModelError(HubprobeError):
         self.reason = reason or status.meaning
         where = f"{repo_id}: " if repo_id else ""
         super().__init__(f"{where}{status.value}: {self.reason}")
+
+
+for _error in (HubprobeError, *HubprobeError.__subclasses__(), *WorkspaceError.__subclasses__()):
+    _error.__module__ = "hubprobe"  # where they are imported from, and what a traceback should say

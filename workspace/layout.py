@@ -52,8 +52,13 @@ class Workspace:
     @classmethod
     def open(cls, root: str | Path) -> Workspace:
         """Open an existing workspace; raises `WorkspaceError` when ``root`` is none."""
-        if not (Path(root) / MARKER).exists():
-            raise WorkspaceError(f"{root} is not a hubprobe workspace: run 'hubprobe crawl --workspace {root}' first")
+        path = Path(root)
+        if not (path / MARKER).exists():
+            which = f"{path.absolute()} is not" if path.is_dir() else f"{path.absolute()} is not there, so it is not"
+            raise WorkspaceError(
+                f"{which} a hubprobe workspace, a folder that holds {MARKER}: name yours with --workspace, or make one "
+                "with 'hubprobe crawl', 'hubprobe run', 'hubprobe import' or 'hubprobe demo'"
+            )
         return cls(root)
 
     # ── folders ──────────────────────────────────────────────────────────────────────────────────────────────────

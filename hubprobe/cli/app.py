@@ -11,35 +11,36 @@ from keyword import iskeyword
 import click
 from click.shell_completion import CompletionItem
 
+from hubprobe.cli.options import Group
 from hubprobe.launch import TerminatedError, end_as_on_interrupt
 from hubprobe.output import guard_terminals
 from workspace.errors import HubprobeError
 from workspace.version import __version__
 
 _VERBS = {
-    "crawl": ("gather", "List a Hub's image classifiers and decide which can be probed."),
-    "probes": ("gather", "Build the fixed set of images that every model is run on."),
-    "probe": ("gather", "Run every eligible model on the probe set."),
-    "complete": ("gather", "Turn responses into logit descriptors."),
-    "index": ("find", "Build the search index."),
-    "search": ("find", "Find logits by a concept's name or an example image."),
-    "similar": ("find", "Find logits that respond like a given logit."),
-    "describe": ("judge", "Name every output of a model by its behaviour."),
-    "audit": ("judge", "List outputs whose label disagrees with their behaviour."),
-    "sql": ("find", "Ask SQL of every table in the workspace."),
-    "evaluate": ("judge", "Measure search accuracy against known concepts."),
-    "serve": ("page", "Search in the browser."),
-    "plot": ("draw", "Draw the crawl, the models or the search as a picture."),
-    "release": ("share", "Write the workspace as a dataset that anyone can load."),
-    "import": ("share", "Make a workspace and its index from a release."),
-    "status": ("whole", "Count repositories by how they ended."),
-    "run": ("whole", "Crawl, probe, complete and index in one go."),
-    "demo": ("whole", "Do all of it on the embedded demo hub, in minutes."),
+    "crawl": ("crawl", "List a Hub's image classifiers and decide which can be probed."),
+    "probes": ("probe", "Build the fixed set of images that every model is run on."),
+    "probe": ("probe", "Run every eligible model on the probe set."),
+    "complete": ("probe", "Turn responses into logit descriptors."),
+    "index": ("index", "Build the search index."),
+    "search": ("search", "Find logits by a concept's name or an example image."),
+    "similar": ("search", "Find logits that respond like a given logit."),
+    "describe": ("describe", "Name every output of a model by its behaviour."),
+    "audit": ("describe", "List outputs whose label disagrees with their behaviour."),
+    "sql": ("search", "Ask SQL of every table in the workspace."),
+    "evaluate": ("describe", "Measure search accuracy against known concepts."),
+    "serve": ("serve", "Search in the browser."),
+    "plot": ("plot", "Draw the crawl, the models or the search as a picture."),
+    "release": ("release", "Write the workspace as a dataset that anyone can load."),
+    "import": ("release", "Make a workspace and its index from a release."),
+    "status": ("run", "Count repositories by how they ended."),
+    "run": ("run", "Crawl, probe, complete and index in one go."),
+    "demo": ("run", "Do all of it on the embedded demo hub, in minutes."),
     "doctor": ("doctor", "Check this machine, and say what to mend."),
 }
 
 
-class _Verbs(click.Group):
+class _Verbs(Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_VERBS)
 

@@ -1,15 +1,19 @@
-"""Options that several verbs share."""
+"""What several verbs share: options, groups that know near names, and how a summary is printed."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from hubprobe.output import FORMATS
+from hubprobe.output import FORMATS, duration, render, size
+from workspace.text import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,8 +45,12 @@ def token_option(function: F) -> F:
 
 
 def quiet_option(function: F) -> F:
-    """``--quiet``: no progress bars."""
-    return click.option("-q", "--quiet", is_flag=True, help="No progress bars.")(function)
+    """``--quiet``: no progress bars; nor are there any where nobody looks, in a file or a pipe."""
+
+    def quiet(_context: click.Context, _option: click.Parameter, value: bool) -> bool:
+        return value or not sys.stderr.isatty()
+
+    return click.option("-q", "--quiet", is_flag=True, callback=quiet, help="No progress bars.")(function)
 
 
 def endpoint_option(function: F) -> F:
@@ -91,3 +99,43 @@ class OutPath(click.Path):
         if not path.exists() and not os.access(path.parent, os.W_OK):
             self.fail(f"nothing can be written into {path.parent}", param, ctx)
         return path
+
+
+class Group(click.Group):
+    """Commands that say which of them was probably meant, when it was none of them."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the first of ``args`` names; a usage error proposes near names."""
+        names = self.list_commands(ctx)
+        if args and args[0] not in names and not args[0].startswith("-"):
+            near = get_close_matches(args[0].lower(), names, n=2, cutoff=0.6)
+            meant = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+            ctx.fail(f"No such command '{printable(args[0], 40)}'.{meant}")
+        return super().resolve_command(ctx, args)
+
+
+def show_summary(summary: Any, kind: str) -> None:
+    """Print a summary dataclass: a line a field as a table, or one JSON object's list, or CSV."""
+    values = asdict(summary)
+    if kind == "table":
+        rows = [
+            {"what": n.replace("_", " "), "value": _for_people(n, v)} for n, v in values.items() if v not in ("", {})
+        ]
+        click.echo(render(rows, ["what", "value"], "table", width=100), nl=False)
+    else:
+        click.echo(render([values], list(values), kind), nl=False)
+
+
+def _for_people(name: str, value: Any) -> Any:
+    """Return a field's value with the unit that its name states."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_for_people(name, part)}" for key, part in value.items())
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value
+    if "bytes" in name.split("_"):
+        return size(value)
+    if name.split("_")[0] == "seconds":
+        return duration(value)
+    return duration(3600 * value) if "hours" in name.split("_") else value

@@ -55,12 +55,3 @@ class Setting:
     def without_token(self, text: str) -> str:
         """Return ``text`` with the token, should a library have repeated it, taken out."""
         return text.replace(self.token, "[token]") if self.token else text
-
-
-def size(count: float) -> str:
-    """Return bytes as people read them: ``71.3 GB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

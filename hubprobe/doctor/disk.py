@@ -8,7 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from hubprobe.doctor.check import Check, Setting, size
+from hubprobe.doctor.check import Check, Setting
+from hubprobe.output import size
 
 _MOUNTS = Path("/proc/self/mounts")
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "afs")

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hubprobe.doctor.check import Check, Setting, size
+from hubprobe.doctor.check import Check, Setting
+from hubprobe.output import size
 from workspace.errors import HubprobeError, MissingStepError
 
 MOST_FILES = 2_000

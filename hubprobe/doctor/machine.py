@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hubprobe.doctor.check import Check, Setting, size
+from hubprobe.doctor.check import Check, Setting
+from hubprobe.output import size
 
 _DRIVER = Path("/proc/driver/nvidia/version")
 _GROUPS = Path("/sys/fs/cgroup")

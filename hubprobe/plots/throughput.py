@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hubprobe.output import duration
 from hubprobe.plots.style import (
     BLUE,
     GREY,
@@ -117,7 +118,7 @@ def _draw(
         mean = probed / (last - first) * 3600
         top.axhline(mean, color=INK, lw=1, ls="--")
         top.set_title(
-            f"{number(probed)} models probed in {_spoken(last - first)}: {number(mean)} an hour (dashed); "
+            f"{number(probed)} models probed in {duration(last - first)}: {number(mean)} an hour (dashed); "
             f"{number(failures.total())} failed"
         )
         top.set_ylabel("models probed an hour")
@@ -131,7 +132,7 @@ def _draw(
         others = np.array([row["failed"] for row in rows]) - base
         if others.any():
             below.bar(left, others, days, bottom=base, align="edge", color=GREY, lw=0, label="others")
-        below.set_ylabel(f"failures in {_spoken(width)}")
+        below.set_ylabel(f"failures in {duration(width)}")
         below.yaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         if kinds:
             below.legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -148,10 +149,3 @@ def _utc(seconds: float) -> datetime:
     from datetime import timezone
 
     return datetime.fromtimestamp(seconds, timezone.utc)
-
-
-def _spoken(seconds: float) -> str:
-    units = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
-    size, name = next((unit for unit in units if seconds >= unit[0]), units[-1])
-    count = f"{seconds / size:,.3g}"
-    return f"{count} {name}" if count == "1" else f"{count} {name}s"

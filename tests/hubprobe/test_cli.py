@@ -1,8 +1,12 @@
+import json
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 
 import pytest
+
+from hubprobe.cli.options import show_summary
 
 GATHER = ["crawl", "probes", "probe", "complete"]
 VERBS = [
@@ -42,6 +46,62 @@ def test_errors_are_one_line_that_says_what_to_do(tmp_path):
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert "hubprobe crawl" in done.stderr
+
+
+def test_outside_a_workspace_it_says_what_one_is_and_where_it_looked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = hubprobe("search", "dog")
+    assert done.returncode == 1
+    assert f"{tmp_path} is not a hubprobe workspace, a folder that holds hubprobe.toml" in done.stderr
+    assert "--workspace" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("serch dog", "'search'"),
+        ("craw", "'crawl'"),
+        ("Search dog", "'search'"),
+        ("imprt x", "'import'"),
+        ("plot fnnel", "'funnel'"),
+        ("probes biuld", "'build'"),
+        ("index infos", "'info'"),
+        ("search --limt 3", "'--limit'"),
+    ],
+)
+def test_near_names_are_proposed(typed, meant):
+    done = hubprobe(*typed.split())
+    assert done.returncode == 2
+    assert "Did you mean" in done.stderr
+    assert meant in done.stderr
+
+
+def test_what_is_like_no_verb_proposes_nothing():
+    done = hubprobe("x\x1b[31mzzzzz")
+    assert done.returncode == 2
+    assert "Did you mean" not in done.stderr
+    assert "\x1b" not in done.stderr
+
+
+def test_a_summary_reads_as_people_read_it(capsys):
+    @dataclass
+    class Summary:
+        bytes_fetched: int = 1_234_567
+        seconds: float = 5_400.0
+        would_take_hours: float = 0.01
+        by_status: dict = field(default_factory=lambda: {"ok": 3, "gated": 1})
+        nothing: dict = field(default_factory=dict)
+        models: int = 1_000
+
+    show_summary(Summary(), "table")
+    lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines()[2:])
+    shown = {name.strip(): value.strip() for name, value in lines.items()}
+    assert shown == {
+        "bytes fetched": "1.23 MB", "seconds": "1.5 hours", "would take hours": "36 seconds",
+        "by status": "ok 3, gated 1", "models": "1000",
+    }  # fmt: skip
+    show_summary(Summary(), "json")
+    assert json.loads(capsys.readouterr().out)[0]["by_status"] == {"ok": 3, "gated": 1}
 
 
 def test_wrong_usage_is_exit_code_two(tmp_path):

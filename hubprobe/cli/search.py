@@ -1,9 +1,8 @@
-"""The verbs that find: ``index``, ``search``, ``similar`` and ``sql``."""
+"""The verbs ``search``, ``similar`` and ``sql``: questions to an index."""
 
 from __future__ import annotations
 
 import io
-import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,17 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from hubprobe.cli.gather import show_summary
-from hubprobe.cli.options import (
-    OutPath,
-    config_with_endpoint,
-    endpoint_option,
-    format_option,
-    quiet_option,
-    token_option,
-    token_to_send,
-    workspace_option,
-)
+from hubprobe.cli.options import OutPath, format_option, workspace_option
 from hubprobe.output import BINARY, SUFFIXES, output_file, render, write_batches
 
 if TYPE_CHECKING:
@@ -29,73 +18,6 @@ if TYPE_CHECKING:
 
 UNITS = ("logit", "model", "family")
 HIT_COLUMNS = ("rank", "repo_id", "logit", "label", "score")
-
-
-@click.group(invoke_without_command=True)
-@workspace_option
-@click.option(
-    "--encoder",
-    help="Encoder for text queries: clip:OWNER/NAME, captions:OWNER/NAME, or none; else the configuration's.",
-)
-@click.option("--rebuild", is_flag=True, help="Read every descriptor again, not only new ones.")
-@click.option("--verify", is_flag=True, help="Compare every byte of the index with its checksums; build nothing.")
-@token_option
-@endpoint_option
-@quiet_option
-@format_option
-@click.pass_context
-def index(
-    context: click.Context,
-    folder: Path,
-    encoder: str | None,
-    rebuild: bool,
-    verify: bool,
-    token: str | None,
-    endpoint: str | None,
-    quiet: bool,
-    kind: str,
-) -> None:
-    """Build the search index from the descriptors; readers keep the old one until the new one is whole.
-
-    \b
-    Examples:
-      hubprobe index --workspace my-index
-      hubprobe index --workspace my-index --verify
-      hubprobe index info --workspace my-index
-    """
-    if context.invoked_subcommand is not None:
-        return
-    import search
-    from workspace import Workspace
-
-    config = config_with_endpoint(folder, endpoint)
-    workspace = Workspace(Workspace.open(folder).root, config)
-    if verify:
-        found = search.verify(workspace)
-        click.echo(render([found], list(found), kind), nl=False)
-        return
-    secret = token_to_send(config, endpoint, token)
-    show_summary(search.index(workspace, encoder=encoder, token=secret, rebuild=rebuild, progress=not quiet), kind)
-
-
-@index.command("info")
-@workspace_option
-@format_option
-def info(folder: Path, kind: str) -> None:
-    """Say what the index holds: sizes, versions, encoder, memory, recall of what is approximate.
-
-    \b
-    Example:
-      hubprobe index info --workspace my-index
-    """
-    from hubprobe import front
-
-    values = front.open(folder).info()
-    if kind == "json":
-        click.echo(render([values], list(values), kind), nl=False)
-        return
-    rows = [{"what": name, "value": json.dumps(v) if isinstance(v, dict) else v} for name, v in values.items()]
-    click.echo(render(rows, ["what", "value"], kind, width=140), nl=False)
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""The verbs about the whole workspace: ``status``, ``run`` and ``demo``."""
+"""The verbs ``run``, ``demo`` and ``status``: all steps at once, and how far they have come."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def run(
     config = config_with_endpoint(folder, endpoint)
     token = token_to_send(config, endpoint, token)
     if dry_run:
-        from hubprobe.cli.gather import show_crawl
+        from hubprobe.cli.crawl import show_crawl
 
         show_crawl(folder, config, {"limit": limit, "token": token, "dry_run": True, "progress": not quiet}, kind)
         return

@@ -1,4 +1,4 @@
-"""The verbs that share an index: ``release`` and ``import``."""
+"""The verbs ``release`` and ``import``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hubprobe.cli.options import (
     format_option,
     local_offline,
     quiet_option,
+    show_summary,
     token_option,
     token_to_send,
     workspace_option,
@@ -164,10 +165,5 @@ def import_(
         encoder="none" if encoder == "none" else None,
         progress=not quiet,
     )
-    values = {**asdict(summary), "folder": str(summary.folder)}
-    if kind == "table":
-        rows = [{"what": name.replace("_", " "), "value": value} for name, value in values.items() if value != ""]
-        click.echo(render(rows, ["what", "value"], kind, width=100), nl=False)
-    else:
-        click.echo(render([values], list(values), kind), nl=False)
+    show_summary(summary, kind)
     click.echo(f'\nnext: hubprobe search --workspace {folder} "dog"', err=True)

@@ -1,4 +1,4 @@
-"""The verbs that judge: what an output recognises, whether its label says so, and how often search is right."""
+"""The verbs ``describe``, ``audit`` and ``evaluate``: what outputs recognise, and how good search is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb that draws: ``plot``, one kind of picture each."""
+"""The verb ``plot``, a command for each kind of picture."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 
 import click
 
-from hubprobe.cli.options import format_option, quiet_option, workspace_option
+from hubprobe.cli.options import Group, format_option, quiet_option, workspace_option
 from hubprobe.output import render
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@click.group()
+@click.group(cls=Group)
 def plot() -> None:
     """Draw the crawl, the models or the search as a picture.
 
@@ -34,7 +34,7 @@ def _out(function: F) -> F:
     )(function)
 
 
-def _say(rows: list[dict[str, Any]], columns: list[str], kind: str, out: Path) -> None:
+def _show(rows: list[dict[str, Any]], columns: list[str], kind: str, out: Path) -> None:
     click.echo(render(rows, columns if kind != "json" or not rows else list(rows[0]), kind, width=60), nl=False)
     click.echo(f"plot: {out}", err=True)
 
@@ -53,7 +53,7 @@ def funnel(folder: Path, out: Path, kind: str) -> None:
     from hubprobe import plots
     from hubprobe.front import status
 
-    _say(plots.funnel(status(folder), out), ["outcome", "status", "repositories", "meaning"], kind, out)
+    _show(plots.funnel(status(folder), out), ["outcome", "status", "repositories", "meaning"], kind, out)
 
 
 @plot.command()
@@ -74,7 +74,7 @@ def throughput(folder: Path, out: Path, every: float | None, run_id: str | None,
     from workspace import Workspace
 
     rows = plots.throughput(Workspace.open(folder), out, every=every, run_id=run_id)
-    _say(rows, ["from", "seconds", "probed", "failed", "probed_per_hour"], kind, out)
+    _show(rows, ["from", "seconds", "probed", "failed", "probed_per_hour"], kind, out)
 
 
 @plot.command()
@@ -110,7 +110,7 @@ def curve(
     else:
         rows = plots.curve(front.open(folder), out, shares=shares or SHARES, seed=seed, progress=not quiet)
         columns = list(rows[0])
-    _say(rows, columns, kind, out)
+    _show(rows, columns, kind, out)
 
 
 @plot.command()
@@ -131,7 +131,7 @@ def hubness(folder: Path, out: Path, scorings: tuple[str, ...], queries: int, qu
     from hubprobe.plots.hubness import SCORINGS
 
     rows = plots.hubness(front.open(folder), out, scorings=scorings or SCORINGS, queries=queries, progress=not quiet)
-    _say(rows, list(rows[0]), kind, out)
+    _show(rows, list(rows[0]), kind, out)
 
 
 @plot.command("map")
@@ -164,7 +164,7 @@ def logit_map(
     rows = plots.logit_map(
         front.open(folder), out, method=method, colour=colour, limit=limit, seed=seed, where=where, progress=not quiet
     )
-    _say(rows, list(rows[0]), kind, out)
+    _show(rows, list(rows[0]), kind, out)
 
 
 @plot.command()
@@ -185,4 +185,4 @@ def heatmap(folder: Path, repo_id: str, out: Path, sha: str | None, limit: int, 
     from hubprobe import front, plots
 
     rows = plots.heatmap(front.open(folder), repo_id, out, sha=sha, limit=limit, progress=not quiet)
-    _say(rows, list(rows[0]), kind, out)
+    _show(rows, list(rows[0]), kind, out)

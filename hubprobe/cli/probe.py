@@ -1,54 +1,27 @@
-"""The verbs that gather: ``crawl``, ``probes``, ``probe`` and ``complete``."""
+"""The verbs ``probes``, ``probe`` and ``complete``: from images and models to descriptors."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from hubprobe.cli.options import (
+    Group,
     config_with_endpoint,
     endpoint_option,
     format_option,
     local_offline,
     quiet_option,
+    show_summary,
     token_option,
     token_to_send,
     workspace_option,
 )
-from hubprobe.output import render
-from workspace.text import printable
-
-if TYPE_CHECKING:
-    from workspace import Config
 
 
-def show_summary(summary: Any, kind: str) -> None:
-    """Print a summary dataclass: a line a field as a table, or one JSON object's list, or CSV."""
-    values = asdict(summary)
-    if kind == "table":
-        flat = [{"what": name.replace("_", " "), "value": value} for name, value in values.items() if value != ""]
-        click.echo(render(flat, ["what", "value"], "table", width=100), nl=False)
-    else:
-        click.echo(render([values], list(values), kind), nl=False)
-
-
-def show_crawl(folder: Path, config: Config, options: dict[str, Any], kind: str) -> None:
-    """Crawl, or dry-run, and print the summary; a dry run leaves no folder behind."""
-    import crawler
-    from workspace import Workspace
-    from workspace.endpoint import is_loopback
-
-    if not os.environ.get("HUBPROBE_CONTACT") and not is_loopback(config.endpoint):
-        click.echo("please set HUBPROBE_CONTACT, so that the Hub can tell you when your crawl is a burden", err=True)
-    workspace = Workspace(folder, config) if options.get("dry_run") else Workspace.create(folder, config)
-    show_summary(crawler.crawl(workspace, **options), kind)
-
-
-@click.group()
+@click.group(cls=Group)
 def probes() -> None:
     """Build the fixed set of images that every model is run on."""
 
@@ -101,61 +74,6 @@ def build(
         progress=not quiet,
     )
     show_summary(summary, kind)
-
-
-@click.command()
-@workspace_option
-@click.option("--limit", type=click.IntRange(min=1), help="List at most this many repositories.")
-@click.option("--task", "pipeline_tag", help="Task to list; image-classification by default, '' for any.")
-@click.option("--author", help="Only this owner's repositories.")
-@click.option("--library", help="Only this library: transformers, timm ...")
-@click.option("--search", "text", help="Only repositories whose name contains this.")
-@click.option("--tag", "tags", multiple=True, help="Only repositories with this tag; may be repeated.")
-@click.option("--from", "source", help="Parquet snapshot of the Hub, local or hf://, in place of its listing.")
-@click.option("--restart", is_flag=True, help="Begin anew although an interrupted crawl could go on.")
-@click.option("--explain", "explained", metavar="OWNER/NAME", help="Say how one repository is decided, step by step.")
-@click.option("--dry-run", is_flag=True, help="Print repositories, requests, bytes and hours; write nothing.")
-@token_option
-@endpoint_option
-@quiet_option
-@format_option
-def crawl(
-    folder: Path,
-    text: str | None,
-    explained: str | None,
-    endpoint: str | None,
-    quiet: bool,
-    kind: str,
-    **options: Any,
-) -> None:
-    """List a Hub's image classifiers and decide, before any weights are fetched, which can be probed.
-
-    Run again, it books what is new, changed or gone; interrupted, it goes on where it was.
-
-    \b
-    Examples:
-      hubprobe crawl --workspace my-index --limit 1000
-      hubprobe crawl --workspace my-index --library timm --dry-run
-      hubprobe crawl --workspace my-index --from hf://datasets/cfahlgren1/hub-stats/models.parquet
-      hubprobe crawl --explain google/vit-base-patch16-224
-    """
-    config = config_with_endpoint(folder, endpoint)
-    options["token"] = token_to_send(config, endpoint, options["token"])
-    if explained is not None:
-        _explain(folder, config, explained, options["token"], kind)
-        return
-    show_crawl(folder, config, {**options, "search": text, "progress": not quiet}, kind)
-
-
-def _explain(folder: Path, config: Config, repo_id: str, token: str | None, kind: str) -> None:
-    import crawler
-    from workspace import Workspace
-
-    found = crawler.explain(Workspace(folder, config), repo_id, token=token)
-    steps = [{**step, "passed": "yes" if step["passed"] else "no"} for step in found.to_arrow().to_pylist()]
-    click.echo(render(steps, ["stage", "rule", "passed", "looks_for", "reason"], kind), nl=False)
-    sentence = f": {printable(found.reason, 300)}" if found.reason else ""
-    click.echo(f"\n{repo_id} is {found.status.value}{sentence}", err=kind != "table")
 
 
 @click.command()
