@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from search.build import IndexSummary, index
-    from search.descriptor import Descriptor
-    from search.encoders import Encoder, load_encoder
     from search.evaluation import Evaluation, evaluate
     from search.evidence import contact_sheet
     from search.info import verify
+    from search.open_index import Index, open, sql  # noqa: A004 - reads as search.open(workspace)
     from search.query import Query
-    from search.reader import Index, open  # noqa: A004 - reads as search.open(workspace)
-    from search.scoring import SCORINGS
-    from search.statements import sql
+    from search.scan.scoring import SCORINGS, Descriptor
+    from search.text.encoders import Encoder, load_encoder
 
 __all__ = [
     "SCORINGS",
@@ -39,19 +37,19 @@ __all__ = [
 ]
 
 _HOME = {
-    "SCORINGS": "scoring",
-    "Descriptor": "descriptor",
-    "Encoder": "encoders",
+    "SCORINGS": "scan.scoring",
+    "Descriptor": "scan.scoring",
+    "Encoder": "text.encoders",
     "Evaluation": "evaluation",
-    "Index": "reader",
+    "Index": "open_index",
     "IndexSummary": "build",
     "Query": "query",
     "contact_sheet": "evidence",
     "evaluate": "evaluation",
     "index": "build",
-    "load_encoder": "encoders",
-    "open": "reader",
-    "sql": "statements",
+    "load_encoder": "text.encoders",
+    "open": "open_index",
+    "sql": "open_index",
     "verify": "info",
 }
 

@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
-from search.embeddings import decode
 from search.query import Query
+from search.text.embeddings import decode
 from workspace import QueryError
 from workspace.files import replacing
 from workspace.text import printable
 
 if TYPE_CHECKING:
-    from search.reader import Index
+    from search.open_index import Index
 
 _THUMB, _GAP, _TEXT, _CAPTION, _MARGIN = 112, 10, 330, 34, 24  # pixels
 _TITLE = 64  # pixels

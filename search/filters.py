@@ -15,7 +15,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from search.metadata import LOGITS, MODELS
+from search.store.tables import LOGITS, MODELS
 from workspace import QueryError
 from workspace.text import printable
 

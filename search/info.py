@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search import layout, tiles
-from search.codes import ERROR, HIGH, LOW, STEP
-from search.embeddings import cache
+from search.store import tiles, versions
+from search.store.tiles import ERROR, HIGH, LOW, STEP
+from search.text.embeddings import cache
 from workspace import Workspace
 from workspace.files import damaged, read_tensors, sha256_of
 
 if TYPE_CHECKING:
-    from search.gallery import Gallery
+    from search.scan.gallery import Gallery
 
 
 def describe(gallery: Gallery) -> dict[str, Any]:
@@ -25,8 +25,8 @@ def describe(gallery: Gallery) -> dict[str, Any]:
     files = [file for entry in manifest["tiles"] for file in entry["files"]]
     parts = {end: sum(f["bytes"] for f in files if f["name"].endswith(end)) for end in (".u8", ".f16", ".over")}
     tables = gallery.folder / "lance"
-    lance = {name: layout.folder_bytes(tables / f"{name}.lance") for name in ("models", "logits", "vectors")}
-    total = layout.folder_bytes(gallery.folder)
+    lance = {name: versions.folder_bytes(tables / f"{name}.lance") for name in ("models", "logits", "vectors")}
+    total = versions.folder_bytes(gallery.folder)
     resident = gallery.models.nbytes + gallery.logits.nbytes
     return {
         "version": manifest["version"],
@@ -64,11 +64,11 @@ def verify(workspace: Workspace) -> dict[str, int]:
 
     Raises `MissingStepError` when there is no index and `WorkspaceError` at the first file that is damaged.
     """
-    from search.gallery import Gallery
+    from search.scan.gallery import Gallery
 
-    folder, manifest, lock = layout.open_current(workspace)
+    folder, manifest, lock = versions.open_current(workspace)
     read = 0
-    for info in layout.tiles_of(folder, manifest):
+    for info in versions.tiles_of(folder, manifest):
         tiles.verify(folder / "tiles", info)
         read += sum(file.bytes for file in info.files)
     recorded = {name: (size, sha) for name, size, sha in manifest["files"]}

@@ -10,17 +10,16 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from search import bank
-from search.bridge import plain
-from search.contrast import TEMPERATURE, strengths, zero_shot
-from search.embeddings import cache, cached_texts
-from search.trust import NAMED
+from search.text import bank
+from search.text.contrast import TEMPERATURE, strengths, zero_shot
+from search.text.embeddings import cache, cached_texts
+from search.text.labels import NAMED, plain
 from workspace import QueryError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from search.reader import Index
+    from search.open_index import Index
 
 NEIGHBOURS = 8
 """Nearest named logits of other models that vote."""
@@ -52,7 +51,7 @@ class Namer:
 
     Two judges vote. Other models' honestly labelled logits that answer alike (their labels are known words), trusted
     as far as the nearest is alike and its label is trusted; and, for the rest, the concepts of the bank under a
-    softmax over concepts, each less what it scores with any logit (the dual of `search.contrast.hubness`).
+    softmax over concepts, each less what it scores with any logit (the dual of `search.text.contrast.hubness`).
     """
 
     def __init__(self, index: Index, *, progress: bool = True) -> None:

@@ -1,4 +1,7 @@
-"""A search that is built step by step and runs when its result is asked for."""
+"""A search that is built step by step and runs when its result is asked for.
+
+A hybrid one joins behaviour with words: a logit's label, its repository's name, and what its card says.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,96 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from search import filters, hybrid
-from search.concepts import Concepts, nearest_models
-from search.coverage import of as coverage_of
-from search.descriptor import Descriptor
-from search.scoring import Comparison, score_of
-from search.trace import SILENT, Trace
+from search import filters
+from search.by_model import Concepts, nearest_models
+from search.scan.nearest import SILENT, Trace
+from search.scan.scoring import Comparison, Descriptor, score_of
+from search.text.calibration import of as coverage_of
 from workspace import QueryError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
-    from search.coverage import Coverage
-    from search.finder import Mask, Rows
-    from search.gallery import Gallery
-    from search.neighbours import Neighbours
+    from search.scan.gallery import Gallery
+    from search.scan.nearest import Mask, Rows
+    from search.scan.neighbours import Neighbours
+    from search.text.calibration import Coverage
+
+RRF = 60
+"""Constant of reciprocal rank fusion, Cormack, Clarke and Buettcher, SIGIR 2009: score = sum of 1 / (60 + rank)."""
+
+_DEPTH = 200  # hits each side brings, at least; twice the limit when that is more
+_MOST_WORDS = 100_000  # full-text matches read when a filter leaves out most of them
+
+
+def fused(
+    gallery: Gallery, comparison: Comparison, text: str, limit: int, mask: Mask | None
+) -> tuple[Rows, NDArray[np.float64], NDArray[np.float64], list[list[str]]]:
+    """Return positions, distances, fused scores and the sides that found each, best first.
+
+    The sides are ``behaviour``, ``label`` (full text over the logit's label), ``name`` and ``card`` (full text over the
+    repository's name, and over its card's first sentences: its logit of smallest distance). Equal scores are ordered
+    by distance, then by key.
+    """
+    depth = max(_DEPTH, 2 * limit)
+    sides: dict[str, list[int]] = {"behaviour": gallery.nearest(comparison, depth, mask)[0].tolist()}
+    sides["label"] = _labels(gallery, text, depth, mask)
+    for side, column in (("name", "repo_id"), ("card", "card_summary")):
+        sides[side] = _models(gallery, comparison, column, text, depth, mask)
+    scores: dict[int, float] = {}
+    found: dict[int, list[str]] = {}
+    for side, rows in sides.items():
+        for rank, row in enumerate(rows, 1):
+            scores[row] = scores.get(row, 0.0) + 1.0 / (RRF + rank)
+            found.setdefault(row, []).append(side)
+    rows_found = np.fromiter(scores, np.int64, len(scores))
+    distances = gallery.distances(comparison, rows_found)
+    keys = gallery.keys(rows_found)
+    fusion = np.fromiter(scores.values(), np.float64, len(scores))
+    order = sorted(range(len(keys)), key=lambda i: (-fusion[i], distances[i], keys[i]))
+    return rows_found[order], distances[order], fusion[order], [found[int(rows_found[i])] for i in order]
+
+
+def _labels(gallery: Gallery, text: str, depth: int, mask: Mask | None) -> list[int]:
+    limit = depth
+    while True:
+        table = _match(gallery.database.open_table("logits"), "label", text, limit, "position")
+        rows = table.column("position").to_numpy()
+        kept = rows if mask is None else rows[mask[rows]]
+        if kept.size >= depth or rows.size < limit or limit >= _MOST_WORDS:
+            scores = table.column("_score").to_numpy()
+            by_row = dict(zip(rows.tolist(), scores.tolist(), strict=True))
+            keys = gallery.keys(kept)
+            order = sorted(range(kept.size), key=lambda i: (-by_row[int(kept[i])], keys[i]))
+            return [int(kept[i]) for i in order[:depth]]
+        limit *= 10
+
+
+def _models(
+    gallery: Gallery, comparison: Comparison, column: str, text: str, depth: int, mask: Mask | None
+) -> list[int]:
+    """Return for each model whose ``column`` holds the words its logit of smallest distance, best match first."""
+    table = _match(gallery.database.open_table("models"), column, text, depth, "model")
+    models, scores = table.column("model").to_pylist(), table.column("_score").to_pylist()
+    if not models:
+        return []
+    rows = np.flatnonzero(np.isin(gallery.model_of, models) & (True if mask is None else mask))
+    distances = gallery.distances(comparison, rows)
+    best: dict[int, tuple[float, int]] = {}
+    for row, model, distance in zip(rows.tolist(), gallery.model_of[rows].tolist(), distances.tolist(), strict=True):
+        best[model] = min(best.get(model, (np.inf, -1)), (distance, row))
+    order = sorted((m for m in models if m in best), key=lambda m: (-scores[models.index(m)], best[m]))
+    return [best[m][1] for m in order]
+
+
+def _match(table: Any, column: str, text: str, limit: int, wanted: str) -> Any:
+    from lancedb import query as lance
+
+    match: Any = lance.MatchQuery
+    # a match query takes words as they are: quotes, operators and brackets in them mean nothing
+    return table.search(match(text, column=column)).limit(limit).select([wanted, "_score"]).to_arrow()
+
 
 MAX_LIMIT = 1_000_000
 """Hits of one query; more is a table scan: use SQL over ``logits``."""
@@ -107,7 +185,7 @@ class Query:
         return trace
 
     def coverage(self) -> Coverage:
-        """Say how probable it is that this text can be answered by what the conditions allow; see `search.coverage`."""
+        """Say how probable it is that this text can be answered by what the conditions allow; see `Coverage`."""
         return coverage_of(self.gallery, self.descriptor, self._mask())
 
     # ── running ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -144,7 +222,7 @@ class Query:
 
     def _hybrid(self, words: str, comparison: Comparison, mask: Mask | None, trace: Trace) -> pa.Table:
         with trace.step("hybrid") as step:
-            rows, distances, scores, sides = hybrid.fused(self.gallery, comparison, words, self.top, mask)
+            rows, distances, scores, sides = fused(self.gallery, comparison, words, self.top, mask)
             step.detail = f"{rows.size} hits of behaviour, label and name fused"
         keep = np.arange(rows.size)
         if self.unit != "logit":

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,13 +28,77 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
-from search.views import VIEWS, Views
 from workspace import QueryError, Workspace
+from workspace.files import read_json
 from workspace.text import printable, without_paths
 
 if TYPE_CHECKING:
+    from search.open_index import Index
     from search.query import Query
-    from search.reader import Index
+
+VIEWS = frozenset({"attempts", "catalog", "logits", "models", "probes", "runs"})
+"""``models`` and ``logits`` are the index's; the others are the workspace's own records."""
+
+RUNS = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("verb", pa.string()),
+        ("started_at", pa.timestamp("s", tz="UTC")),
+        ("config_hash", pa.string()),
+        ("manifest", pa.string()),  # the whole manifest as JSON: manifest->>'$.counts.ok'
+    ]
+)
+
+
+class Views:
+    """Reads tables by name.
+
+    Args:
+        workspace: whose tables.
+        index: returns the open index; raises `MissingStepError` when there is none.
+    """
+
+    def __init__(self, workspace: Workspace, index: Callable[[], Index]) -> None:
+        self._workspace, self.index = workspace, index
+
+    def table(self, name: str) -> pa.Table:
+        """Return the table ``name``, one of `VIEWS`."""
+        if name == "models":
+            return self.index().gallery.models.drop_columns(["model"])
+        if name == "logits":
+            return self._logits()
+        if name == "runs":
+            return self._runs()
+        if name == "probes":
+            columns = ["probe_id", "image_hash", "width", "height", "caption", "source", "license"]
+            return self._workspace.probes(columns)
+        return self._workspace.catalog() if name == "catalog" else self._workspace.attempts(history=True)
+
+    def _logits(self) -> pa.Table:
+        gallery = self.index().gallery
+        models = pa.array(gallery.model_of)
+        keys = {
+            name: pa.DictionaryArray.from_arrays(models, gallery.models.column(name).combine_chunks())
+            for name in ("repo_id", "sha")
+        }
+        return pa.table(
+            {**keys, **{n: gallery.logits.column(n) for n in gallery.logits.column_names if n not in ("model", "peak")}}
+        )
+
+    def _runs(self) -> pa.Table:
+        rows: list[dict[str, Any]] = []
+        for path in sorted(self._workspace.runs_dir.glob("*.json")):
+            content = read_json(path)
+            stamp, _, rest = path.stem.partition("-")
+            try:
+                started = datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
+            except ValueError:  # a file of somebody else's in that folder
+                continue
+            verb = rest.rpartition("-")[0] or rest
+            row = {"run_id": path.stem, "verb": verb, "started_at": started, "config_hash": content.get("config_hash")}
+            rows.append({**row, "manifest": json.dumps(content)})
+        return pa.Table.from_pylist(rows, schema=RUNS)
+
 
 MAX_STATEMENT = 100_000
 """Characters of a statement."""
@@ -60,35 +125,6 @@ _SIMILAR = {"sha", "whole", "n", "k", "scoring", "by", "filter"}
 _SYNONYMS = {"limit": "n", "where": "filter"}
 
 
-def sql(
-    workspace: Workspace,
-    statement: str,
-    *,
-    index: Index | None = None,
-    allow: Sequence[str] = (),
-    timeout_s: float | None = TIMEOUT_S,
-) -> pa.Table:
-    """Answer one SELECT statement; return an Arrow table.
-
-    Tables: ``models``, ``logits``, ``attempts``, ``catalog``, ``runs``, ``probes``; table functions:
-    ``search(concept, n := 100, k, scoring, by, hybrid, filter, all_of, any_of, none_of)`` and
-    ``similar(repo_id, logit, n := 100, sha, whole, k, scoring, by, filter)``, whose arguments are constants.
-
-    Args:
-        workspace: whose tables.
-        statement: one SELECT (or FROM, VALUES, WITH, DESCRIBE, SUMMARIZE, SHOW TABLES).
-        index: an open index; opened when the statement needs it and None is given.
-        allow: folders and ``hf://``, ``s3://`` or ``https://`` prefixes whose files (Parquet, CSV, JSON) the statement
-            may read; for remote ones DuckDB fetches its httpfs extension. Nothing is allowed by default.
-        timeout_s: seconds after which the statement is ended, searches included; never when None.
-
-    Raises `QueryError` for anything that is not one SELECT or fails, or is larger than `MAX_ROWS` and `MAX_BYTES`,
-    `MissingStepError` when a table is not there yet.
-    """
-    with answered(workspace, statement, index=index, allow=allow, timeout_s=timeout_s) as answer:
-        return pa.Table.from_batches(list(answer.batches), answer.schema)
-
-
 @dataclass(frozen=True)
 class Answer:
     """The rows of a statement as they arrive; reading on may raise `QueryError`."""
@@ -99,18 +135,15 @@ class Answer:
 
 @contextmanager
 def answered(
-    workspace: Workspace,
-    statement: str,
-    *,
-    index: Index | None = None,
-    allow: Sequence[str] = (),
-    timeout_s: float | None = TIMEOUT_S,
+    views: Views, statement: str, *, allow: Sequence[str] = (), timeout_s: float | None = TIMEOUT_S
 ) -> Iterator[Answer]:
-    """Answer one statement as `sql` does, batch by batch; what is not read when the block ends is given up."""
+    """Answer one statement batch by batch; what is not read when the block ends is given up.
+
+    See `search.sql` for what a statement is, and for the errors.
+    """
     deadline = _Deadline(timeout_s)
     if len(statement) > MAX_STATEMENT:
         raise QueryError(f"a statement has at most {MAX_STATEMENT} characters, this one {len(statement)}")
-    views = Views(workspace, index)
     if statement.strip().rstrip("; ").lower() == "show tables":
         table = pa.table({"name": sorted(VIEWS)})
         yield Answer(table.schema, iter(table.to_batches()))
@@ -326,7 +359,7 @@ def _with_searches(parsed: dict[str, Any], views: Views, deadline: _Deadline) ->
     for number, (written, nodes) in enumerate(calls.items()):
         deadline.check()
         name, positional, named = json.loads(written)
-        query = (_search if name == "search" else _similar)(views.index, positional, named)
+        query = (_search if name == "search" else _similar)(views.index(), positional, named)
         rows += query.top
         if rows > MAX_SEARCH_ROWS:
             raise QueryError(f"the searches of a statement have at most {MAX_SEARCH_ROWS:,} hits together: lower n")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.accuracy.collection import Collection
 from search import Index
-from search.descriptor import Descriptor
+from search.scan.scoring import Descriptor
 
 CUTS = (1, 5, 10)
 _RESAMPLES = 1_000

@@ -11,9 +11,8 @@ import numpy as np
 
 from benchmarks.demo_hub import sources
 from benchmarks.demo_hub.clip_targets import encoder_folder
-from search.encoder_files import folder_hash
-from search.encoder_models import CaptionEncoder
-from search.encoders import Encoder
+from search.text.encoder_files import folder_hash
+from search.text.encoders import CaptionEncoder, Encoder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

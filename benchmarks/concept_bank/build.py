@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.demo_hub import sources
-from search.bank import DATA, FAMILIES, fold
+from search.text.bank import DATA, FAMILIES, fold
 
 HERE = Path(__file__).parent
 WORDNET = "3.1.14"
@@ -337,7 +337,7 @@ def head(name: str, names: dict[str, Entry]) -> Entry | None:
 def chain(entry: Entry, wordnet: WordNet, names: dict[str, Entry], owner: dict[str, Entry]) -> list[str]:
     """Return up to four ancestors, nearest first: the three nearest of the bank and one that is not in it.
 
-    The group's own name is left out, as the group says it: ``search.bank`` puts it back.
+    The group's own name is left out, as the group says it: ``search.text.bank`` puts it back.
     """
     if not entry.synset:
         above = head(entry.name, names)

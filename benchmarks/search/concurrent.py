@@ -13,7 +13,7 @@ from typing import Any
 import search
 from benchmarks.search.data import LOGITS_PER_MODEL, World, write_workspace
 from benchmarks.search.parts import descriptors, opened, root_of
-from search import layout
+from search.store import versions
 from workspace import Workspace
 
 QUERIES, STEPS = 10_000, 10
@@ -25,7 +25,7 @@ def measure(options: Namespace) -> dict[str, Any]:
     root = root_of(options).with_name(f"threads-{options.rows}-{options.probes}-{options.seed}")
     if root.exists():
         shutil.rmtree(root)
-    layout.clone(root_of(options), root)  # hard links: appends must not change the gallery of the other parts
+    versions.clone(root_of(options), root)  # hard links: appends must not change the gallery of the other parts
     index = search.open(Workspace.open(root))
     asked = descriptors(index, world, 50)
     wheres = (None, "downloads < 5000", "std < 0.01")

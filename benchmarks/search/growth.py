@@ -13,8 +13,8 @@ from benchmarks.search import parts
 from benchmarks.search.data import World, WorldEncoder, write_workspace
 from benchmarks.search.scale import measure
 from benchmarks.search.timing import bandwidth_gb_s, milliseconds
-from search import layout
-from search.scoring import probelog
+from search.scan.scoring import probelog
+from search.store import versions
 from workspace import Workspace
 
 
@@ -26,7 +26,7 @@ def build(options: Namespace) -> dict[str, Any]:
     copy = root.with_name(f"append-{options.rows}-{options.probes}-{options.seed}")
     if copy.exists():
         shutil.rmtree(copy)
-    layout.clone(root, copy)
+    versions.clone(root, copy)
     write_workspace(copy, world, 10_000_000, options.rows // 100)
     grown = search.index(Workspace.open(copy), encoder="none", progress=False)
     shutil.rmtree(copy)

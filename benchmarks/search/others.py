@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.search import parts, sides
 from benchmarks.search.timing import milliseconds
-from search.scoring import probelog
+from search.scan.scoring import probelog
 
 
 def measure(options: Namespace) -> dict[str, Any]:

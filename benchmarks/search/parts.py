@@ -16,8 +16,8 @@ import numpy as np
 import search
 from benchmarks.search.data import World, write_workspace
 from benchmarks.search.timing import milliseconds
-from search import layout
-from search.scoring import Comparison, probelog
+from search.scan.scoring import Comparison, probelog
+from search.store import versions
 from workspace import Workspace
 
 
@@ -34,9 +34,9 @@ def opened(options: Namespace) -> tuple[World, Any]:
         write_workspace(root, world, 0, options.rows)
     workspace = Workspace.open(root)
     kept = root / "build.json"
-    if not kept.exists() or json.loads(kept.read_text(encoding="utf-8")).get("format") != layout.FORMAT:
+    if not kept.exists() or json.loads(kept.read_text(encoding="utf-8")).get("format") != versions.FORMAT:
         summary = asdict(search.index(workspace, encoder="none", rebuild=True, progress=False))
-        kept.write_text(json.dumps({**summary, "load": os.getloadavg(), "format": layout.FORMAT}), encoding="utf-8")
+        kept.write_text(json.dumps({**summary, "load": os.getloadavg(), "format": versions.FORMAT}), encoding="utf-8")
     return world, search.open(workspace)
 
 

@@ -10,10 +10,9 @@ import numpy as np
 
 from benchmarks.search.data import World
 from benchmarks.search.timing import bandwidth_gb_s, milliseconds
-from search.codes import encode
-from search.descriptor import Descriptor
-from search.scan import CpuScanner
-from search.scoring import probelog
+from search.scan.scan import CpuScanner
+from search.scan.scoring import Descriptor, probelog
+from search.store.tiles import encode
 
 COLUMNS = 128
 TILE = 65_536

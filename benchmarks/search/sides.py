@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from search.scoring import Comparison
+from search.scan.scoring import Comparison
 
 Answer = Callable[[NDArray[np.float32], Comparison], NDArray[np.int64]]
 TOP = 10

@@ -81,7 +81,7 @@ def evaluate(
       hubprobe evaluate --workspace my-index --truth my.qrels --scoring bridged --trec runs/
     """
     import search as room
-    from search.trec import read_qrels, write_trec
+    from search.evaluation import read_qrels, write_trec
     from workspace import Workspace
 
     try:

@@ -163,7 +163,7 @@ def sql(
       hubprobe sql --workspace my-index "SELECT status, count(*) FROM attempts GROUP BY 1 ORDER BY 2 DESC"
       hubprobe sql --workspace my-index "FROM search('dog', n := 50)" --out dogs.parquet
     """
-    from search.statements import answered
+    from search.open_index import sql_rows
     from workspace import Workspace
 
     written = _format_of(out, kind)
@@ -172,7 +172,7 @@ def sql(
     as_text = io.BytesIO() if out is None and written not in BINARY and not _takes_utf8(sys.stdout) else None
     with ExitStack() as stack:
         sink = as_text or (sys.stdout.buffer if out is None else stack.enter_context(output_file(out)))
-        answer = stack.enter_context(answered(workspace, statement, allow=allow, timeout_s=timeout))
+        answer = stack.enter_context(sql_rows(workspace, statement, allow=allow, timeout_s=timeout))
         rows, more = write_batches(answer.batches, answer.schema, written, sink)
     if as_text is not None:
         click.echo(as_text.getvalue().decode(), nl=False)

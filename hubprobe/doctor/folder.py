@@ -161,16 +161,16 @@ def _is_long(path: Path, length: int) -> bool:
 
 def _index(opened: Any) -> Iterator[Check]:
     """The index in use: format, every file there and as long as it was, and whether descriptors came since."""
-    from search import layout
-    from search.sources import Source, descriptor_files
+    from search.store import versions
+    from search.store.sources import Source, descriptor_files
 
     w = f"--workspace {opened.root}"
     try:
-        folder, content, lock = layout.open_current(opened)
+        folder, content, lock = versions.open_current(opened)
         if lock is not None:
             lock.close()
         kept = [(name, bytes_) for name, bytes_, _ in content["files"]]
-        kept += [(f"tiles/{f.name}", f.bytes) for tile in layout.tiles_of(folder, content) for f in tile.files]
+        kept += [(f"tiles/{f.name}", f.bytes) for tile in versions.tiles_of(folder, content) for f in tile.files]
     except MissingStepError:
         return  # said by the steps
     except (HubprobeError, OSError) as error:

@@ -13,7 +13,7 @@ from workspace.text import printable
 if TYPE_CHECKING:
     from hubprobe.page.opened import Current, Opened
     from search import Query
-    from search.coverage import Coverage
+    from search.text.calibration import Coverage
 
 _COLUMNS = (
     "rank", "score", "found_by", "repo_id", "sha", "logit", "label", "library_name", "license", "downloads",

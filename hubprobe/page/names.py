@@ -106,7 +106,7 @@ def facets(index: Index, column: str, most: int = 100) -> list[tuple[str, int]]:
 
 def examples(index: Index, most: int = 12) -> list[tuple[str, int]]:
     """Return words worth trying, each with a logit that carries it: labels of different models that can be trusted."""
-    from search import bank
+    from search.text import bank
 
     bridge, gallery = index.gallery.bridge, index.gallery
     if bridge is None or not bridge.rows.size:

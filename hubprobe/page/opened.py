@@ -14,8 +14,8 @@ import search
 from hubprobe.page.kept import Kept
 from hubprobe.page.names import Names, SharedEncoder, examples, facets
 from hubprobe.page.strips import Strips, small
-from search import layout
-from search.encoders import load_encoder
+from search.store import versions
+from search.text.encoders import load_encoder
 from workspace import HubprobeError, QueryError, Workspace
 from workspace.images import read_image
 from workspace.text import printable
@@ -120,7 +120,7 @@ class Current:
         if now - self._checked > CHECK_S:
             with self._lock:
                 self._checked = now
-                folder = layout.current(self.workspace)
+                folder = versions.current(self.workspace)
                 if folder is not None and folder.name != self._opened.index.version and not self._renewing:
                     self._renewing = True
                     threading.Thread(target=self._renew, name="renew", daemon=True).start()

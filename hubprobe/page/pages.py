@@ -13,7 +13,7 @@ from hubprobe.page.snippets import snippets
 if TYPE_CHECKING:
     from hubprobe.page.answers import Answer
     from hubprobe.page.opened import Example, Opened
-    from search.coverage import Coverage
+    from search.text.calibration import Coverage
 
 _ABOUT_SCORE = (
     "The score ranks; it is no probability. Above all look at the strip: these are the probe images that the output "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hubprobe.page.kept import Kept
-from search.embeddings import decode
+from search.text.embeddings import decode
 from workspace import WorkspaceError
 from workspace.files import open_table, read_file
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from hubprobe.plots.hubness import unused_names
 from hubprobe.plots.style import BLUE, GREY, ORANGE, SOFT, VERMILION, checked, note, number, picture
-from search.bridge import ZERO_SHOT
-from search.contrast import strengths
+from search.scan.scoring import ZERO_SHOT
+from search.text.contrast import strengths
 from workspace import ConfigError, QueryError, WorkspaceError
 from workspace.files import read_json
 

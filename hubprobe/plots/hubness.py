@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hubprobe.plots.style import SERIES, checked, number, picture, shown
-from search import bank
-from search.calibration import BANK
+from search.text import bank
+from search.text.calibration import BANK
 from workspace import ConfigError
 
 if TYPE_CHECKING:

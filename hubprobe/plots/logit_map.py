@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hubprobe.plots.style import GREY, INK, SERIES, SOFT, checked, note, number, picture, shown
-from search import bank
+from search.text import bank
 from workspace import ConfigError, QueryError
 from workspace.files import replacing
 from workspace.text import printable

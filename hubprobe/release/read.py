@@ -44,7 +44,7 @@ from workspace.text import printable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from search.encoders import Encoder
+    from search.text.encoders import Encoder
 
 NOTE = ".importing.json"
 """In a folder that is being filled: which release it is filled from. Gone when the workspace is whole."""
@@ -416,8 +416,8 @@ def _encoder(
     workspace: Workspace, source: Source, side: str, given: Encoder | str | None, token: str | None
 ) -> Encoder | None:
     """Put the probes' released embeddings where the index looks for them; return the encoder at its released commit."""
-    from search.embeddings import cache
-    from search.encoders import load_encoder
+    from search.text.embeddings import cache
+    from search.text.encoders import load_encoder
 
     about: EncoderFacts | None = getattr(source.manifest, side)
     name = _encoder_name(about)

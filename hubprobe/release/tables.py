@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from search import layout, sources
-from search.database import connect, read_logits, read_models
+from search.store import sources, versions
+from search.store.tables import connect, read_logits, read_models
 from workspace import Workspace, records
 from workspace.files import batches, read_file, table_files
 
@@ -168,7 +168,7 @@ def _buckets(files: list[Path], kept: frozenset[str], rows: int) -> tuple[Callab
 
 def _positions(workspace: Workspace, kept: frozenset[str]) -> Callable[[pa.Table], pa.Array]:
     """Return what says of every logit where the index in use holds it, counting only the repositories ``kept``."""
-    folder, _, lock = layout.open_current(workspace)
+    folder, _, lock = versions.open_current(workspace)
     try:
         database = connect(folder)
         models, logits = read_models(database), read_logits(database)

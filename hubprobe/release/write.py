@@ -16,7 +16,8 @@ from hubprobe.plots import funnel
 from hubprobe.release import manifest, tables
 from hubprobe.release.card import Facts, card
 from hubprobe.release.plan import Plan, plan, scrub
-from search import layout, sources
+from search.store import sources
+from search.store.versions import open_current
 from workspace import Workspace, WorkspaceError
 from workspace.files import TEMPORARY_PREFIX, read_json, short_hash
 from workspace.runs import versions
@@ -78,7 +79,7 @@ def release(
     """
     target = Path(target)
     _check_target(target)
-    _, index, lock = layout.open_current(workspace)
+    _, index, lock = open_current(workspace)
     if lock is not None:
         lock.close()
     if index["probe_set"] != workspace.probe_set:

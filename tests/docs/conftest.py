@@ -98,11 +98,12 @@ def reader(finished: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.M
 def _keep_registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take back afterwards what a page adds to the lists of encoders, scorings and rules."""
     from crawler import explanation, inspection
-    from search import encoder_models, encoders, scoring
+    from search.scan import scoring
+    from search.text import encoders
 
     for module, name in ((encoders, "KINDS"), (inspection, "LIST_RULES"), (explanation, "STAGES")):
         monkeypatch.setattr(module, name, getattr(module, name))
-    for table in (encoder_models.MODELS, scoring.SCORINGS, scoring.PROBES):
+    for table in (encoders.MODELS, scoring.SCORINGS, scoring.PROBES):
         for name in ("words", "evenly"):
             monkeypatch.setitem(table, name, None)  # so that it is taken out afterwards
             del table[name]

@@ -13,8 +13,8 @@ from hubprobe.plots.curve import held_out
 from hubprobe.plots.heatmap import clustered, correlations
 from hubprobe.plots.hubness import skewness, unused_names
 from hubprobe.plots.logit_map import chosen_method, placed, safe
-from search import bank
-from search.calibration import BANK, _spread
+from search.text import bank
+from search.text.calibration import BANK, _spread
 from tests.search.conftest import make
 from workspace import ConfigError, QueryError
 

@@ -12,7 +12,7 @@ from hubprobe.cli import cli
 from hubprobe.demo import tiny
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer
-from search.encoder_files import fetch
+from search.text.encoder_files import fetch
 from workspace import Config, HubError, Workspace
 
 SECRET = "hf_of_this_machine"

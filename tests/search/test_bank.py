@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from search import bank as module
-from search.bank import DATA, Concept, bank, fold, names, related
+from search.text import bank as module
+from search.text.bank import DATA, Concept, bank, fold, names, related
 
 LISTS = Path(__file__).parents[2] / "benchmarks" / "concept_bank"
 

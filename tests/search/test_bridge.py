@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 
 import search
-from search import bridge_fit
-from search.bridge import BRIDGE, ZERO_SHOT, counting, plain
-from search.trust import Trust
+from search.scan.scoring import BRIDGE, ZERO_SHOT
+from search.text import labels_fit
+from search.text.labels import Trust, counting, plain
 from tests.search.conftest import CONCEPTS, FakeEncoder, make
 from workspace import QueryError, records
 from workspace.files import write_table
@@ -129,7 +129,7 @@ def test_a_small_append_learns_nothing_anew_but_lists_what_is_new(tmp_path):
     np.testing.assert_array_equal(trust.trust[:120], believed.trust)
     assert set(after.rows.tolist()) & set(range(240, 260))
     # each label's list is what listing all of them from the same trust gives
-    lists = bridge_fit._namesakes(made.open().gallery, trust, range(after.trust.size))
+    lists = labels_fit._namesakes(made.open().gallery, trust, range(after.trust.size))
     np.testing.assert_array_equal(after.rows, np.concatenate([rows for rows, _ in lists]))
     np.testing.assert_array_equal(after.weights, np.concatenate([weights for _, weights in lists]))
     np.testing.assert_array_equal(np.diff(after.first), [rows.size for rows, _ in lists])

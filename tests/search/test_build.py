@@ -37,7 +37,7 @@ def test_a_build_that_dies_leaves_the_old_index(fresh, monkeypatch):
     def die(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("search.layout.publish", die)
+    monkeypatch.setattr("search.store.versions.publish", die)
     vector = next(iter(fresh.vectors.values()))
     fresh.write("new", [{"repo_id": "new/one", "logit": 0, "vector": vector}])
     with pytest.raises(KeyboardInterrupt):

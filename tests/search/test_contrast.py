@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from search.contrast import POWER, STRONGEST, TEMPERATURE, hubness, strengths, unit, zero_shot
-from search.coverage import DEFAULT, fit, probability
+from search.text.calibration import DEFAULT, fit, probability
+from search.text.contrast import POWER, STRONGEST, TEMPERATURE, hubness, strengths, unit, zero_shot
 
 
 def test_zero_shot_is_the_cubed_positive_contrast_of_the_strongest_probes():

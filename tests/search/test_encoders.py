@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from search.encoders import load_encoder, text_embeddings
+from search.text.encoders import load_encoder, text_embeddings
 from workspace import HubError, QueryError
 from workspace.images import read_image
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from search.filters import Evaluator, parse
-from search.metadata import LOGITS, MODELS
+from search.store.tables import LOGITS, MODELS
 from workspace import QueryError
 
 

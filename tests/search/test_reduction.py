@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from search.reduction import DIMENSIONS, Reduction
+from search.scan.neighbours import DIMENSIONS, Reduction
 
 
 @pytest.mark.parametrize("rows", [20, 600])

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search import codes
-from search.device import TorchScanner
-from search.finder import Finder
-from search.scan import CpuScanner
-from search.scoring import Comparison
-from search.tiles import Tile, write_tile
+from search.scan.device import TorchScanner
+from search.scan.nearest import Finder
+from search.scan.scan import CpuScanner
+from search.scan.scoring import Comparison
+from search.store import tiles
+from search.store.tiles import Tile, write_tile
 from workspace import WorkspaceError
 
 
@@ -145,11 +145,11 @@ def test_a_batch_answers_as_one_by_one(tmp_path):
 
 def test_codes_are_within_their_error_or_kept(tmp_path):
     values = np.array([-65504, -4.06, -4.03, -4, 0, 0.03, 11.9375, 11.96, 11.98, 63, 65504], np.float16)
-    quantised, overflow = codes.encode(values.reshape(-1, 1))
-    offsets, rows, kept = codes.read_overflow(overflow, 1)
-    back = quantised[0] * codes.STEP + codes.LOW
+    quantised, overflow = tiles.encode(values.reshape(-1, 1))
+    offsets, rows, kept = tiles.read_overflow(overflow, 1)
+    back = quantised[0] * tiles.STEP + tiles.LOW
     back[rows] = kept.view(np.float16)
-    assert (np.abs(back - values.astype(np.float64)) <= codes.STEP / 2).all()
+    assert (np.abs(back - values.astype(np.float64)) <= tiles.STEP / 2).all()
     assert 0 < offsets[1] < len(values)
 
 
@@ -158,7 +158,7 @@ def test_a_truncated_tile_is_refused(tmp_path, suffix):
     info = write_tile(tmp_path, "000000", data(100, 30, 0, 0.05))
     path = tmp_path / f"000000{suffix}"
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(WorkspaceError, match="rebuild"):
+    with pytest.raises(WorkspaceError, match="damaged"):
         Tile(tmp_path, info, 30)
 
 

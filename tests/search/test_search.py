@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import search
-from search.descriptor import Descriptor
+from search.scan.scoring import Descriptor
 from workspace import MissingStepError, QueryError
 
 

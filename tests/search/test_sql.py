@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import search
-from search.statements import answered
+from search.open_index import sql_rows
 from workspace import MissingStepError, QueryError
 
 
@@ -49,7 +49,7 @@ def test_joins_aliases_and_subqueries(opened):
 
 
 def test_the_shape_of_the_workspace_can_be_asked(opened):
-    assert opened.sql("SHOW TABLES;").column("name").to_pylist() == sorted(search.views.VIEWS)
+    assert opened.sql("SHOW TABLES;").column("name").to_pylist() == sorted(search.statements.VIEWS)
     assert "downloads" in opened.sql("DESCRIBE models").column("column_name").to_pylist()
     assert opened.sql("SUMMARIZE logits").num_rows > 5
     assert opened.sql("SELECT count(*) AS n FROM LOGITS").to_pylist() == [{"n": 120}]
@@ -171,7 +171,7 @@ def test_no_error_shows_a_path_of_the_machine(opened, table, tmp_path):
 
 def test_a_statement_sees_no_secret_and_leaves_no_process(opened, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    with answered(opened.workspace, "SELECT range FROM range(1000000)", index=opened) as answer:
+    with sql_rows(opened.workspace, "SELECT range FROM range(1000000)", index=opened) as answer:
         first = next(answer.batches)  # and the rest is given up
     assert 0 < first.num_rows < 1_000_000
     children = Path(f"/proc/{os.getpid()}/task/{threading.get_native_id()}/children")

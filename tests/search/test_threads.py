@@ -13,7 +13,7 @@ TEXTS = ["dog", "cat", "pizza", "guitar", "cloud", "some other thing"]
 
 @pytest.mark.parametrize("queries", [400, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_queries_while_appends_run(fresh, queries, monkeypatch):
-    monkeypatch.setattr("search.finder._FEW", 8)  # or a gallery this small would never be scanned
+    monkeypatch.setattr("search.scan.nearest._FEW", 8)  # or a gallery this small would never be scanned
     fresh.index()
     first = fresh.open()
     repo = next(iter(fresh.vectors))[0]

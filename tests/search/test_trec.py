@@ -3,7 +3,7 @@
 import pytest
 
 import search
-from search.trec import read_qrels, write_trec
+from search.evaluation import read_qrels, write_trec
 from workspace import QueryError
 
 

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from search import filters, layout
-from search.bridge import ZERO_SHOT
-from search.concepts import Concepts
-from search.contrast import zero_shot
-from search.coverage import Coverage
-from search.coverage import of as coverage_of
-from search.descriptor import Descriptor
-from search.embeddings import read_embeddings
-from search.encoders import Encoder, checked_text, load_encoder, text_embeddings
-from search.gallery import Gallery
+from search import filters
+from search.by_model import Concepts
 from search.info import describe
-from search.neighbours import Neighbours
 from search.query import Query, Unit
-from search.statements import TIMEOUT_S
-from search.statements import sql as run_sql
+from search.scan.gallery import Gallery
+from search.scan.neighbours import Neighbours
+from search.scan.scoring import ZERO_SHOT, Descriptor
+from search.statements import TIMEOUT_S, Answer, Views, answered
+from search.store import versions
+from search.text.calibration import Coverage
+from search.text.calibration import of as coverage_of
+from search.text.contrast import zero_shot
+from search.text.embeddings import read_embeddings
+from search.text.encoders import Encoder, checked_text, load_encoder, text_embeddings
 from workspace import QueryError, Workspace
 from workspace.images import read_image
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from PIL.Image import Image
 
 Asked: TypeAlias = Union[str, "Image", Path, Descriptor, NDArray[Any]]
@@ -55,6 +56,48 @@ def open(  # noqa: A001
     return Index(workspace, encoder=encoder, token=token, device=device)
 
 
+def sql(
+    workspace: Workspace,
+    statement: str,
+    *,
+    index: Index | None = None,
+    allow: Sequence[str] = (),
+    timeout_s: float | None = TIMEOUT_S,
+) -> pa.Table:
+    """Answer one SELECT statement; return an Arrow table.
+
+    Tables: ``models``, ``logits``, ``attempts``, ``catalog``, ``runs``, ``probes``; table functions:
+    ``search(concept, n := 100, k, scoring, by, hybrid, filter, all_of, any_of, none_of)`` and
+    ``similar(repo_id, logit, n := 100, sha, whole, k, scoring, by, filter)``, whose arguments are constants.
+
+    Args:
+        workspace: whose tables.
+        statement: one SELECT (or FROM, VALUES, WITH, DESCRIBE, SUMMARIZE, SHOW TABLES).
+        index: an open index; opened when the statement needs it and None is given.
+        allow: folders and ``hf://``, ``s3://`` or ``https://`` prefixes whose files (Parquet, CSV, JSON) the statement
+            may read; for remote ones DuckDB fetches its httpfs extension. Nothing is allowed by default.
+        timeout_s: seconds after which the statement is ended, searches included; never when None.
+
+    Raises `QueryError` for anything that is not one SELECT or fails, or is larger than `statements.MAX_ROWS` and
+    `statements.MAX_BYTES`, `MissingStepError` when a table is not there yet.
+    """
+    with sql_rows(workspace, statement, index=index, allow=allow, timeout_s=timeout_s) as answer:
+        return pa.Table.from_batches(list(answer.batches), answer.schema)
+
+
+def sql_rows(
+    workspace: Workspace,
+    statement: str,
+    *,
+    index: Index | None = None,
+    allow: Sequence[str] = (),
+    timeout_s: float | None = TIMEOUT_S,
+) -> AbstractContextManager[Answer]:
+    """Answer as `sql` does, batch by batch inside a ``with`` block."""
+    opened = cache(lambda: index if index is not None else Index(workspace))
+    return answered(Views(workspace, opened), statement, allow=allow, timeout_s=timeout_s)
+
+
 class Index:
     """Answers questions about one version of the index, from any number of threads.
 
@@ -64,7 +107,7 @@ class Index:
     def __init__(
         self, workspace: Workspace, *, encoder: Encoder | None = None, token: str | None = None, device: str = "cpu"
     ) -> None:
-        folder, manifest, lock = layout.open_current(workspace)
+        folder, manifest, lock = versions.open_current(workspace)
         self.workspace = workspace
         self.gallery = Gallery(folder, manifest, lock, device=device)
         self._neighbours: Neighbours | None = None
@@ -161,8 +204,8 @@ class Index:
         return replace(query, without_model=own, neighbours=self.neighbours if whole else None)
 
     def similar_models(self, repo_id: str, *, sha: str | None = None, limit: int = 10) -> pa.Table:
-        """Rank models by how well their outputs match those of a whole model; see `search.lookalikes`."""
-        from search.lookalikes import similar_models
+        """Rank models by how well their outputs match those of a whole model; see `search.by_model`."""
+        from search.by_model import similar_models
 
         return similar_models(self, repo_id, sha=sha, limit=limit)
 
@@ -192,7 +235,7 @@ class Index:
 
     def sql(self, statement: str, *, allow: Sequence[str] = (), timeout_s: float | None = TIMEOUT_S) -> pa.Table:
         """Answer one SELECT over the workspace's tables, with ``search(...)`` in it; see `search.sql`."""
-        return run_sql(self.workspace, statement, index=self, allow=allow, timeout_s=timeout_s)
+        return sql(self.workspace, statement, index=self, allow=allow, timeout_s=timeout_s)
 
     def info(self) -> dict[str, Any]:
         """Return version, sizes, encoder, memory and the measured recall of what is approximate; see `search.info`."""

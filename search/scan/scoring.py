@@ -1,4 +1,4 @@
-"""What is compared: each scoring turns a query's descriptor into a weighted sum of squares over some probes.
+"""A query as one number per probe, and what each scoring compares: a weighted sum of squares over some probes.
 
 With q the query, g a logit of the gallery and w the weights (they sum to 1), the distance is
 ``sum over the columns of w * (q - g)^2``: a mean of squares, so that distances of different queries compare. Of the
@@ -7,19 +7,66 @@ scorings that sum the logit's positive squares in place of differences, the weig
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.bridge import ZERO_SHOT
-from search.descriptor import Descriptor
 from workspace import QueryError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+
+@dataclass(frozen=True, eq=False)
+class Descriptor:
+    """What a query answers on every probe, z-scored (METHOD: phi = (r - mean r) / std r).
+
+    Attributes:
+        vector: float32 ``[n_probes]``, mean 0 and standard deviation 1 over the probes.
+        mean: mean of the raw values, so that ``raw = vector * std + mean``.
+        std: standard deviation (ddof = 0) of the raw values.
+        about: what was asked, for people.
+        kind: ``text``, ``image``, ``logit`` or ``vector``.
+        model: ``(repo_id, sha)`` of the model a logit query comes from, else None.
+        logit: index of that logit, else None.
+        sides: what else is known to look for, by where it comes from: float32 ``[n_probes]``, not negative, the
+            zero-shot side of length 1. Texts and images have some; `search.scan.scoring.bridged` adds them up.
+        signs: of a text, its best contrast with a probe and the trust in the nearest label; see `Coverage`.
+    """
+
+    vector: NDArray[np.float32] = field(repr=False)
+    mean: float = 0.0
+    std: float = 1.0
+    about: str = ""
+    kind: str = "vector"
+    model: tuple[str, str] | None = None
+    logit: int | None = None
+    sides: Mapping[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
+    signs: tuple[float, float] | None = None
+
+    @classmethod
+    def from_raw(cls, raw: Any, *, about: str = "", kind: str = "vector") -> Descriptor:
+        """Z-score ``raw``, one finite number per probe; raises `QueryError` when that is impossible."""
+        values = np.asarray(raw, dtype=np.float64)
+        if values.ndim != 1 or values.size == 0:
+            raise QueryError(f"a descriptor is one number per probe, not an array of shape {values.shape}")
+        if not np.isfinite(values).all():
+            raise QueryError("the query's answers to the probes are not all finite numbers")
+        mean, std = float(values.mean()), float(values.std())
+        if std <= 1e-12 * max(1.0, abs(mean)):
+            raise QueryError("the query answers every probe alike, so there is nothing to rank by")
+        return cls(((values - mean) / std).astype(np.float32), mean, std, about, kind)
+
+    @property
+    def raw(self) -> NDArray[np.float32]:
+        """The values before z-scoring, float32 ``[n_probes]``."""
+        return (self.vector.astype(np.float64) * self.std + self.mean).astype(np.float32)
+
+
+ZERO_SHOT, BRIDGE, MAP = "zero-shot", "labels", "map"
+"""The three sides of a text query: what an encoder sees in the probes, other models' labels, and the learned map."""
 
 _NONE: NDArray[np.float32] = np.empty(0, np.float32)
 
@@ -74,7 +121,7 @@ def strong(query: Descriptor, k: int) -> Comparison:
     ``1 - sum over S of q+^2 g+^2 / (|q+^2 on S| |g+^2|)`` with x+ = max(x, 0): a logit scores by the share of its
     strong responses that fall on the query's strong probes, so one strong match counts for more than many weak ones.
     Ours; the figures are in docs/search.md.
-    The logit's norm, over all probes, is put in by `search.gallery.Gallery.compile`.
+    The logit's norm, over all probes, is put in by `search.scan.gallery.Gallery.compile`.
     """
     columns = _strongest(query.vector, k)
     weights = np.maximum(query.vector[columns].astype(np.float64), 0.0) ** 2
@@ -85,16 +132,16 @@ def strong(query: Descriptor, k: int) -> Comparison:
 
 
 def contrastive(query: Descriptor, k: int) -> Comparison:
-    """Zero-shot side of a text or an image alone: contrast against a bank of concepts, cubed (`search.contrast`).
+    """Zero-shot side of a text or an image alone: contrast against a bank of concepts, cubed (`search.text.contrast`).
 
-    As `strong` on the gallery's side, less each logit's hubness, which `search.gallery.Gallery.compile` puts in. A
+    As `strong` on the gallery's side, less each logit's hubness, which `search.scan.gallery.Gallery.compile` puts in. A
     logit or a vector asks by its own positive values to the power of `OWN_POWER`, and half of the hubness counts.
     """
     return _evidence(query, [ZERO_SHOT], k)
 
 
 def bridged(query: Descriptor, k: int) -> Comparison:
-    """`contrastive`, and what other models' honest labels and the learned map expect (`search.bridge`): the sum.
+    """`contrastive`, and what other models' honest labels and the learned map expect (`search.text.labels`): the sum.
 
     The default. Ours; METHOD.md section 5 measured its parts, docs/results.md this.
     """

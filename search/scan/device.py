@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from search.codes import ERROR, HIGH, LOW, STEP, ZERO
-from search.kernels import HALF
-from search.scan import Candidates, relative_error
-from search.scoring import Comparison
-from search.tiles import Tile
+from search.scan.scan import Candidates, relative_error
+from search.scan.scoring import Comparison
+from search.store.tiles import ERROR, HALF, HIGH, LOW, STEP, ZERO, Tile
 from workspace import QueryError
 
 if TYPE_CHECKING:
@@ -23,7 +21,7 @@ _ROWS = 1 << 20
 
 
 class TorchScanner:
-    """Scans on ``device``; implements `search.scan.Scanner`.
+    """Scans on ``device``; implements `search.scan.scan.Scanner`.
 
     Raises `QueryError` when the codes do not fit there.
     """
@@ -44,7 +42,7 @@ class TorchScanner:
         keep: int,
         ceilings: Sequence[float],
     ) -> list[Candidates]:
-        """See `search.scan.Scanner.scan`."""
+        """See `search.scan.scan.Scanner.scan`."""
         return [
             self._one(comparison, mask, keep, ceiling)
             for comparison, mask, ceiling in zip(comparisons, masks, ceilings, strict=True)

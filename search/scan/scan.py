@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from search.bounds import scan_rows
-from search.codes import ERROR, HIGH, LOW, STEP, ZERO
-from search.kernels import HALF
-from search.scoring import Comparison
-from search.tiles import Tile
+from search.scan.kernels import scan_rows
+from search.scan.scoring import Comparison
+from search.store.tiles import ERROR, HALF, HIGH, LOW, STEP, ZERO, Tile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from search import database, filters, layout
-from search.bridge import Bridge
-from search.calibration import Calibration
-from search.contrast import strengths
-from search.descriptor import Descriptor
-from search.finder import Finder, Found, Mask, Rows
-from search.kernels import HALF
-from search.scan import CpuScanner, Scanner
-from search.scoring import CALIBRATED, OWN_HUBNESS, Comparison, compile_query, score_of
-from search.tiles import Tile
+from search import filters
+from search.scan.nearest import Finder, Found, Mask, Rows
+from search.scan.scan import CpuScanner, Scanner
+from search.scan.scoring import CALIBRATED, OWN_HUBNESS, Comparison, Descriptor, compile_query, score_of
+from search.store import tables, versions
+from search.store.tiles import HALF, Tile
+from search.text.calibration import Calibration
+from search.text.contrast import strengths
+from search.text.labels import Bridge
 from workspace import QueryError, WorkspaceError
 
 if TYPE_CHECKING:
@@ -52,12 +51,12 @@ class Gallery(Finder):
     ) -> None:
         self.folder, self.manifest, self._lock = folder, manifest, lock
         self.n_probes = int(manifest["n_probes"])
-        infos = layout.tiles_of(folder, manifest)
+        infos = versions.tiles_of(folder, manifest)
         self.tiles = [Tile(folder / "tiles", info, self.n_probes) for info in infos]
         self.starts = np.concatenate([[0], np.cumsum([info.rows for info in infos], dtype=np.int64)]).astype(np.int64)
-        self.database = database.connect(folder)
-        self.models = database.read_models(self.database)
-        self.logits = database.read_logits(self.database)
+        self.database = tables.connect(folder)
+        self.models = tables.read_models(self.database)
+        self.logits = tables.read_logits(self.database)
         self.model_of: NDArray[np.int32] = self.logits.column("model").to_numpy()
         models = self.model_of if self.model_of.size else np.zeros(1, np.int32)
         if self.logits.num_rows != len(self) or models.min() < 0 or models.max() > max(self.models.num_rows - 1, 0):
@@ -232,6 +231,6 @@ class Gallery(Finder):
 def _scanner(device: str, tiles: list[Tile], starts: NDArray[np.int64]) -> Scanner:
     if device == "cpu":
         return CpuScanner(tiles, starts)
-    from search.device import TorchScanner
+    from search.scan.device import TorchScanner
 
     return TorchScanner(tiles, starts, device)

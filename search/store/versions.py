@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from search.tiles import TileInfo
+from search.store.tiles import TileInfo
 from workspace import MissingStepError, Workspace, WorkspaceError
 from workspace.files import damaged, read_json, sha256_of, write_json
 from workspace.locks import Lock, alone, lock

@@ -1,8 +1,9 @@
-"""The loops of the scan: for every row of a tile a lower bound on its distance, and the lowest of these.
+"""The loops of the scan, and the exact distances.
 
-Compiled by numba once and cached on disk; all in one file, for a cached function is not compiled again when one that it
-calls changes elsewhere. They release the interpreter lock and use one thread each: callers split the rows among threads
-themselves, which, unlike numba's own parallel loops, is safe when several queries run at once.
+For every row of a tile the scan finds a lower bound on its distance, and the lowest of these. Compiled by numba once
+and cached on disk; all in one file, for a cached function is not compiled again when one that it calls changes
+elsewhere. They release the interpreter lock and use one thread each: callers split the rows among threads themselves,
+which, unlike numba's own parallel loops, is safe when several queries run at once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,39 @@ import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+@numba.njit(nogil=True, cache=True)
+def exact_distances(
+    tile: NDArray[np.uint16],
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int32],
+    targets: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    shift: NDArray[np.float32],
+    positive: bool,
+    half: NDArray[np.float32],
+    out: NDArray[np.float64],
+) -> None:
+    """Write the weighted mean of squares of ``rows`` of an fp16 tile to ``out``, summed in float64 in column order.
+
+    Squares of the difference to ``targets``, or with ``positive`` of the value's positive part.
+
+    A logit's value is ``tile * scale + shift``, with float32 ``scale`` and ``shift`` ``[rows]``; both are empty when
+    the z-scored values are compared as they are.
+    """
+    for i in range(rows.size):
+        row = rows[i]
+        total = 0.0
+        for j in range(columns.size):
+            value = np.float64(half[tile[row, columns[j]]])
+            if scale.size:
+                value = value * scale[i] + shift[i]
+            difference = max(value, 0.0) if positive else np.float64(targets[j]) - value
+            total += np.float64(weights[j]) * difference * difference
+        out[i] = total
+
 
 GROUP = 128
 """Rows that are passed over together when none of them can be among the nearest."""

@@ -1,8 +1,8 @@
 """Building the label bridge: which labels a gallery carries, how far each can be trusted, and how much they count.
 
 Nothing but the gallery is used. A label is trusted by two signs: its logit answers the probes as an encoder expects of
-its words (`search.trust`), and as its namesakes in other models do. The two numbers of the fusion are those that rank
-held-out named logits best when their own model's labels are hidden.
+its words, and as its namesakes in other models do (`search.text.labels`). The two numbers of the fusion are those that
+rank held-out named logits best when their own model's labels are hidden.
 
 What is learned (the curve of trust, the map, the two numbers, coverage) is learned anew when the named logits have
 grown by `GROWTH`; a smaller append takes it over, and costs as much as what is new.
@@ -17,16 +17,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from search import coverage, trust
-from search.bridge import LOGITS, Bridge, Near, counting
-from search.contrast import strengths, unit, zero_shot
-from search.trust import ENOUGH, Named, Trust
+from search.text.calibration import fit, standing
+from search.text.contrast import strengths, unit, zero_shot
+from search.text.labels import ENOUGH, LOGITS, Bridge, Named, Near, Trust, counting, extend, learn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from search.calibration import Calibration
-    from search.gallery import Gallery
+    from search.scan.gallery import Gallery
+    from search.text.calibration import Calibration
 
 GROWTH = 1.1
 """Learn anew from so many times the named logits that were learned from: all appends together cost a few builds."""
@@ -67,7 +66,7 @@ def build(
             return _extended(bridge, older, gallery, named, embed, probes, calibration)
     texts = embed(named.words)
     expected = zero_shot(texts @ probes.T, calibration.centre)
-    believed = trust.learn(gallery, named, expected, calibration.hubness)
+    believed = learn(gallery, named, expected, calibration.hubness)
     lists = _namesakes(gallery, believed, range(len(named.words)))
     none = np.empty((0, probes.shape[0]), np.float16)
     empty = np.empty(0, np.float32)
@@ -96,7 +95,7 @@ def _extended(
         return bridge, believed
     texts = embed([named.words[label] for label in touched.tolist()])
     expected = zero_shot(texts @ probes.T, calibration.centre)[which]
-    believed = trust.extend(believed, gallery, named, expected, calibration.hubness)
+    believed = extend(believed, gallery, named, expected, calibration.hubness)
     known = bridge.trust.size
     fresh = bridge.place(texts)[touched >= known].astype(np.float16)  # words are numbered as they appear
     lists = {label: _list_of(bridge, label) for label in range(known)}
@@ -222,7 +221,7 @@ def _weighed(
         trust = np.array([0.0 if n is None else n.trust(found.width) for n in near])
         cases.append((np.column_stack([contrast[asked], trust, standing]), above < _FIRST_PAGE))
     signs, answered = (np.concatenate(part) for part in zip(*cases, strict=True))
-    return replace(found, coverage=coverage.fit(signs, answered))
+    return replace(found, coverage=fit(signs, answered))
 
 
 class _Trial:
@@ -281,4 +280,4 @@ class _Trial:
         )
         scores = (fused @ self._strong.T - self._common).astype(np.float64)
         above = ((scores > own[:, None]) & self._rivals).sum(axis=1)
-        return above, coverage.standing(np.maximum(scores.max(axis=1), own), scores)
+        return above, standing(np.maximum(scores.max(axis=1), own), scores)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-DATA = Path(__file__).parent / "data" / "bank.tsv"
+DATA = Path(__file__).parent.parent / "data" / "bank.tsv"
 FAMILIES = frozenset({"animal", "building", "food", "furniture", "person", "plant", "tool", "toy", "vehicle"})
 """Groups whose name is itself a concept: the last hypernym of all their members, which the file does not repeat."""
 

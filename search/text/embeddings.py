@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from search.encoders import TEMPLATES, Encoder, text_embeddings
+from search.text.encoders import TEMPLATES, Encoder, text_embeddings
 from workspace import Workspace, WorkspaceError
 from workspace.errors import DamagedFileError
 from workspace.files import canonical_json, damaged, read_tensors, sha256_of, short_hash, write_tensors

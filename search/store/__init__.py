@@ -1,0 +1,1 @@
+"""A version of the index on disk: tiles, tables, and what they are made from."""

@@ -1,0 +1,272 @@
+"""The index's tables in LanceDB: what is known of every probed model and of every logit, and vectors for neighbours.
+
+Models whose outputs answer the probes almost alike are near-copies: they are grouped into families as the table of
+models is made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from workspace import Workspace
+from workspace.disk import using
+from workspace.errors import DiskError
+from workspace.files import damaged, table_files
+from workspace.records import ATTEMPTS, CATALOG
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_FROM_CATALOG = (
+    "author", "createdAt", "lastModified", "pipeline_tag", "library_name", "tags", "downloads", "likes", "gated",
+    "license", "base_models", "model_type", "architectures", "num_labels", "label_quality", "problem_type",
+    "image_size", "weights_bytes", "card_summary", "crawled_at",
+)  # fmt: skip
+_FROM_ATTEMPTS = ("architecture", "processor", "dtype", "device", "probes_run", "num_excluded", "bytes_fetched")
+
+MODELS = pa.schema(
+    [
+        pa.field("model", pa.int32(), nullable=False),  # position in this index, what logits.model points to
+        pa.field("repo_id", pa.string(), nullable=False),
+        pa.field("sha", pa.string(), nullable=False),
+        *(pa.field(name, CATALOG.field(name).type) for name in _FROM_CATALOG),
+        pa.field("parameters", pa.int64()),
+        pa.field("num_logits", pa.int32(), nullable=False),  # searchable ones: those with a descriptor
+        *(pa.field(name, ATTEMPTS.field(name).type) for name in _FROM_ATTEMPTS),
+        pa.field("seconds", pa.float32()),  # all phases of its last attempt
+        pa.field("family", pa.string(), nullable=False),  # first indexed of its near-copies; itself without any
+    ]
+)
+"""One row per model with a descriptor, in order of ``model``. Names are the catalog's and the attempts' own."""
+
+LOGITS = pa.schema(
+    [
+        pa.field("model", pa.int32(), nullable=False),
+        pa.field("logit", pa.int32(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("mean", pa.float32()),  # of the raw responses
+        pa.field("std", pa.float32()),  # of the raw responses, ddof = 0
+        pa.field("observed", pa.float32(), nullable=False),  # share of the probes that were run, 0 to 1
+        pa.field("peak", pa.float32(), nullable=False),  # norm of its squared positive responses, over all probes
+        pa.field("variance", pa.float32(), nullable=False),  # mean posterior variance of the others
+    ]
+)
+"""One row per logit, in the order of the tiles. Its model's key is ``models`` at ``model``."""
+
+_PHASES = ("seconds_fetch", "seconds_load", "seconds_preprocess", "seconds_forward", "seconds_write")
+
+
+def models_table(workspace: Workspace, keys: Sequence[tuple[str, str]], counts: Sequence[int]) -> pa.Table:
+    """Return the table `MODELS` for the models ``keys``, ``counts`` logits each.
+
+    Facts that change without a commit (downloads, likes, tags) come from the newest catalog row of the repository;
+    a model without one (a catalog started over) keeps its key and nulls. ``family`` is the model itself.
+    """
+    catalog: dict[str, dict[str, Any]] = {}
+    if table_files(workspace.catalog_dir):
+        wanted = {repo_id for repo_id, _ in keys}
+        columns = ["id", *_FROM_CATALOG, "safetensors"]
+        catalog = {r["id"]: r for r in workspace.catalog(columns).to_pylist() if r["id"] in wanted}
+    columns = ["repo_id", "sha", "parameters", *_FROM_ATTEMPTS, *_PHASES]
+    attempts = {(r["repo_id"], r["sha"]): r for r in workspace.attempts(columns).to_pylist()}
+    rows = []
+    for position, (key, count) in enumerate(zip(keys, counts, strict=True)):
+        listed, tried = catalog.get(key[0], {}), attempts.get(key, {})
+        row: dict[str, Any] = {"model": position, "repo_id": key[0], "sha": key[1], "num_logits": count}
+        row |= {name: listed.get(name) for name in _FROM_CATALOG}
+        row |= {name: tried.get(name) for name in _FROM_ATTEMPTS}
+        row["parameters"] = tried.get("parameters") or (listed.get("safetensors") or {}).get("total")
+        phases = [tried.get(name) for name in _PHASES]
+        row["seconds"] = None if all(p is None for p in phases) else float(sum(p or 0.0 for p in phases))
+        row["family"] = key[0]
+        rows.append(row)
+    return pa.Table.from_pylist(rows, schema=MODELS)
+
+
+def with_families(models: pa.Table, first: Sequence[int]) -> pa.Table:
+    """Return ``models`` with every family named after the repository of its first member."""
+    repos = models.column("repo_id").to_pylist()
+    column = pa.array([repos[i] for i in first], pa.string())
+    return models.set_column(models.column_names.index("family"), MODELS.field("family"), column)
+
+
+_DAMAGE = (ValueError, RuntimeError, OSError, KeyError)
+
+ANN_ROWS = 20_000
+"""Logits from which whole-descriptor search gets an approximate index; below, LanceDB reads all reduced vectors."""
+
+
+def connect(folder: Path) -> Any:
+    """Return the LanceDB database of a version's folder."""
+    os.environ.setdefault("LANCE_LOG", "error")  # it warns on stderr of every table that is new
+    import lancedb
+
+    return lancedb.connect(folder / "lance")
+
+
+def write_models(database: Any, models: pa.Table) -> None:
+    """Write the table of models with full-text indexes over names and cards; small, hence always whole."""
+    table = database.create_table("models", models)
+    for column in ("repo_id", "card_summary"):
+        _full_text(table, column)
+
+
+def write_logits(database: Any, logits: pa.Table, start: int) -> None:
+    """Append rows to the table of logits, whose positions begin at ``start``, and index their labels."""
+    position = pa.array(np.arange(start, start + logits.num_rows, dtype=np.int64))
+    _append(database, "logits", logits.append_column(pa.field("position", pa.int64(), nullable=False), position))
+
+
+def index_labels(database: Any, *, fresh: bool) -> None:
+    """Build the full-text index over labels, or bring it up to date after an append."""
+    table = database.open_table("logits")
+    if fresh:
+        _full_text(table, "label")
+    else:
+        table.optimize()
+
+
+def write_vectors(database: Any, reduced: NDArray[np.float16], start: int) -> None:
+    """Append reduced vectors, float16 ``[rows, dim]``, whose positions begin at ``start``."""
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(reduced.reshape(-1)), reduced.shape[1])
+    position = pa.array(np.arange(start, start + len(reduced), dtype=np.int64))
+    _append(database, "vectors", pa.table({"position": position, "vector": vectors}))
+
+
+def index_vectors(database: Any) -> str:
+    """Build or extend the vector index; return its kind: ``flat`` or ``IVF_RQ``."""
+    from lancedb.index import IvfRq
+
+    table = database.open_table("vectors")
+    rows = table.count_rows()
+    if table.list_indices():
+        table.optimize()
+        return "IVF_RQ"
+    if rows < ANN_ROWS or table.schema.field("vector").type.list_size % 8:
+        return "flat"
+    partitions = max(1, round(rows**0.5 / 8))
+    table.create_index("vector", config=IvfRq(distance_type="cosine", num_partitions=partitions))
+    return "IVF_RQ"
+
+
+def read_models(database: Any) -> pa.Table:
+    """Return the table `metadata.MODELS`, in order of ``model``."""
+    return _read(database, "models", "model").select(MODELS.names)
+
+
+def read_logits(database: Any) -> pa.Table:
+    """Return the table `metadata.LOGITS`, in order of position."""
+    return _read(database, "logits", "position").select(LOGITS.names)
+
+
+def _read(database: Any, name: str, order: str) -> pa.Table:
+    path = Path(str(database.uri)) / f"{name}.lance"
+    try:
+        with using(path, "read"):
+            table: pa.Table = database.open_table(name).to_arrow().combine_chunks()
+            table.validate(full=True)
+    except DiskError:
+        raise
+    except BaseException as error:
+        # Rust panics at some damage, and what that raises is no Exception
+        if isinstance(error, (Exception, KeyboardInterrupt)) and not isinstance(error, _DAMAGE):
+            raise
+        raise damaged(path, f"{type(error).__name__}: {str(error)[:200]}") from error
+    positions = table.column(order).to_numpy()
+    if (positions != np.arange(positions.size)).any():
+        table = table.take(pa.array(np.argsort(positions, kind="stable")))
+        if (table.column(order).to_numpy() != np.arange(positions.size)).any():
+            raise damaged(path, "it lacks rows")
+    return table
+
+
+def _append(database: Any, name: str, rows: pa.Table) -> None:
+    if (Path(str(database.uri)) / f"{name}.lance").is_dir():
+        database.open_table(name).add(rows)
+    else:
+        database.create_table(name, rows)
+
+
+def _full_text(table: Any, column: str) -> None:
+    from lancedb.index import FTS
+
+    # without stop words and stemming a label is found by exactly the words it has, in any language
+    table.create_index(column, config=FTS(stem=False, remove_stop_words=False), replace=True)
+
+
+PRINT_LOGITS, PRINT_PROBES = 4, 128
+"""A model's print: its first four logits on 128 probes spread over the probe set."""
+
+ALIKE = 0.98
+"""Correlation of two prints from which models count as near-copies; 512 values know it to within about 0.002."""
+
+ALIKE_IF_NAMED = 0.90
+"""The same for a model that names the other as its base: a fine-tune on the same classes."""
+
+_ROWS = 2_048  # prints compared at a time
+
+
+def prints(vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.float16]:
+    """Return one row per model, float16 ``[models, PRINT_LOGITS * PRINT_PROBES]`` of unit length.
+
+    Each element of ``vectors`` is float32 ``[up to PRINT_LOGITS, n_probes]``; missing logits are zeros.
+    """
+    rows = np.zeros((len(vectors), PRINT_LOGITS, PRINT_PROBES), np.float32)
+    for row, some in zip(rows, vectors, strict=True):
+        spread = np.linspace(0, some.shape[1] - 1, PRINT_PROBES).round().astype(np.int64)
+        row[: len(some[:PRINT_LOGITS])] = some[:PRINT_LOGITS, spread]
+    flat = rows.reshape(len(vectors), PRINT_LOGITS * PRINT_PROBES)
+    unit: NDArray[np.float16] = (flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)).astype(
+        np.float16
+    )
+    return unit
+
+
+def families(
+    rows: NDArray[np.float16], counts: Sequence[int], names: Sequence[str], bases: Sequence[Sequence[str] | None]
+) -> list[int]:
+    """Return for every model the first model of its family; a model without near-copies is its own.
+
+    Args:
+        rows: `prints` of the models.
+        counts: logits of each model; only models with equally many can be copies.
+        names: repositories.
+        bases: repositories each says it was made from.
+    """
+    parent = list(range(len(names)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    def join(i: int, j: int) -> None:
+        first, second = sorted((root(i), root(j)))
+        parent[second] = first
+
+    groups: dict[int, list[int]] = defaultdict(list)
+    for i, count in enumerate(counts):
+        groups[count].append(i)
+    for members in groups.values():
+        own = rows[members].astype(np.float32)
+        for start in range(0, len(members), _ROWS):
+            alike = own[start : start + _ROWS] @ own.T
+            for a, b in zip(*np.nonzero(np.triu(alike, start + 1) >= ALIKE), strict=True):
+                join(members[start + int(a)], members[int(b)])
+    where = defaultdict(list)
+    for i, name in enumerate(names):
+        where[name].append(i)
+    for i, named in enumerate(bases):
+        for j in (j for base in named or () for j in where.get(base, ())):
+            same = counts[i] == counts[j] and i != j
+            if same and float(rows[i].astype(np.float32) @ rows[j].astype(np.float32)) >= ALIKE_IF_NAMED:
+                join(i, j)
+    return [root(i) for i in range(len(names))]

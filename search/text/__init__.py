@@ -1,0 +1,1 @@
+"""From words to what they look for: encoders, the concept bank, calibration, and other models' labels."""

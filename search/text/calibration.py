@@ -1,0 +1,206 @@
+"""What the index knows of its encoder's view: the bank's mean answer on every probe, every logit's hubness, coverage.
+
+Coverage is whether a text can be answered at all: the probability that one of its ten nearest logits is right. Three
+signs, each better than chance on real models (docs/results.md): how much better than the bank's concepts the text fits
+its best probe, how far a label of the gallery is the same word, and how far the nearest logit stands out. A logistic
+regression over them is fitted on the gallery's own honest labels, each asked with its model's labels hidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from search.text import bank
+from search.text.contrast import HUB_CONCEPTS, hubness, strengths, zero_shot
+from search.text.embeddings import cached_texts
+from workspace import QueryError
+from workspace.files import damaged, read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from search.scan.gallery import Gallery
+    from search.scan.scoring import Descriptor
+    from search.text.encoders import Encoder
+
+COVERED = 0.5
+"""Probability under which a query is declined."""
+
+DEFAULT = (-1.2, 0.7, 4.0, 0.5)
+"""Bias and weights of the signs where a gallery has too few labels to learn from; see `benchmarks/accuracy`."""
+
+_SIGNS = ("contrast", "trust", "standing")
+_SAMPLE = 2_048  # logits that the nearest one is compared with
+_PRIOR = 1.0  # ridge towards `DEFAULT`, so that a small or one-sided gallery cannot turn a sign around
+_SHIFT, _SCALE = np.array([0.0, 0.0, 5.0]), np.array([1.0, 1.0, 2.0])
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What can be said of an answer before anybody looks at it.
+
+    Attributes:
+        probability: that one of the ten nearest logits recognises what was asked, 0 to 1.
+        covered: whether that is at least `COVERED`.
+        contrast: best probe's contrast, in standard deviations of the bank's.
+        trust: in the nearest label being the same thing, 0 to 1.
+        standing: nearest logit's score, in standard deviations above all logits'.
+    """
+
+    probability: float
+    covered: bool
+    contrast: float
+    trust: float
+    standing: float
+
+    def __str__(self) -> str:
+        """Say it in a sentence."""
+        if self.covered:
+            return f"probably answered: one of the ten nearest is right with probability {self.probability:.2f}"
+        why = "the probes show nothing like it" if self.contrast < 0 else "no logit stands out"
+        label = "" if self.trust >= COVERED else ", and no label can be trusted to name it"
+        return f"probably not covered ({why}{label}): probability {self.probability:.2f}"
+
+
+def probability(signs: NDArray[np.float64], weights: tuple[float, ...]) -> NDArray[np.float64]:
+    """Return the probability of an answer, float64 ``[queries]``, from signs ``[queries, 3]``."""
+    logit = weights[0] + ((signs - _SHIFT) / _SCALE) @ np.array(weights[1:])
+    return _logistic(logit)
+
+
+def fit(signs: NDArray[np.float64], answered: NDArray[np.bool_]) -> tuple[float, ...]:
+    """Return bias and weights of a logistic regression by Newton's method, drawn towards `DEFAULT`."""
+    inputs = np.column_stack([np.ones(len(signs)), (signs - _SHIFT) / _SCALE])
+    prior = np.array(DEFAULT)
+    weights = prior.copy()
+    for _ in range(30):
+        p = _logistic(inputs @ weights)
+        hessian = (inputs * (p * (1.0 - p))[:, None]).T @ inputs + _PRIOR * np.eye(len(prior))
+        step = np.linalg.solve(hessian, inputs.T @ (answered - p) - _PRIOR * (weights - prior))
+        weights += step
+        if float(np.abs(step).max()) < 1e-8:
+            break
+    return tuple(float(w) for w in weights)
+
+
+def _logistic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-np.clip(x, -50.0, 50.0)))
+    return found
+
+
+def of(gallery: Gallery, query: Descriptor, allowed: NDArray[np.bool_] | None = None) -> Coverage:
+    """Return the coverage of a text's descriptor when only the ``allowed`` logits, bool ``[logits]``, may be found.
+
+    Raises `QueryError` for another kind of query, or an index without an encoder.
+    """
+    if query.signs is None:
+        raise QueryError("coverage is known of texts only, and of an index that was built with an encoder")
+    rows = np.arange(len(gallery)) if allowed is None else np.flatnonzero(allowed)
+    if not rows.size:
+        return Coverage(0.0, False, *query.signs, 0.0)
+    comparison = gallery.compile(query, "bridged")
+    spread = rows[np.unique(np.linspace(0, rows.size - 1, min(_SAMPLE, rows.size)).astype(np.int64))]
+    nearest = 1.0 - gallery.nearest(comparison, 1, allowed)[1]
+    above = standing(nearest, 1.0 - gallery.distances(comparison, spread)[None])
+    weights = gallery.bridge.coverage if gallery.bridge is not None else DEFAULT
+    share = float(probability(np.array([[*query.signs, above[0]]]), weights)[0])
+    return Coverage(share, share >= COVERED, *query.signs, float(above[0]))
+
+
+def standing(best: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how far the best score stands above a sample of scores ``[queries, logits]``, in standard deviations."""
+    above: NDArray[np.float64] = (best - scores.mean(axis=1)) / np.maximum(scores.std(axis=1), 1e-9)
+    return above
+
+
+T = TypeVar("T")
+
+FILE = "calibration.safetensors"
+BANK = 1_024
+"""Everyday concepts of the bank that a text is contrasted with: a third of them, for each costs the encoder's time."""
+
+_ROWS = 4_096
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Columns that the scorings `contrastive` and `bridged` need.
+
+    Attributes:
+        centre: float32 ``[n]``, cosine of each probe with the bank's texts, averaged over the bank.
+        texts: float32 ``[dim]``, the bank's mean text embedding.
+        hubness: float32 ``[logits]``, see `search.text.contrast.hubness`.
+        peaks: float32 ``[2]``, mean and standard deviation over the bank of a text's best contrast with any probe.
+    """
+
+    centre: NDArray[np.float32]
+    texts: NDArray[np.float32]
+    hubness: NDArray[np.float32]
+    peaks: NDArray[np.float32]
+
+    def contrast(self, similarity: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return texts' best contrast ``[texts]``, in the bank's standard deviations, from ``[texts, n]`` cosines."""
+        best = (similarity - self.centre).max(axis=1).astype(np.float64)
+        scaled: NDArray[np.float64] = (best - float(self.peaks[0])) / max(float(self.peaks[1]), 1e-9)
+        return scaled
+
+    def save(self, folder: Path) -> None:
+        """Write it into a version's folder."""
+        tensors = {"centre": self.centre, "texts": self.texts, "hubness": self.hubness, "peaks": self.peaks}
+        write_tensors(folder / FILE, tensors)
+
+    @classmethod
+    def load(cls, folder: Path) -> Calibration | None:
+        """Read what `save` wrote, or None when the version has none; raises `WorkspaceError` when it is damaged."""
+        if not (folder / FILE).exists():
+            return None
+        try:
+            return cls(**read_tensors(folder / FILE)[0])
+        except TypeError as error:
+            raise damaged(folder / FILE, error) from error
+
+
+def calibrate(
+    gallery: Gallery,
+    encoder: Encoder,
+    probes: NDArray[np.float32],
+    cache: Path,
+    *,
+    previous: Calibration | None = None,
+    progress: bool = True,
+) -> Calibration:
+    """Return the calibration of a version.
+
+    Args:
+        gallery: its logits.
+        encoder: embeds the bank's names, once per encoder and bank.
+        probes: float32 ``[n, dim]``, the probes under the encoder.
+        cache: folder of kept embeddings.
+        previous: of the version before, when that is a prefix of this one: only new logits are measured.
+        progress: draw a progress bar on stderr.
+    """
+    texts = cached_texts(encoder, _spread(bank.names(), BANK), cache, "bank", progress=progress)
+    centre = (probes @ texts.mean(axis=0)).astype(np.float32)
+    done = np.empty(0, np.float32)
+    if previous is not None and np.array_equal(previous.centre, centre):
+        done = previous.hubness[: len(gallery)]
+    asked = zero_shot(np.stack(_spread(list(texts), HUB_CONCEPTS)) @ probes.T, centre)
+    parts = [done]
+    with tqdm(total=len(gallery) - done.size, desc="hubness", unit="logit", disable=not progress, leave=False) as bar:
+        for start in range(done.size, len(gallery), _ROWS):
+            rows = np.arange(start, min(start + _ROWS, len(gallery)))
+            parts.append(hubness(strengths(gallery.vectors(rows)), asked))
+            bar.update(rows.size)
+    best = (texts @ probes.T - centre).max(axis=1)
+    peaks = np.array([best.mean(), best.std()], np.float32)
+    return Calibration(centre, texts.mean(axis=0), np.concatenate(parts), peaks)
+
+
+def _spread(all_of: list[T], count: int) -> list[T]:
+    """Return ``count`` of the elements, evenly spread over their order."""
+    return [all_of[i] for i in np.linspace(0, len(all_of) - 1, min(count, len(all_of))).astype(int).tolist()]
