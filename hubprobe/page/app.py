@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,12 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from hubprobe.page import answers, layout, model_page, pages
+from hubprobe.page import question as questions
 from hubprobe.page.api import INSIDE, GradioCalls, Plain, Tools
-from hubprobe.page.asked import Asked, read
 from hubprobe.page.endpoints import Endpoints
-from hubprobe.page.html import Html, number, text
 from hubprobe.page.limits import Bounded, Limits, is_api
+from hubprobe.page.question import Question, read
+from hubprobe.page.views import Views, model_address
 from workspace import QueryError
 from workspace.text import printable
 
@@ -66,7 +67,7 @@ def application(
     """
     searching = CapacityLimiter(at_once)
     endpoints = Endpoints(current, searching)
-    site = Site(current, searching, mcp)
+    site = Site(current, endpoints, searching, mcp)
     routes = [*site.routes(), *Plain(endpoints).routes(), *GradioCalls(endpoints).routes()]
     running: Callable[[object], AbstractAsyncContextManager[None]] | None = None
     if mcp:
@@ -87,13 +88,12 @@ def application(
 class Site:
     """The page's addresses. Searches run in a few threads of their own, so that thumbnails never wait for them."""
 
-    def __init__(self, current: Current, searching: CapacityLimiter, mcp: bool) -> None:
-        self._current, self._mcp = current, mcp
+    def __init__(self, current: Current, endpoints: Endpoints, searching: CapacityLimiter, mcp: bool) -> None:
+        self._current, self._endpoints, self._mcp = current, endpoints, mcp
         self._searching, self._drawing = searching, CapacityLimiter(2)
-        files = {p.name: p.read_bytes() for p in sorted(_STATIC.iterdir()) if p.suffix in _TYPES}
-        self._files = files
-        self._version = sha256(b"".join(files.values())).hexdigest()[:12]
-        self._workspace = current.workspace.root.resolve().name
+        self._files = {p.name: p.read_bytes() for p in sorted(_STATIC.iterdir()) if p.suffix in _TYPES}
+        version = sha256(b"".join(self._files.values())).hexdigest()[:12]
+        self._views = Views(version, current.workspace.root.resolve().name)
 
     def routes(self) -> list[BaseRoute]:
         """Return the addresses."""
@@ -111,35 +111,31 @@ class Site:
     # ── pages ────────────────────────────────────────────────────────────────────────────────────────────────────
     async def search(self, request: Request) -> Response:
         """The start page, or the results of what the address asks."""
-        asked, opened = read(request.query_params), self._current.get()
-        known = opened.pages.get(asked)
+        question, opened = read(request.query_params), self._current.get()
+        if question.kind == "nothing" and question.like:  # a model without an output: its page lists them
+            return RedirectResponse(model_address(question.like), status_code=303)
+        known = opened.pages.get(question)
         if known is None:
-            known = await self._in_thread(self._search, opened, asked)
-            if opened.names.state != "preparing" and asked.kind != "image":  # an image can be forgotten
-                opened.pages.put(asked, known)
+            known = await self._in_thread(self._search, opened, question)
+            if opened.names.state != "preparing" and question.kind != "image":  # an image can be forgotten
+                opened.pages.put(question, known)
         return self._response(known)
 
-    def _search(self, opened: Opened, asked: Asked) -> str:
-        if asked.kind == "nothing":
-            form = layout.search_form(asked, opened.facets, focus=True)
-            return self._html("", pages.home(opened), opened, form)
-        example = self._current.image(asked.image) if asked.kind == "image" else None
-        name = example.name if example is not None else ""
-        form = layout.search_form(asked, opened.facets, image_name=name)
-        found = answers.answer(self._current, opened, asked)
-        body = pages.results(opened, asked, found, self._workspace, example)
-        return self._html(pages.title(asked, name), body, opened, form)
+    def _search(self, opened: Opened, question: Question) -> str:
+        if question.kind == "nothing":
+            return self._views.home(opened)
+        example = self._current.image(question.image) if question.kind == "image" else None
+        return self._views.results(opened, question, questions.answer(self._current, opened, question), example)
 
     async def model(self, request: Request) -> Response:
         """A model's page."""
-        return self._response(await self._in_thread(self._model, dict(request.query_params)))
-
-    def _model(self, values: dict[str, str]) -> str:
-        opened, repo = self._current.get(), values.get("repo", "")
+        values, opened = request.query_params, self._current.get()
         start = values.get("start", "")
-        first = int(start) if start.isdecimal() and len(start) < 10 else 0
-        body = model_page.model(opened, repo, values.get("sha"), find=values.get("find", "")[:100], start=first)
-        return self._html(repo, body, opened, layout.search_form(Asked(), opened.facets))
+        draw = partial(
+            self._views.model, opened, values.get("repo", ""), values.get("sha"), find=values.get("find", "")[:100],
+            start=int(start) if re.fullmatch("[0-9]{1,9}", start) else 0,
+        )  # fmt: skip
+        return self._response(await self._in_thread(draw))
 
     async def image(self, request: Request) -> Response:
         """An uploaded example image: remembered, and shown at an address of its own."""
@@ -154,15 +150,14 @@ class Site:
         except (HTTPException, MultiPartException, ValueError, TypeError, AttributeError) as error:
             # all of it comes from the client, and the parsers of old versions let their own errors through
             raise HTTPException(400, "this form cannot be read: choose the image again") from error
-        asked = read({k: v for k, v in values.items() if k not in ("q", "like", "logit", "image")})
+        question = read({k: v for k, v in values.items() if k not in ("q", "like", "logit", "image")})
         key = await self._in_thread(self._current.remember, data, name)
-        return RedirectResponse(asked.url(image=key), status_code=303)
+        return RedirectResponse(question.url(image=key), status_code=303)
 
     async def about(self, request: Request) -> Response:
-        """How to ask without a browser."""
-        opened = self._current.get()
-        form = layout.search_form(Asked(), opened.facets)
-        return self._response(self._html("API", pages.about(str(request.base_url), self._mcp), opened, form))
+        """What the words mean, and how to ask without a browser."""
+        table = list(self._endpoints.table.values())
+        return self._response(self._views.about(self._current.get(), str(request.base_url), table, self._mcp))
 
     # ── what went wrong ──────────────────────────────────────────────────────────────────────────────────────────
     async def refused(self, request: Request, error: HTTPException) -> Response:
@@ -174,7 +169,7 @@ class Site:
 
     async def not_answered(self, request: Request, error: QueryError) -> Response:
         """A question that cannot be answered as asked: the error says what to do."""
-        return self._failure(request, self._current.told(error), 400)
+        return self._failure(request, self._current.public(error), 400)
 
     async def broken(self, request: Request, error: Exception) -> Response:
         """Anything else: a stranger gets none of the inside."""
@@ -187,13 +182,12 @@ class Site:
             return JSONResponse({"error": printable(message, 600)}, status, headers)
         values = dict(request.query_params)
         try:
-            asked = replace(read(values), image="")
+            question = replace(read(values), image="")
         except QueryError:
-            asked = Asked(q=values.get("q", "")[:500], where=values.get("where", "")[:500])
-        opened = self._current.get()
-        form = layout.search_form(asked, opened.facets)
+            question = Question(q=values.get("q", "")[:500], where=values.get("where", "")[:500])
         heading = {400: "This cannot be answered", 404: "Not found", 500: "Something went wrong"}.get(status, "Refused")
-        page = self._html(heading, pages.failed(heading, message), opened, form)
+        root = "../" * (request.url.path.count("/") - 1)
+        page = self._views.failed(self._current.get(), question, heading, message, root)
         return self._response(page, status, headers)
 
     # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -231,14 +225,6 @@ class Site:
     # ── inside ───────────────────────────────────────────────────────────────────────────────────────────────────
     async def _in_thread(self, function: Callable[..., Any], *values: Any, limiter: Any = None) -> Any:
         return await to_thread.run_sync(function, *values, limiter=limiter or self._searching)
-
-    def _html(self, title: str, body: Html, opened: Opened, form: Html) -> str:
-        gallery = opened.index.gallery
-        counts = (
-            f"{number(gallery.models.num_rows)} models · {number(len(gallery))} outputs · "
-            f"{number(gallery.n_probes)} probes · index {opened.index.version}"
-        )
-        return layout.page(text(title), body, version=self._version, counts=counts, search=form)
 
     def _response(self, page: str, status: int = 200, headers: Any = None) -> Response:
         headers = SECURITY | {"cache-control": "no-store"} | dict(headers or {})

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import to_json
 
-from hubprobe.page import answers
-from hubprobe.page.asked import MOST, Asked
+from hubprobe.page import question as questions
+from hubprobe.page.question import MOST, Question
 from workspace import QueryError
 from workspace.text import printable
 
@@ -124,7 +124,7 @@ class Endpoints:
     """The table, and how it is answered.
 
     Args:
-        current: what answers.
+        current: what questions.
         searching: of the searches that run at once, those of the page included.
     """
 
@@ -149,7 +149,7 @@ class Endpoints:
         try:
             found = await to_thread.run_sync(partial(endpoint.function, **arguments), limiter=self._searching)
         except QueryError as error:
-            raise QueryError(self._current.told(error)) from error
+            raise QueryError(self._current.public(error)) from error
         text = to_json(found, inf_nan_mode="null")
         return opened.records.put(call, text) if small and opened.names.state != "preparing" else text
 
@@ -160,7 +160,7 @@ class Endpoints:
             Hits, best first: rank, score, repo_id, sha, logit, label (the model's own word, untrusted), name (suggested
             by behaviour) with name_confidence, found_by, facts of the model, evidence (probes answered most strongly)
         """
-        return self._found(Asked(q=text, where=where, by=by, n=limit))
+        return self._found(Question(q=text, where=where, by=by, n=limit))
 
     def search_image(self, image: Base64, where: Where = "", by: By = "logit", limit: Limit = 10) -> Records:
         """Find outputs (logits) of public image classifiers that recognise what an example image shows.
@@ -172,7 +172,7 @@ class Endpoints:
             data = base64.b64decode(image.partition(",")[2] if image.startswith("data:") else image, validate=True)
         except (binascii.Error, ValueError):
             raise QueryError("the image is not base64: encode the bytes of the file") from None
-        return self._found(Asked(image=self._current.remember(data, "image"), where=where, by=by, n=limit))
+        return self._found(Question(image=self._current.remember(data, "image"), where=where, by=by, n=limit))
 
     def similar(self, repo_id: RepoId, logit: Logit, where: Where = "", by: By = "logit", limit: Limit = 10) -> Records:
         """Find outputs of other models that answer like one output of a model.
@@ -180,7 +180,7 @@ class Endpoints:
         Returns:
             Hits, best first, as of search
         """
-        return self._found(Asked(like=repo_id, logit=logit, where=where, by=by, n=limit))
+        return self._found(Question(like=repo_id, logit=logit, where=where, by=by, n=limit))
 
     def describe(self, repo_id: RepoId) -> Records:
         """Name every output of a model by what it recognises, whatever it is called.
@@ -200,13 +200,15 @@ class Endpoints:
         Returns:
             covered, probability (that one of the ten nearest is right), and said, the same in words
         """
-        found = answers.prepared(self._current, self._current.get(), Asked(q=text, where=where)).coverage()
+        found = questions.prepared(self._current, self._current.get(), Question(q=text, where=where)).coverage()
         return {"covered": found.covered, "probability": round(found.probability, 4), "said": str(found)}
 
-    def _found(self, asked: Asked) -> Records:
+    def _found(self, question: Question) -> Records:
         opened = self._current.get()
-        query = answers.prepared(self._current, opened, replace(asked, q=asked.q.strip()))
-        return [answers.plain(opened, hit) for hit in answers.records(opened, query.by(asked.by).limit(asked.n))]
+        query = questions.prepared(self._current, opened, replace(question, q=question.q.strip()))
+        return [
+            questions.plain(opened, hit) for hit in questions.records(opened, query.by(question.by).limit(question.n))
+        ]
 
 
 def _endpoint(function: Callable[..., Any]) -> Endpoint:

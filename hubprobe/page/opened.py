@@ -1,35 +1,284 @@
-"""The index that the page answers from: one version with all that is remembered of it, until a new one is built."""
+"""The index that the page answers from: one version with its names, its evidence and all that is remembered of it."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from cachetools import LRUCache
 
 import search
-from hubprobe.page.kept import Kept
-from hubprobe.page.names import Names, SharedEncoder, examples, facets
-from hubprobe.page.strips import Strips, small
+from search.naming import Name, Namer
 from search.store import versions
+from search.text.embeddings import decode
 from search.text.encoders import load_encoder
-from workspace import HubprobeError, QueryError, Workspace
+from workspace import HubprobeError, QueryError, Workspace, WorkspaceError
+from workspace.files import open_table, read_file
 from workspace.images import read_image
 from workspace.text import printable
 
 if TYPE_CHECKING:
-    from hubprobe.page.asked import Asked
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    from hubprobe.page.question import Question
     from search import Descriptor, Encoder, Index
 
 CHECK_S = 2.0
 """How often the page looks for a new version of the index, while it is asked."""
 
+NAMES = 3
+"""Names of a logit."""
+
+PER_LOGIT = 8
+"""Probes of a strip."""
+
+EDGE = 224
+"""Longer edge of a thumbnail in pixels: twice what the page shows, for screens of double density."""
+
 _KEPT_IMAGES = 256
 _KEPT_ANSWERS = 512  # about 40 KB each
+_KEPT_NAMES = 100_000  # logits
+_KEPT_THUMBNAILS = 8_192  # about 6 KB each
+_KEPT_STRIPS = 50_000
+_NAMED_AT_START = 20_000  # logits that are named before anybody asks
+_NAMED_AT_ONCE = 64
+_CHUNK = 16  # texts the encoder is held for at a time
 _LOG = logging.getLogger(__name__)
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Remembered(LRUCache[K, V]):
+    """The entries asked for last, for several threads, which cachetools' own is not made for."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self._lock = threading.Lock()
+
+    def get(self, key: K) -> V | None:  # type: ignore[override]
+        """Return the entry of ``key``, or None."""
+        with self._lock:
+            return super().get(key)
+
+    def put(self, key: K, value: V) -> V:
+        """Remember ``value`` and return it."""
+        with self._lock:
+            self[key] = value
+        return value
+
+
+class SharedEncoder:
+    """An encoder that one thread uses at a time, a few texts at a time, so that a search need not wait for the bank."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.name, self.commit = encoder.name, encoder.commit
+        self.of_captions = getattr(encoder, "of_captions", False)
+        self._encoder, self._lock = encoder, threading.Lock()
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the embeddings of texts; see `search.Encoder`."""
+        parts = []
+        for start in range(0, max(len(texts), 1), _CHUNK):
+            with self._lock:
+                parts.append(self._encoder.encode_texts(texts[start : start + _CHUNK]))
+            if start + _CHUNK < len(texts):
+                time.sleep(0.002)  # a lock that is taken again at once lets nobody else in
+        return np.concatenate(parts)
+
+    def encode_images(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """Return the embeddings of images; see `search.Encoder`."""
+        with self._lock:
+            return self._encoder.encode_images(images)
+
+
+class Names:
+    """Names logits of one opened index; says nothing until the bank is read, which `prepare` does.
+
+    Attributes:
+        state: ``preparing``, ``ready``, or why there are none.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._known: Remembered[int, list[Name]] = Remembered(_KEPT_NAMES)
+        self._namer: Namer | None = None
+        self.state = "preparing"
+
+    def prepare(self) -> None:
+        """Read the bank: at once when a search or `hubprobe describe` kept it, else as long as 3,692 texts take."""
+        try:
+            namer = Namer(self._index, progress=False)
+            namer.names(np.zeros(1, np.int64))
+            self._namer, self.state = namer, "ready"
+            rows = range(min(len(self._index), _NAMED_AT_START))
+            for start in rows[::_NAMED_AT_ONCE]:  # ten cost half as much as these: all labels are compared each time
+                self.of(rows[start : start + _NAMED_AT_ONCE])
+        except (HubprobeError, OSError) as error:  # a folder that cannot be written, an index without an encoder
+            inside = "the concept bank cannot be read; the server's log says why"
+            self.state = f"no names: {error if isinstance(error, QueryError) else inside}"
+            _LOG.warning("outputs are shown without suggested names: %s", error)
+
+    def of(self, rows: Sequence[int]) -> dict[int, list[Name]]:
+        """Return the names of the logits at ``rows`` of the gallery; an empty dict before there are any."""
+        namer = self._namer
+        if namer is None:
+            return {}
+        found = {row: self._known.get(row) for row in rows}
+        known = {row: names for row, names in found.items() if names is not None}
+        new = [row for row in found if row not in known]
+        if new:
+            named = namer.names(np.array(new, np.int64), NAMES)
+            known |= {row: self._known.put(row, names) for row, names in zip(new, named, strict=True)}
+        return known
+
+
+@dataclass(frozen=True)
+class Strong:
+    """One probe that a logit answers strongly.
+
+    Attributes:
+        probe: its ``probe_id``.
+        caption: what it shows; a stranger's text, empty when the source does not say.
+        strength: the logit's answer in standard deviations.
+    """
+
+    probe: int
+    caption: str
+    strength: float
+
+
+class Strips:
+    """Reads the probes of one opened index, from any number of threads; images are decoded when first asked for."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self.probe_set = str(index.gallery.manifest["probe_set"])
+        self._path = index.workspace.probes_dir(self.probe_set) / "probes.parquet"
+        self._strips: Remembered[int, tuple[Strong, ...]] = Remembered(_KEPT_STRIPS)
+        self._thumbnails: Remembered[int, bytes | None] = Remembered(_KEPT_THUMBNAILS)
+
+    @cached_property
+    def captions(self) -> list[str]:
+        """Caption of every probe, in order of ``probe_id``."""
+        try:
+            column = read_file(self._path, columns=["caption"]).column("caption")
+        except WorkspaceError:
+            _LOG.warning("%s cannot be read: the page shows no evidence", self._path)
+            return [""] * self._index.gallery.n_probes
+        return [caption or "" for caption in column.to_pylist()]
+
+    def strongest(self, row: int) -> tuple[Strong, ...]:
+        """Return the probes that the logit at ``row`` of the gallery answers most strongly, strongest first."""
+        found = self._strips.get(row)
+        if found is None:
+            vector = self._index.gallery.vector(row)
+            order = np.argsort(-vector, kind="stable")[:PER_LOGIT].tolist()
+            probes = (Strong(probe, self.captions[probe], float(vector[probe])) for probe in order)
+            found = self._strips.put(row, tuple(probes))
+        return found
+
+    def kept(self, probe: int) -> bytes | None:
+        """Return a thumbnail that is at hand, else None."""
+        return self._thumbnails.get(probe)
+
+    def thumbnail(self, probe: int) -> bytes | None:
+        """Return a probe as WebP, or None when there is no such probe, or no image of it in this workspace."""
+        if probe in self._thumbnails:
+            return self._thumbnails.get(probe)
+        return self._keep(probe, self._image(probe))
+
+    def _keep(self, probe: int, data: bytes | None) -> bytes | None:
+        try:
+            made = None if data is None else small(decode(data))
+        except (OSError, ValueError) as error:
+            _LOG.warning("probe %d cannot be drawn: %s", probe, error)
+            made = None
+        return self._thumbnails.put(probe, made)
+
+    def warm(self) -> None:
+        """Draw every thumbnail that is kept, a row group at a time: one by one, each would read its whole group."""
+        try:
+            with open_table(self._path) as file:
+                start = 0
+                for group in range(file.metadata.num_row_groups):
+                    column = file.read_row_group(group, columns=["image"]).column("image")
+                    for i in range(min(len(column), _KEPT_THUMBNAILS - start)):
+                        self._keep(start + i, dict(column[i].as_py() or {}).get("bytes"))
+                    start += len(column)
+        except WorkspaceError as error:
+            _LOG.warning("%s cannot be read: %s", self._path, error)
+
+    def _image(self, probe: int) -> bytes | None:
+        if not 0 <= probe < self._index.gallery.n_probes:
+            return None
+        try:
+            with open_table(self._path) as file:  # a file of its own: readers are not made for several threads
+                start = 0
+                for group in range(file.metadata.num_row_groups):
+                    rows = file.metadata.row_group(group).num_rows
+                    if probe < start + rows:
+                        column = file.read_row_group(group, columns=["image"]).column("image")
+                        return dict(column[probe - start].as_py()).get("bytes")
+                    start += rows
+        except WorkspaceError as error:
+            _LOG.warning("%s cannot be read: %s", self._path, error)
+        return None
+
+
+def small(image: Image, edge: int = EDGE) -> bytes:
+    """Return an image as WebP, shrunk to at most ``edge`` pixels in place; images that are smaller keep their size."""
+    image.thumbnail((edge, edge))
+    out = io.BytesIO()
+    image.save(out, "WEBP", quality=82, method=3)
+    return out.getvalue()
+
+
+def facets(index: Index, column: str, most: int = 100) -> list[tuple[str, int]]:
+    """Return the values of a column of the models with their counts, most frequent first."""
+    counts: dict[str, int] = {}
+    for value in index.gallery.models.column(column).to_pylist():
+        if value:
+            counts[value] = counts.get(value, 0) + 1
+    return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:most]
+
+
+def examples(index: Index, most: int = 12) -> list[tuple[str, int]]:
+    """Return words worth trying, each with a logit that carries it: labels of different models that can be trusted."""
+    from search.text import bank
+
+    bridge, gallery = index.gallery.bridge, index.gallery
+    if bridge is None or not bridge.rows.size:
+        return []
+    order = np.argsort(-bridge.weights, kind="stable").tolist()
+    labels: list[Any] = gallery.logits.column("label").to_pylist() if len(gallery) <= 200_000 else []
+    found: dict[str, int] = {}
+    models: dict[int, int] = {}
+    for i in order if labels else []:
+        row = int(bridge.rows[i])
+        model, label = int(gallery.model_of[row]), " ".join(str(labels[row] or "").lower().split())
+        taken = {word for other in found for word in other.split()}
+        if (
+            taken & set(label.split())
+            or models.get(model, 0) >= 2
+            or not bank.related(label)
+            or len(label) > 20
+            or not label.replace(" ", "").isalpha()
+        ):
+            continue
+        found[label], models[model] = row, models.get(model, 0) + 1
+        if len(found) == most:
+            break
+    return list(found.items())
 
 
 @dataclass(frozen=True)
@@ -55,9 +304,9 @@ class Opened:
 
     def __init__(self, index: Index) -> None:
         self.index, self.names, self.strips = index, Names(index), Strips(index)
-        self.pages: Kept[Asked, str] = Kept(_KEPT_ANSWERS)
-        self.records: Kept[tuple[Any, ...], Any] = Kept(_KEPT_ANSWERS)
-        self._lookalikes: Kept[tuple[str, str], list[dict[str, Any]]] = Kept(_KEPT_ANSWERS)
+        self.pages: Remembered[Question, str] = Remembered(_KEPT_ANSWERS)
+        self.records: Remembered[tuple[Any, ...], Any] = Remembered(_KEPT_ANSWERS)
+        self._lookalikes: Remembered[tuple[str, str], list[dict[str, Any]]] = Remembered(_KEPT_ANSWERS)
 
     @cached_property
     def facets(self) -> dict[str, list[tuple[str, int]]]:
@@ -103,7 +352,7 @@ class Current:
     def __init__(self, workspace: Workspace, *, encoder: Encoder | None = None, token: str | None = None) -> None:
         self.workspace, self._token = workspace, token
         self._encoder = None if encoder is None else SharedEncoder(encoder)
-        self._images: Kept[str, Example] = Kept(_KEPT_IMAGES)
+        self._images: Remembered[str, Example] = Remembered(_KEPT_IMAGES)
         self._lock, self._decoding = threading.Lock(), threading.Lock()
         self._checked, self._renewing = time.monotonic(), False
         self._opened = self._open()
@@ -138,7 +387,7 @@ class Current:
             self._images.put(key, self._example(opened, data, name))
         return key
 
-    def told(self, error: QueryError) -> str:
+    def public(self, error: QueryError) -> str:
         """Return what an error says, without the place of the workspace on this machine."""
         said, root = str(error), self.workspace.root
         for path in (root.resolve(), root.absolute()):

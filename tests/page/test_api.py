@@ -318,7 +318,7 @@ def test_no_path_of_the_server_is_told(http: httpx.Client, served: Served, monke
     def broken(*_: object) -> None:
         raise QueryError(f"cannot read {served.made.workspace.root.resolve()}/index/x.parquet")
 
-    monkeypatch.setattr("hubprobe.page.answers.records", broken)
+    monkeypatch.setattr("hubprobe.page.question.records", broken)
     for answer in (http.get("?q=lion"), call(http, "search", "lion"), http.get("api/search?text=lion")):
         assert answer.status_code == 400
         assert f"cannot read {served.made.workspace.root.name}/index" in answer.text
@@ -352,7 +352,7 @@ def test_an_error_inside_is_logged_and_not_shown(http: httpx.Client, served: Ser
     def broken(*_: object) -> None:
         raise RuntimeError("the secret of /home/me")
 
-    monkeypatch.setattr("hubprobe.page.answers.records", broken)
+    monkeypatch.setattr("hubprobe.page.question.records", broken)
     page = http.get("?q=zebra")
     assert page.status_code == 500
     assert "secret" not in page.text

@@ -49,12 +49,12 @@ def test_filters_leave_only_what_passes(visit: Visit, served: Served) -> None:
     page.get_by_label("Licence").select_option("apache-2.0")
     page.get_by_label("Downloads, at least").fill("0.5k")
     page.get_by_role("button", name="Apply").click()
-    page.wait_for_selector("text=2 set")
+    page.wait_for_selector("text=2 applied")
     assert page.url == f"{visit.url}?q=dog&license=apache-2.0&min_downloads=0.5k"
     expected = served.made.open().search("dog").where("license = 'apache-2.0' AND downloads >= 500").to_dicts()
     assert _keys(page) == [(hit["repo_id"], hit["logit"]) for hit in expected]
     page.get_by_role("link", name="Clear").click()
-    page.wait_for_selector("text=2 set", state="detached")
+    page.wait_for_selector("text=2 applied", state="detached")
     assert page.url == f"{visit.url}?q=dog"
 
 
@@ -89,7 +89,7 @@ def test_example_image(visit: Visit, served: Served) -> None:
     page.locator("summary", has_text="Filters").click()
     page.get_by_label("Licence").select_option("mit")
     page.get_by_role("button", name="Apply").click()
-    page.wait_for_selector("text=1 set")
+    page.wait_for_selector("text=1 applied")
     assert "image=" in page.url  # still the same image
     assert page.locator(".asked img").count() == 1
 
@@ -98,7 +98,7 @@ def test_example_image(visit: Visit, served: Served) -> None:
 def test_what_is_no_image(visit: Visit, data: bytes) -> None:
     page = visit.go()
     page.locator("#file").set_input_files({"name": "x.png", "mimeType": "image/png", "buffer": data})
-    assert "no image that can be read" in page.get_by_role("alert").inner_text()
+    assert "x.png cannot be read" in page.get_by_role("alert").inner_text()
 
 
 def test_a_decompression_bomb_is_refused(visit: Visit) -> None:
@@ -106,8 +106,7 @@ def test_a_decompression_bomb_is_refused(visit: Visit) -> None:
     Image.new("1", (30_000, 30_000)).save(buffer, "PNG")
     page = visit.go()
     page.locator("#file").set_input_files({"name": "b.png", "mimeType": "image/png", "buffer": buffer.getvalue()})
-    said = page.get_by_role("alert").inner_text()
-    assert "pixels" in said or "no image" in said
+    assert "b.png" in page.get_by_role("alert").inner_text()
 
 
 def test_model_page(visit: Visit, served: Served) -> None:

@@ -5,11 +5,11 @@ import html.parser
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markupsafe import Markup
 
-from hubprobe.page import cards
-from hubprobe.page.asked import Asked, count, literal, read
-from hubprobe.page.html import Html, el, join, short
-from hubprobe.page.strips import Answer
+from hubprobe.page.opened import Strong
+from hubprobe.page.question import Question, count, literal, read
+from hubprobe.page.views import ENVIRONMENT, card, exact, hub_address, short, shown
 from search.naming import Name
 from workspace import QueryError
 
@@ -33,16 +33,20 @@ class Elements(html.parser.HTMLParser):
 
 
 @given(NASTY, NASTY)
-def test_children_and_attributes_are_escaped(child: str, value: str) -> None:
-    made = Elements(el("p", child, [child, el("b", child)], title=value, data_x=value, hidden=True, gone=None))
-    assert made.names == {"p", "b"}
-    assert {name for name, _ in made.attributes} == {"title", "data-x", "hidden"}
+def test_what_a_template_writes_is_escaped(child: str, value: str) -> None:
+    drawn = ENVIRONMENT.from_string(
+        "<p title=\"{{ value }}\" class='{{ child }}'>{{ child }}<i>{{ value|exact }}</i></p>"
+    )
+    made = Elements(drawn.render(child=child, value=value))
+    assert made.names == {"p", "i"}
+    assert [name for name, _ in made.attributes] == ["title", "class"]
 
 
 def test_only_what_was_made_here_is_not_escaped_again() -> None:
-    assert el("p", el("b", "x"), Html("<i>y</i>"), "<i>") == "<p><b>x</b><i>y</i>&lt;i&gt;</p>"
-    assert join("a", None, False, 0) == "a0"
-    assert el("label", "x", for_="y", cls="z") == '<label for="y" class="z">x</label>'
+    drawn = ENVIRONMENT.from_string("{{ one }}{{ two }}{{ nothing }}{{ zero }}")
+    assert drawn.render(one=Markup("<i>x</i>"), two="<b>\u202ey\n", nothing=None, zero=0) == "<i>x</i>&lt;b&gt;y0"
+    assert exact("\u202e<\n") == "\u202e&lt;\n"
+    assert shown(None) == ""
 
 
 @settings(max_examples=60)
@@ -53,9 +57,9 @@ def test_a_card_of_hostile_text_has_only_our_elements(
     hit = {
         "rank": 1, "score": 0.5, "repo_id": repo, "sha": "f" * 40, "logit": 3, "label": label, "found_by": [name],
         "parameters": 1_200_000, "downloads": 9, "license": licence, "copies": [repo],
-        "names": [Name(name, 0.5, "labels"), Name(label, 0.1, "labels")], "evidence": (Answer(0, caption, 3.0),),
+        "names": [Name(name, 0.5, "labels"), Name(label, 0.1, "labels")], "evidence": (Strong(0, caption, 3.0),),
     }  # fmt: skip
-    made = Elements(cards.card(hit, Asked(q=label), "ab12"))
+    made = Elements(card(hit, Question(q=label), "ab12"))
     assert made.names <= {"li", "article", "div", "span", "h3", "p", "a", "b", "ul", "img"}
     assert not [name for name, _ in made.attributes if name.startswith("on") or name == "style"]
     assert all(value.startswith(("model?", "./?")) for name, value in made.attributes if name == "href" and value)
@@ -63,29 +67,31 @@ def test_a_card_of_hostile_text_has_only_our_elements(
 
 
 def test_the_hub_is_linked_only_where_it_is_a_web_address() -> None:
-    assert cards.hub_address("https://huggingface.co/", 'a/"b<', "f0") == "https://huggingface.co/a/%22b%3C/tree/f0"
-    assert cards.hub_address("http://127.0.0.1:8600", "a/b") is None
-    assert cards.hub_address("javascript:alert(1)//", "a/b") is None
+    assert hub_address("https://huggingface.co/", 'a/"b<', "f0") == "https://huggingface.co/a/%22b%3C/tree/f0"
+    assert hub_address("http://127.0.0.1:8600", "a/b") is None
+    assert hub_address("javascript:alert(1)//", "a/b") is None
 
 
 def test_an_output_without_a_label_says_so() -> None:
     for empty in (None, "", " \n\u202e"):
-        assert "no label" in cards.label(empty)
+        assert "no label" in ENVIRONMENT.get_template("parts.html").module.label(empty)
 
 
 def test_addresses_and_questions_are_the_same() -> None:
-    asked = read({"q": " a red car ", "license": "mit", "min_downloads": "25k", "by": "model", "n": "20", "utm": "x"})
-    assert asked == Asked(q="a red car", license="mit", min_downloads=25_000, by="model", n=20)
-    assert asked.url() == "./?q=a+red+car&by=model&license=mit&min_downloads=25000&n=20"
-    assert asked.url(n=10, by="logit") == "./?q=a+red+car&license=mit&min_downloads=25000"
-    assert asked.unfiltered() == "./?q=a+red+car"
+    question = read(
+        {"q": " a red car ", "license": "mit", "min_downloads": "25k", "by": "model", "n": "20", "utm": "x"}
+    )
+    assert question == Question(q="a red car", license="mit", min_downloads=25_000, by="model", n=20)
+    assert question.url() == "./?q=a+red+car&by=model&license=mit&min_downloads=25000&n=20"
+    assert question.url(n=10, by="logit") == "./?q=a+red+car&license=mit&min_downloads=25000"
+    assert question.unfiltered() == "./?q=a+red+car"
 
 
 def test_what_is_asked_first_counts() -> None:
-    assert Asked(q="x", image="k", like="a/b", logit=0).kind == "text"
-    assert Asked(image="k", like="a/b", logit=0).kind == "like"
-    assert Asked(image="k", like="a/b").kind == "image"
-    assert Asked(like="a/b").kind == Asked().kind == "nothing"
+    assert Question(q="x", image="k", like="a/b", logit=0).kind == "text"
+    assert Question(image="k", like="a/b", logit=0).kind == "like"
+    assert Question(image="k", like="a/b").kind == "image"
+    assert Question(like="a/b").kind == Question().kind == "nothing"
 
 
 @pytest.mark.parametrize(
@@ -113,14 +119,14 @@ def test_counts_as_people_write_them() -> None:
 def test_filters_are_one_checked_condition() -> None:
     from search import filters
 
-    asked = Asked(library="it's", quality="named", max_parameters=5, where="likes > 1 OR likes < 0 -- so")
-    assert asked.condition() == (
+    question = Question(library="it's", quality="named", max_parameters=5, where="likes > 1 OR likes < 0 -- so")
+    assert question.condition() == (
         "library_name = 'it''s' AND label_quality = 'named' AND parameters <= 5 AND (likes > 1 OR likes < 0 -- so\n)"
     )
-    filters.parse(asked.condition())
+    filters.parse(question.condition())
     for where in ("1=1) OR (1=1", "1; DROP TABLE models", "likes > (SELECT 1)"):
         with pytest.raises(QueryError):
-            filters.parse(Asked(license="mit", where=where).condition())
+            filters.parse(Question(license="mit", where=where).condition())
 
 
 @given(st.text(max_size=50))

@@ -12,21 +12,19 @@ from PIL import Image
 
 import search.open_index
 from hubprobe.cli.app import cli
-from hubprobe.page.answers import answer
-from hubprobe.page.asked import Asked
-from hubprobe.page.snippets import snippets
+from hubprobe.page.question import Question, answer, snippets
 from tests.page.conftest import Served
 from tests.search.conftest import probe_png
 
 QUESTIONS = [
-    Asked(q="dog"),
-    Asked(q='a "red" car\'s $HOME `x`', n=4),
-    Asked(q="-dog"),
-    Asked(q="guitar", license="mit", min_downloads=300, by="model", n=5),
-    Asked(q="cat", where="label_quality = 'named' OR downloads < 100 -- or so", license="mit"),
-    Asked(q="bus", by="family"),
-    Asked(like="owner1/model-001", logit=3, license="mit"),
-    Asked(like="owner1/model-001", logit=3, by="model", n=4),
+    Question(q="dog"),
+    Question(q='a "red" car\'s $HOME `x`', n=4),
+    Question(q="-dog"),
+    Question(q="guitar", license="mit", min_downloads=300, by="model", n=5),
+    Question(q="cat", where="label_quality = 'named' OR downloads < 100 -- or so", license="mit"),
+    Question(q="bus", by="family"),
+    Question(like="owner1/model-001", logit=3, license="mit"),
+    Question(like="owner1/model-001", logit=3, by="model", n=4),
 ]
 
 
@@ -38,11 +36,11 @@ def small(served: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
     return served
 
 
-@pytest.mark.parametrize("asked", QUESTIONS, ids=lambda asked: asked.url()[2:42])
-def test_every_snippet_finds_what_the_page_finds(small: Served, asked: Asked) -> None:
-    expected = _keys(answer(small.current, small.current.get(), asked).hits)
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.url()[2:42])
+def test_every_snippet_finds_what_the_page_finds(small: Served, question: Question) -> None:
+    expected = _keys(answer(small.current, small.current.get(), question).hits)
     assert expected
-    python, sql, shell = snippets(asked, small.made.workspace.root.name)
+    python, sql, shell = snippets(question, small.made.workspace.root.name)
     assert _keys(_run(python.code).to_dict("records")) == expected
     assert _keys(small.made.open().sql(sql.code).to_pylist()) == expected
     assert _keys(_command(shell.code)) == expected
@@ -52,9 +50,9 @@ def test_an_example_image(small: Served, tmp_path: Path) -> None:
     data = probe_png(small.made.content[4])
     path = tmp_path / "my 'own' picture.png"
     path.write_bytes(data)
-    asked = Asked(image=small.current.remember(data, path.name), license="mit")
-    expected = _keys(answer(small.current, small.current.get(), asked).hits)
-    python, sql, shell = snippets(asked, small.made.workspace.root.name, str(path))
+    question = Question(image=small.current.remember(data, path.name), license="mit")
+    expected = _keys(answer(small.current, small.current.get(), question).hits)
+    python, sql, shell = snippets(question, small.made.workspace.root.name, str(path))
     assert _keys(_run(python.code).to_dict("records")) == expected
     assert _keys(_command(shell.code)) == expected
     assert sql.code.startswith("-- SQL reads no image")
@@ -62,8 +60,8 @@ def test_an_example_image(small: Served, tmp_path: Path) -> None:
 
 
 def test_no_path_of_the_server_is_shown(small: Served) -> None:
-    for asked in QUESTIONS:
-        for one in snippets(asked, small.made.workspace.root.name):
+    for question in QUESTIONS:
+        for one in snippets(question, small.made.workspace.root.name):
             assert str(small.made.workspace.root.parent) not in one.code
 
 

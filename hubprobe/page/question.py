@@ -1,0 +1,280 @@
+"""A question: as it stands in an address, as filters, as the records that answer it, and as code that asks it again."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from urllib.parse import urlencode
+
+from search import filters
+from workspace import QueryError
+from workspace.text import printable
+
+if TYPE_CHECKING:
+    from hubprobe.page.opened import Current, Opened
+    from search import Query
+    from search.text.calibration import Coverage
+
+Unit = Literal["logit", "model", "family"]
+UNITS = cast("tuple[Unit, ...]", get_args(Unit))
+MOST = 100
+"""Hits of one answer."""
+
+_SUFFIX = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
+_LONGEST = 10_000  # characters of one value
+_COLUMNS = (
+    "rank", "score", "found_by", "repo_id", "sha", "logit", "label", "library_name", "license", "downloads",
+    "parameters", "label_quality", "family", "copies",
+)  # fmt: skip
+
+
+def address(path: str, /, **values: object) -> str:
+    """Return a relative address with the values that are not empty, so that the page works under any prefix."""
+    kept = {key: value for key, value in values.items() if value is not None and value != ""}
+    return f"{path}?{urlencode(kept)}" if kept else path
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question: a text, an uploaded image (its key), or a logit (``like`` and ``logit``); and what it may find."""
+
+    q: str = ""
+    image: str = ""
+    like: str = ""
+    logit: int | None = None
+    by: Unit = "logit"
+    library: str = ""
+    license: str = ""
+    quality: str = ""
+    min_downloads: int | None = None
+    min_parameters: int | None = None
+    max_parameters: int | None = None
+    where: str = ""
+    n: int = 10
+
+    @property
+    def kind(self) -> str:
+        """``text``, ``like``, ``image`` or ``nothing``: the first that is there."""
+        if self.q:
+            return "text"
+        return "like" if self.like and self.logit is not None else "image" if self.image else "nothing"
+
+    @property
+    def filtered(self) -> bool:
+        """Whether anything restricts the hits."""
+        return bool(self.conditions())
+
+    def conditions(self) -> list[str]:
+        """Return the filters as SQL conditions, the visitor's own one last."""
+        equal = {"library_name": self.library, "license": self.license, "label_quality": self.quality}
+        found = [f"{column} = {literal(value)}" for column, value in equal.items() if value]
+        found += [f"downloads >= {self.min_downloads}"] if self.min_downloads is not None else []
+        found += [f"parameters >= {self.min_parameters}"] if self.min_parameters is not None else []
+        found += [f"parameters <= {self.max_parameters}"] if self.max_parameters is not None else []
+        return found + ([self.where] if self.where else [])
+
+    def condition(self) -> str:
+        """Return all filters as one SQL condition, or an empty text.
+
+        Raises `QueryError` when the visitor's own condition is none by itself: only then may it stand in parentheses.
+        """
+        found = self.conditions()
+        if self.where and len(found) > 1:
+            filters.parse(self.where)
+            end = "\n" if "--" in self.where else ""  # a comment must not swallow the parenthesis
+            found[-1] = f"({self.where}{end})"
+        return " AND ".join(found)
+
+    def unfiltered(self) -> str:
+        """Return the address of this question without its filters."""
+        return Question(q=self.q, image=self.image, like=self.like, logit=self.logit).url()
+
+    def url(self, **changes: Any) -> str:
+        """Return the address of this question with some values changed."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)} | changes
+        defaults = {"by": "logit", "n": 10}
+        return address("./", **{k: v for k, v in values.items() if v != defaults.get(k)})
+
+
+def literal(value: str) -> str:
+    """Return ``value`` as an SQL string."""
+    return "'" + value.replace("\x00", "").replace("'", "''") + "'"
+
+
+def read(values: Mapping[str, str]) -> Question:
+    """Read a question from an address's values; raises `QueryError` for a value that cannot be meant."""
+    known = {field.name for field in fields(Question)}
+    given: dict[str, Any] = {k: v.strip() for k, v in values.items() if k in known and v.strip()}
+    too_long = next((k for k, v in given.items() if len(v) > _LONGEST), None)
+    if too_long:
+        raise QueryError(f"'{too_long}' has more than {_LONGEST} characters")
+    counts: dict[str, Any] = {
+        k: count(k, given.pop(k)) for k in ("min_downloads", "min_parameters", "max_parameters") if k in given
+    }
+    whole: dict[str, Any] = {k: count(k, given.pop(k)) for k in ("logit", "n") if k in given}
+    by = given.pop("by", "logit")
+    if by not in UNITS:
+        raise QueryError(f"hits are by 'logit', 'model' or 'family', not by '{printable(by, 40)}'")
+    if not 1 <= whole.get("n", 10) <= MOST:
+        raise QueryError(f"a page shows between 1 and {MOST} hits")
+    return Question(**given, **counts, **whole, by=by)
+
+
+def count(name: str, value: str) -> int:
+    """Read a number such as 1000, 1,000, 25k or 1.5M; raises `QueryError`."""
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmb]?)", value.replace(",", "").strip().lower())
+    if match is None:
+        raise QueryError(f"'{printable(value, 40)}' is no number for {name.replace('_', ' ')}: write 1000, 25k or 1.5M")
+    return int(float(match[1]) * _SUFFIX[match[2]])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found.
+
+    Attributes:
+        hits: records, best first: the columns above, ``row`` (its position), ``names`` and ``evidence``.
+        coverage: how sure one can be; None where that is not known: images, logits, other scorings, no hits.
+        seconds: from the question to the records.
+    """
+
+    hits: list[dict[str, Any]]
+    coverage: Coverage | None
+    seconds: float
+
+
+def answer(current: Current, opened: Opened, question: Question) -> Answer:
+    """Answer a question; raises `QueryError` for one that cannot be answered."""
+    started = time.perf_counter()
+    query = prepared(current, opened, question)
+    hits = records(opened, query.by(question.by).limit(question.n))
+    sure = None
+    if hits and question.kind == "text" and query.scoring == "bridged" and query.descriptor.signs is not None:
+        sure = query.coverage()
+    return Answer(hits, sure, time.perf_counter() - started)
+
+
+def prepared(current: Current, opened: Opened, question: Question) -> Query:
+    """Return the query of a question with its filters, before `by` and `limit`."""
+    if question.kind == "text":
+        query = opened.index.search(question.q)
+    elif question.kind == "like":
+        query = opened.index.similar(question.like, int(question.logit or 0))
+    elif question.kind == "image":
+        query = opened.index.search(current.image(question.image).descriptor)
+    else:
+        raise QueryError("there is nothing to search for: write what to find, or choose an example image")
+    condition = question.condition()
+    return query.where(condition) if condition else query
+
+
+def records(opened: Opened, query: Query) -> list[dict[str, Any]]:
+    """Run a query and return its hits with suggested names and evidence."""
+    table = query.to_arrow()
+    found: list[dict[str, Any]] = table.select([name for name in _COLUMNS if name in table.column_names]).to_pylist()
+    gallery = opened.index.gallery
+    for hit in found:
+        hit["row"] = gallery.row(hit["repo_id"], hit["logit"], hit["sha"])
+    names = opened.names.of([hit["row"] for hit in found])
+    for hit in found:
+        hit["names"] = names.get(hit["row"], [])
+        hit["evidence"] = opened.strips.strongest(hit["row"])
+    return found
+
+
+def plain(opened: Opened, hit: dict[str, Any]) -> dict[str, Any]:
+    """Return a hit as JSON can carry it, for the API: labels and captions on one line, without control characters."""
+    best = hit["names"][0] if hit["names"] else None
+    kept = {key: value for key, value in hit.items() if key not in ("row", "names", "evidence")}
+    return kept | {
+        "label": printable(hit["label"], 200) if hit["label"] is not None else None,
+        "name": printable(best.name, 200) if best else None,
+        "name_confidence": round(best.confidence, 3) if best else None,
+        "name_source": best.source if best else None,
+        "evidence": [
+            {
+                "probe_id": one.probe,
+                "caption": printable(one.caption, 200),
+                "strength": round(one.strength, 2),
+                "image": f"probe/{opened.strips.probe_set}/{one.probe}.webp",
+            }
+            for one in hit["evidence"]
+        ],
+    }
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """One way to ask.
+
+    Attributes:
+        name: ``Python``, ``SQL`` or ``Command line``.
+        code: what to copy.
+    """
+
+    name: str
+    code: str
+
+
+def snippets(question: Question, workspace: str, image_name: str = "example.png") -> list[Snippet]:
+    """Return the snippets of a question.
+
+    Args:
+        question: the question, not ``nothing``.
+        workspace: folder as the reader would name it; never the server's whole path.
+        image_name: what the uploaded file was called, already disarmed.
+    """
+    return [
+        Snippet("Python", _python(question, workspace, image_name)),
+        Snippet("SQL", _sql(question)),
+        Snippet("Command line", _shell(question, workspace, image_name)),
+    ]
+
+
+def _python(question: Question, workspace: str, image_name: str) -> str:
+    if question.kind == "text":
+        query = f"index.search({question.q!r})"
+    elif question.kind == "like":
+        query = f"index.similar({question.like!r}, {question.logit})"
+    else:
+        query = f"index.search(Path({image_name!r}))"
+    if question.filtered:
+        query += f"\n    .where({question.condition()!r})"
+    if question.by != "logit":
+        query += f"\n    .by({question.by!r})"
+    query += f"\n    .limit({question.n})\n    .to_pandas()"
+    head = "from pathlib import Path\n\n" if question.kind == "image" else ""
+    return f"{head}import hubprobe\n\nindex = hubprobe.open({workspace!r})\nhits = (\n    {query}\n)\nprint(hits)\n"
+
+
+def _sql(question: Question) -> str:
+    if question.kind == "image":
+        return (
+            "-- SQL reads no image: use Python or the command line,\n"
+            "-- or ask with a hit: 'more like this' has the SQL.\n"
+        )
+    what = literal(question.q) if question.kind == "text" else f"{literal(question.like)}, {question.logit}"
+    call = "search" if question.kind == "text" else "similar"
+    arguments = [what, f"n := {question.n}"]
+    arguments += [f"by := '{question.by}'"] if question.by != "logit" else []
+    arguments += [f"filter := {literal(question.condition())}"] if question.filtered else []
+    return f"SELECT rank, repo_id, logit, label, score\nFROM {call}({', '.join(arguments)})\nORDER BY rank\n"
+
+
+def _shell(question: Question, workspace: str, image_name: str) -> str:
+    place = ["--workspace", workspace]
+    if question.kind == "like" and question.by != "logit":  # `similar` lists logits only: SQL can more
+        return f"{shlex.join(['hubprobe', 'sql', *place, _sql(question)])}\n"
+    verb = "similar" if question.kind == "like" else "search"
+    options = ["--where", question.condition()] if question.filtered else []
+    options += ["--by", question.by] if question.by != "logit" else []
+    options += ["--limit", str(question.n)]
+    if question.kind == "image":
+        return f"{shlex.join(['hubprobe', verb, *place, '--image', image_name, *options])}\n"
+    what = [question.q] if question.kind == "text" else [question.like, str(question.logit)]
+    dashes = ["--"] if what[0].startswith("-") else []
+    return f"{shlex.join(['hubprobe', verb, *place, *options, *dashes, *what])}\n"

@@ -1,0 +1,266 @@
+"""The pages, drawn from templates; a stranger's text is made printable and escaped, whatever a template forgets."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from hubprobe.page.question import MOST, UNITS, Answer, Question, address, snippets
+from workspace import HubprobeError
+from workspace.text import printable
+
+if TYPE_CHECKING:
+    from hubprobe.page.endpoints import Endpoint
+    from hubprobe.page.opened import Example, Opened, Strong
+
+PER_PAGE = 100
+"""Outputs of a model listed at once."""
+
+_ATTEMPT = (
+    "outcome", "status", "reason", "attempt", "started_at", "seconds_fetch", "seconds_load", "seconds_preprocess",
+    "seconds_forward", "seconds_write", "bytes_fetched", "device", "dtype", "batch_size", "processor",
+    "processor_source", "probes_run", "num_logits", "num_excluded", "peak_memory_bytes", "run_id",
+)  # fmt: skip
+_MODEL = (
+    "sha", "library_name", "license", "downloads", "likes", "pipeline_tag", "architecture", "model_type", "parameters",
+    "weights_bytes", "image_size", "num_labels", "num_logits", "label_quality", "problem_type", "createdAt",
+    "lastModified", "crawled_at",
+)  # fmt: skip
+_NAMES = {
+    "sha": "commit", "createdAt": "created", "lastModified": "last modified", "license": "licence",
+    "library_name": "library", "num_labels": "outputs announced", "num_logits": "outputs searchable",
+    "num_excluded": "outputs excluded", "label_quality": "labels are", "bytes_fetched": "fetched", "run_id": "run",
+    "started_at": "started", "pipeline_tag": "task", "crawled_at": "crawled",
+}  # fmt: skip
+_HITS = {"logit": "outputs", "model": "models", "family": "families of near-copies"}
+_QUALITY = {
+    "named": "words",
+    "LABEL_i": "LABEL_0, LABEL_1 …",
+    "numeric": "numbers",
+    "missing": "none",
+    "guessed_by_count": "guessed from their number",
+}
+_FOUND_BY = {
+    "zero-shot": "what the encoder sees in the probes",
+    "labels": "labels of other models whose outputs answer alike",
+    "map": "what was learned from labels and the outputs that carry them",
+}
+_JUDGES = {"labels": "other models’ labels", "zero-shot": "the encoder"}
+
+
+# ── what templates say ───────────────────────────────────────────────────────────────────────────────────────────────
+def shown(value: object) -> object:
+    """Return what a template writes: text on one line, without what could reorder or hide it; it is escaped after."""
+    if value is None:
+        return ""
+    return value if isinstance(value, (Markup, int, float)) else printable(value, 10_000)
+
+
+def exact(value: object) -> Markup:
+    """Return a text escaped and otherwise unchanged: what a form sends back, and code."""
+    return escape("" if value is None else str(value))
+
+
+def number(value: float | None) -> str:
+    """Return a count for people: 1,674."""
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def short(value: float) -> str:
+    """Return a large count in three digits: 188 k, 4.7 M, 1.2 B."""
+    for size, sign in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.1f} {sign}" if value < 10 * size else f"{value / size:.0f} {sign}"
+    return f"{value:.0f}"
+
+
+def fact(name: str, found: Any) -> str:
+    """Return a fact for people, in its unit; empty when it is not known."""
+    if found is None or found == "":
+        return ""
+    if isinstance(found, datetime):
+        return found.strftime("%Y-%m-%d %H:%M UTC")
+    if name == "sha":
+        return printable(found, 12).removesuffix("…")
+    if name.startswith("seconds"):
+        return f"{found:.2f} s"
+    if "bytes" in name:
+        return f"{found / 1e6:.1f} MB" if found < 1e9 else f"{found / 1e9:.2f} GB"
+    if isinstance(found, (int, float)):
+        return number(found)
+    return printable(found, 300)
+
+
+def model_address(repo_id: str, sha: str | None = None) -> str:
+    """Return the address of a model's page."""
+    return address("model", repo=repo_id, sha=sha)
+
+
+def hub_address(endpoint: str, repo_id: str, sha: str | None = None) -> str | None:
+    """Return where a repository lies on the Hub; None when that is not a web address one could follow."""
+    if not endpoint.startswith("https://"):
+        return None
+    tree = f"/tree/{quote(sha, safe='')}" if sha else ""
+    return f"{endpoint.rstrip('/')}/{quote(repo_id, safe='/')}{tree}"
+
+
+@lru_cache(maxsize=8_192)  # about 3 KB each; a logit is found by many questions
+def strip(probes: tuple[Strong, ...], probe_set: str, eager: bool = False) -> Markup:
+    """Return the evidence: thumbnails of the probes a logit answers most strongly, with captions and strengths."""
+    return Markup(_parts().figures(probes, probe_set, eager))
+
+
+def card(hit: Mapping[str, Any], question: Question, probe_set: str) -> Markup:
+    """Return the card of a hit of `hubprobe.page.question`."""
+    return Markup(_parts().card(hit, question, probe_set))
+
+
+def _parts() -> Any:
+    return ENVIRONMENT.get_template("parts.html").module
+
+
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("hubprobe.page"), autoescape=True, finalize=shown, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, auto_reload=False,
+    )  # fmt: skip
+    made.filters.update(text=printable, exact=exact, number=number, short=short)
+    made.globals.update(
+        model_address=model_address, Question=Question, strip=strip, found_by=_FOUND_BY, judges=_JUDGES, MOST=MOST,
+        hits=_HITS, units=UNITS, qualities=_QUALITY,
+    )  # fmt: skip
+    return made
+
+
+ENVIRONMENT = _environment()
+"""Of the templates: escapes everything, and makes every text printable that is not `exact`."""
+
+
+# ── pages ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+class Views:
+    """Draws whole pages.
+
+    Args:
+        version: of style and script, so that a browser fetches them anew when they change.
+        workspace: folder as a reader would name it, for the snippets; never the server's whole path.
+    """
+
+    def __init__(self, version: str, workspace: str) -> None:
+        self._version, self._workspace = version, workspace
+
+    def _page(self, template: str, opened: Opened, question: Question | None = None, **values: Any) -> str:
+        common = {
+            "version": self._version, "gallery": opened.index.gallery, "index": opened.index.version, "title": "",
+            "facets": opened.facets, "question": question or Question(), "image_name": "", "root": "", "focus": False,
+            "opened": opened, "probe_set": opened.strips.probe_set,
+        }  # fmt: skip
+        return ENVIRONMENT.get_template(template).render(common | values)
+
+    def home(self, opened: Opened) -> str:
+        """Return the start page: words to try, each with the strip of an output that carries it."""
+        tiles = [(word, Question(q=word).url(), opened.strips.strongest(row)[:4]) for word, row in opened.examples]
+        return self._page("home.html", opened, tiles=tiles, focus=True)
+
+    def results(self, opened: Opened, question: Question, found: Answer, example: Example | None = None) -> str:
+        """Return the hits of a question, with how sure one can be and the same question as code."""
+        image_name = example.name if example is not None else ""
+        asked_with = None
+        if question.kind == "like":
+            row = opened.index.gallery.row(question.like, int(question.logit or 0))
+            label = opened.index.gallery.logits.column("label")[row].as_py()
+            asked_with = (label, opened.strips.strongest(row))
+        picture = base64.b64encode(example.picture).decode() if example is not None else None
+        return self._page(
+            "results.html", opened, question, title=title(question, image_name), found=found, image_name=image_name,
+            picture=picture, asked_with=asked_with,
+            snippets=snippets(question, self._workspace, image_name or "example.png"),
+        )  # fmt: skip
+
+    def model(self, opened: Opened, repo_id: str, sha: str | None, *, find: str = "", start: int = 0) -> str:
+        """Return a model's page: what it is, how its probing went, where it comes from, a name for each output.
+
+        Args:
+            opened: where the model is; `QueryError` when it is not.
+            repo_id: which.
+            sha: which commit; the last indexed when None.
+            find: words that an output's label or first name contains; all outputs when empty.
+            start: first output listed, of those found.
+        """
+        gallery = opened.index.gallery
+        sha = gallery.commit(repo_id, sha or None)
+        rows = np.flatnonzero(gallery.is_model(repo_id, sha))
+        facts = gallery.models.slice(int(gallery.model_of[rows[0]]), 1).to_pylist()[0]
+        known = set(gallery.models.column("repo_id").to_pylist())
+        tried = _attempt(opened, repo_id, sha)
+        listed = _outputs(opened, rows, find.lower().split())
+        start = min(max(start, 0), max(len(listed) - 1, 0)) // PER_PAGE * PER_PAGE
+        some = listed[start : start + PER_PAGE]
+        names = opened.names.of([row for row, _ in some])
+        here = partial(address, "model", repo=repo_id, sha=sha, find=find)
+        pages = [
+            (f"{first + 1}–{min(first + PER_PAGE, len(listed))}", None if first == start else here(start=first))
+            for first in range(0, len(listed), PER_PAGE)
+        ]
+        return self._page(
+            "model.html", opened, title=repo_id, repo_id=repo_id, sha=sha, facts=facts, find=find,
+            link=hub_address(opened.index.workspace.config.endpoint, repo_id, sha), total=len(rows),
+            model=_facts(facts, _MODEL), attempt=_facts(tried, _ATTEMPT) if tried else None,
+            bases=[(base, base in known) for base in facts["base_models"] or []],
+            copies=[c for c in opened.index.gallery.family_members.get(facts["family"], []) if c != repo_id][:20],
+            alike=opened.lookalikes(repo_id, sha), found=len(listed), pages=pages[:200] if len(pages) > 1 else [],
+            outputs=[(one, names.get(row), opened.strips.strongest(row)[:6]) for row, one in some],
+        )  # fmt: skip
+
+    def about(self, opened: Opened, base: str, endpoints: Sequence[Endpoint], mcp: bool) -> str:
+        """Return what the words mean and how to ask without a browser, at the address ``base``."""
+        return self._page("about.html", opened, title="About", base=base, endpoints=endpoints, mcp=mcp)
+
+    def failed(self, opened: Opened, question: Question, heading: str, message: str, root: str) -> str:
+        """Return what went wrong and what to do; ``root`` leads from the address that was asked to the start page."""
+        return self._page("failed.html", opened, question, title=heading, message=message, root=root)
+
+
+def title(question: Question, image_name: str = "") -> str:
+    """Return what was asked, for the heading and the tab."""
+    if question.kind == "text":
+        return f"“{printable(question.q, 100)}”"
+    if question.kind == "like":
+        return f"Like logit {question.logit} of {printable(question.like, 100)}"
+    return f"Like {printable(image_name, 60) or 'the example image'}"
+
+
+def _attempt(opened: Opened, repo_id: str, sha: str) -> dict[str, Any] | None:
+    """Return the last attempt at a model, or None when the workspace has no such row, as after an import."""
+    import pyarrow.compute as pc
+
+    try:
+        table = opened.index.workspace.attempts([*_ATTEMPT, "repo_id", "sha"])
+    except HubprobeError:
+        return None
+    rows = table.filter(pc.and_(pc.equal(table["repo_id"], repo_id), pc.equal(table["sha"], sha)))
+    return dict(rows.slice(0, 1).to_pylist()[0]) if rows.num_rows else None
+
+
+def _facts(row: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, str]]:
+    found = [(name, fact(name, row.get(name))) for name in names]
+    words = [_NAMES.get(n, n.removeprefix("seconds_").removesuffix("_bytes").replace("_", " ")) for n, _ in found]
+    return [(word, said) for word, (_, said) in zip(words, found, strict=True) if said]
+
+
+def _outputs(opened: Opened, rows: Any, words: Sequence[str]) -> list[tuple[int, dict[str, Any]]]:
+    """Return the outputs of a model, by logit, whose label or first name contains all words."""
+    logits = opened.index.gallery.logits.select(["logit", "label"]).take(rows).to_pylist()
+    listed = sorted(((int(row), one) for row, one in zip(rows, logits, strict=True)), key=lambda e: e[1]["logit"])
+    if not words:
+        return listed
+    names = opened.names.of([row for row, _ in listed])
+    texts = {row: f"{one['label'] or ''} {names[row][0].name if names.get(row) else ''}".lower() for row, one in listed}
+    return [(row, one) for row, one in listed if all(word in texts[row] for word in words)]
