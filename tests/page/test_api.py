@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import re
 import time
 
 import httpx
@@ -280,6 +281,27 @@ def test_pages_may_run_no_script_from_text(http: httpx.Client) -> None:
         assert "default-src 'none'" in policy
         assert "script-src 'self';" in policy
         assert "unsafe" not in policy
+
+
+def test_a_model_without_an_output_leads_to_its_page(http: httpx.Client) -> None:
+    answer = http.get("?like=owner1/model-001")
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "model?repo=owner1%2Fmodel-001"
+    assert "10 outputs" in http.get(answer.headers["location"]).text
+
+
+def test_models_are_headed_by_the_model(http: httpx.Client) -> None:
+    page = http.get("?q=dog&by=model&n=1").text
+    assert re.search(r'<h3 id="hit-1" class="repo"><a [^>]*>owner\d+/model-\d+</a></h3>', page)
+    assert "its best output:" in page
+    assert "applied" not in page  # what a hit is filters nothing
+    assert "What follows" not in http.get("?q=quantum+law&min_downloads=999B").text  # nothing follows
+
+
+def test_a_page_deep_below_finds_its_style(http: httpx.Client) -> None:
+    page = http.get("a/b/no-such-page").text
+    assert 'href="../../static/page.css' in page
+    assert 'action="../.././"' in page
 
 
 def test_pages_that_do_not_exist(http: httpx.Client) -> None:

@@ -84,6 +84,8 @@ def test_addresses_and_questions_are_the_same() -> None:
     assert question == Question(q="a red car", license="mit", min_downloads=25_000, by="model", n=20)
     assert question.url() == "./?q=a+red+car&by=model&license=mit&min_downloads=25000&n=20"
     assert question.url(n=10, by="logit") == "./?q=a+red+car&license=mit&min_downloads=25000"
+    assert Question(like="a/b", logit=0).url() == "./?like=a%2Fb&logit=0"
+    assert read({"like": "a/b", "logit": "0"}) == Question(like="a/b", logit=0)
     assert question.unfiltered() == "./?q=a+red+car"
 
 
