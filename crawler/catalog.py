@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from crawler.inspection import Decision
+from crawler.listing.rows import Listed, MalformedRowError
 from crawler.repository import Whereabouts
-from crawler.rows import Listed, MalformedRowError
 from workspace import Status
 from workspace.files import batches, canonical_json, table_files, table_writer, write_table
 from workspace.records import CATALOG

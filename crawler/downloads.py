@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from crawler.answers import Answer
-from crawler.client import HubClient
-from crawler.failures import RetryError, UnansweredError
-from crawler.rows import File
-from crawler.transport import Deadline, exchange
+from crawler.hub.client import Answer, HubClient
+from crawler.hub.errors import RetryError, UnansweredError
+from crawler.hub.transport import Deadline, exchange
+from crawler.listing.rows import File
 from workspace import ModelError, Status
 
 logger = logging.getLogger(__name__)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from crawler.catalog import hash63, listed_columns, listing_fingerprint
-from crawler.client import HubClient
+from crawler.hub.client import HubClient
 from crawler.inspection import Inspector
 from crawler.known import Known
-from crawler.query import Query
-from crawler.rows import Listed, MalformedRowError, parse
-from crawler.source import Source
+from crawler.listing.pages import Source
+from crawler.listing.query import Query
+from crawler.listing.rows import Listed, MalformedRowError, parse
 from crawler.summary import CrawlSummary
 from workspace import Status
 from workspace.safetensors_header import BITS, FIRST_READ

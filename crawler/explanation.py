@@ -10,12 +10,12 @@ from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
-from crawler.client import HubClient
+from crawler.hub.client import HubClient
+from crawler.hub.transport import Deadline
 from crawler.inspection import Inspector
+from crawler.listing.rows import MalformedRowError, is_repo_id, parse
 from crawler.repository import Whereabouts, ask_row
-from crawler.rows import MalformedRowError, is_repo_id, parse
 from crawler.rules import STAGES, Rule
-from crawler.transport import Deadline
 from workspace import QueryError, Status, Workspace
 from workspace.architectures import lazy
 from workspace.endpoint import token_for
@@ -62,6 +62,7 @@ def explain(workspace: Workspace, repo_id: str, *, token: str | bool | None = No
         raise QueryError(f"'{repo_id[:80]}' is no repository: write owner/name")
     client = HubClient(workspace.config.endpoint, token_for(workspace.config.endpoint, token))
     try:
+        client.check_online()
         return _explain(workspace, client, repo_id)
     finally:
         client.close()

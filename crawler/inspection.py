@@ -22,8 +22,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from crawler.cards import CARD, READ, summary
-from crawler.client import HubClient
-from crawler.failures import UnansweredError
+from crawler.hub.client import HubClient
+from crawler.hub.errors import UnansweredError
+from crawler.hub.transport import Deadline
+from crawler.listing.rows import File, Listed, MalformedRowError, parse
 from crawler.repository import (
     MAX_ANSWER,
     Whereabouts,
@@ -36,7 +38,6 @@ from crawler.repository import (
     states_a_hash,
     whereabouts,
 )  # fmt: skip
-from crawler.rows import File, Listed, MalformedRowError, parse
 from crawler.rules import (
     CONFIG,
     CONFIG_RULES,
@@ -48,7 +49,6 @@ from crawler.rules import (
     Rule,
     first_refusal,
 )  # fmt: skip
-from crawler.transport import Deadline
 from workspace import CrawlConfig, HubError, ModelError, Status
 from workspace.architectures import Architectures
 from workspace.model_config import MAX_CONFIG, ModelConfig, parse_config
@@ -132,6 +132,10 @@ class Inspector:
                 decision.status, decision.reason, decision.renamed_to = found.status, found.reason, found.renamed_to
                 return
             decision.listed = parse(found)
+            if not decision.listed.complete:
+                raise MalformedRowError(
+                    decision.listed.id, "names no commit or no files, so nothing of it can be pinned"
+                )
         facts = Facts(decision.listed, self._limits)
         _pass(LIST_RULES, facts, observe)
         decision.config = self._config(decision, deadline)

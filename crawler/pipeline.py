@@ -21,12 +21,11 @@ from crawler.catalog import crawl_files, hash63, listed_columns, listing_fingerp
 from crawler.inspection import Decision, Inspector
 from crawler.journal import Journal
 from crawler.known import Known, State
+from crawler.listing.pages import Page, Source
+from crawler.listing.query import Query
+from crawler.listing.rows import Listed, MalformedRowError, parse
 from crawler.pending import Pending
-from crawler.query import Query
-from crawler.rows import Listed, MalformedRowError, parse
 from crawler.seen import Seen
-from crawler.source import Page
-from crawler.spool import Spool
 from crawler.summary import CrawlSummary
 from workspace import Status, Workspace
 from workspace.files import read_file
@@ -47,7 +46,7 @@ class Pipeline:
     def __init__(
         self,
         workspace: Workspace,
-        source: Spool,
+        source: Source,
         query: Query,
         inspector: Inspector,
         journal: Journal,
@@ -101,7 +100,7 @@ class Pipeline:
             following = page.next if room is None or len(page.rows) < room else None
             ahead = self._lister.submit(self._source.page, following) if following else None
             self.decide(self._fresh(rows, page.read_at), page.read_at)
-            self._commit(where, len(rows), following)
+            self._commit(len(rows), following)
             where = following
 
     def top_up(self) -> None:
@@ -111,7 +110,6 @@ class Pipeline:
             page: Page = self._source.page(where)
             before = len(self.seen)
             self.decide(self._fresh(page.rows, page.read_at), page.read_at)
-            self._source.done(where)
             where = page.next if len(self.seen) > before else None
         self.close_books()
 
@@ -228,14 +226,13 @@ class Pipeline:
             write_rows(self._folder / f"{self._journal.crawl}-{self._files:06d}.parquet", self._pending.rows)
         self._pending.clear()
 
-    def _commit(self, where: str, rows: int, following: str | None) -> None:
+    def _commit(self, rows: int, following: str | None) -> None:
         self._flush()
         self._journal.seen = self.seen.commit()
         self._journal.listed += rows
         self._journal.pages += 1
         self._journal.next = following
         self._journal.save(self._folder / "journal.json")
-        self._source.done(where)
         self._bar.update(self._journal.listed - self._bar.n)  # with those that needed no decision
 
 

@@ -10,19 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from crawler.answers import Answer
-from crawler.client import HubClient
-from crawler.failures import RetryError, UnansweredError
-from crawler.query import EXPAND
-from crawler.rows import File, is_repo_id
+from crawler.hub.client import Answer, HubClient
+from crawler.hub.errors import RetryError, UnansweredError
+from crawler.hub.transport import Deadline
+from crawler.listing.query import EXPAND
+from crawler.listing.rows import File, is_repo_id
 from crawler.rules import INDEX
-from crawler.transport import Deadline
 from workspace import ModelError, Status
+from workspace.endpoint import is_hugging_face
 
 logger = logging.getLogger(__name__)
 
 MAX_ANSWER = 32 * 1024**2  # bytes of an answer about one repository, or of a shard index
 MAX_SHARDS = 64
+_ROUTES = frozenset({"paths-info", "tree", "revision", "resolve"})  # what follows a repository's name in a path
 _SHARD = re.compile(r"[\w.-]{1,200}\.safetensors", re.ASCII)
 
 
@@ -37,8 +38,9 @@ class Whereabouts:
     @classmethod
     def of_redirect(cls, client: HubClient, repo_id: str, location: str) -> Whereabouts:
         """Read where the API redirects to: another name on the same Hub is a renaming, anything else makes no sense."""
-        name = new_name(location)
-        if not client.same_origin(location) or not name or name == repo_id:
+        name = new_name(client.path_of(location))
+        here = client.same_origin(location) or is_hugging_face(location)  # which a mirror may hand through
+        if not here or not name or name == repo_id:
             return cls(Status.SERVER_ERROR, "the API redirects to a place that is no repository's new name")
         return cls(Status.RENAMED, f"renamed to {name}", name)
 
@@ -73,8 +75,9 @@ def _is_object(answer: Answer) -> None:
 
 
 def new_name(location: str) -> str:
-    """Return the repository that the API redirects to; empty when it is no repository's name."""
-    name = "/".join(urlsplit(location).path.removeprefix("/api/models/").split("/")[:2])
+    """Return the repository that a path of the Hub is about; empty when it is no repository's name."""
+    parts = urlsplit(location).path.rpartition("/api/models/")[2].strip("/").split("/")
+    name = "/".join(parts[: 1 if parts[1:2] and parts[1] in _ROUTES else 2])
     return name if is_repo_id(name) else ""
 
 

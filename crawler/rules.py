@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import wraps
 
 from crawler.head import Head, find_head
-from crawler.rows import Listed
+from crawler.listing.rows import Listed
 from workspace import CrawlConfig, Status, model_rules
 from workspace.architectures import Architectures
 from workspace.model_config import ModelConfig

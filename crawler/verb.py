@@ -9,18 +9,16 @@ from pathlib import Path
 
 from crawler import estimate
 from crawler.catalog import merge_files
-from crawler.client import HubClient
 from crawler.departures import book_departures
 from crawler.exclusive import exclusive
+from crawler.hub.client import HubClient
 from crawler.inspection import Inspector
 from crawler.journal import Journal
 from crawler.known import Known
-from crawler.listing import Listing
+from crawler.listing.pages import Listing, Source
+from crawler.listing.query import PAGE, Query
+from crawler.listing.snapshot import Snapshot
 from crawler.pipeline import Pipeline
-from crawler.query import PAGE, Query
-from crawler.snapshot import Snapshot
-from crawler.source import Source
-from crawler.spool import Spool
 from crawler.summary import CrawlSummary
 from workspace import CrawlConfig, Workspace
 from workspace.architectures import lazy
@@ -79,6 +77,7 @@ def crawl(
     query = Query(task or None, author, library, search, tuple(tags))
     secret = token_for(config.endpoint, token)
     client = HubClient(config.endpoint, secret)
+    client.check_online()
     rows: Source
     if source is not None:
         rows = Snapshot(source, query, config.endpoint, secret)
@@ -111,9 +110,8 @@ def _crawl(
 ) -> CrawlSummary:
     journal, resumed = _journal(workspace, rows, query, limit, restart)
     summary = CrawlSummary(journal.crawl, resumed=resumed)
-    spool = Spool(rows, workspace.catalog_dir)
     try:
-        with Pipeline(workspace, spool, query, inspector, journal, summary, limit=limit, progress=progress) as pipeline:
+        with Pipeline(workspace, rows, query, inspector, journal, summary, limit=limit, progress=progress) as pipeline:
             pipeline.run()
             if limit is None and rows.is_live:
                 if resumed or time.monotonic() - started > TOP_UP_SECONDS:

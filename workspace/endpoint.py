@@ -46,6 +46,11 @@ def is_loopback(url: str) -> bool:
         return host == "localhost"
 
 
+def is_hugging_face(url: str) -> bool:
+    """Return whether ``url`` is on the Hugging Face Hub itself, over https."""
+    return origin(url) in _HUB
+
+
 def is_on(variable: str) -> bool:
     """Return whether an environment variable is set to what huggingface_hub takes for true."""
     return os.environ.get(variable, "").upper() in _TRUE
@@ -113,7 +118,7 @@ def access(endpoint: str, token: str | bool | None = None, *, named: bool = Fals
             )
         return Access(_sendable(token))
     by_user = named or origin(address) == origin(os.environ.get("HF_ENDPOINT", ""))
-    if private and (by_user or origin(address) in _HUB):
+    if private and (by_user or is_hugging_face(address)):
         from huggingface_hub import get_token
 
         return Access(_sendable(get_token() or ""))

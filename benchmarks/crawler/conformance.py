@@ -21,10 +21,10 @@ import click
 
 import crawler
 from crawler.catalog import row_of
-from crawler.client import HubClient
-from crawler.failures import UnansweredError
+from crawler.hub.client import HubClient
+from crawler.hub.errors import UnansweredError
 from crawler.inspection import Decision
-from crawler.rows import parse
+from crawler.listing.rows import parse
 from hubprobe.demo import tiny
 from workspace import Config, Workspace
 from workspace.runs import now

@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -53,7 +53,7 @@ def environment(_: Setting) -> Iterator[Check]:
 
 def contact(setting: Setting) -> Iterator[Check]:
     """Whether a crawl says whom to write to."""
-    from crawler.identity import CONTACT, user_agent
+    from crawler.hub.identity import CONTACT, user_agent
 
     stated = os.environ.get(CONTACT, "").strip()
     address = setting.endpoint or _configured(setting.root)
@@ -106,16 +106,15 @@ def reach(setting: Setting) -> Iterator[Check]:
 class _Asked:
     """An answer and how long it took."""
 
-    def __init__(self, headers: dict[str, str], body: bytes, seconds: float) -> None:
+    def __init__(self, headers: Mapping[str, str], body: bytes, seconds: float) -> None:
         self.headers, self.body, self.seconds = headers, body, seconds
 
     @classmethod
     def of(cls, address: str, url: str, token: str | None, seconds: float) -> _Asked:
         """GET ``url`` once; raises `HubprobeError` for a refusal and `OSError` for silence, within ``seconds``."""
-        from crawler.answers import bounded
-        from crawler.client import HubClient
-        from crawler.failures import RetryError
-        from crawler.transport import BROKEN, exchange
+        from crawler.hub.client import HubClient, bounded
+        from crawler.hub.errors import RetryError
+        from crawler.hub.transport import BROKEN, exchange
 
         def ask() -> _Asked:
             client = HubClient(address, token)
@@ -190,7 +189,7 @@ def _no_token(address: str, withheld: str, problem: str) -> Check:
 
 def _token(address: str, token: str, seconds: float) -> Check:
     """Ask whose token it is and what it may; hubprobe only reads, so a token that may write is too much."""
-    from crawler.failures import UnansweredError
+    from crawler.hub.errors import UnansweredError
 
     again = f"make a new read token at {address}/settings/tokens, or unset HF_TOKEN and run 'hf auth logout'"
     try:
@@ -228,15 +227,15 @@ def _whose(answer: Any) -> tuple[str, str, bool]:
 
 
 def _limits(asked: _Asked) -> Check:
-    from crawler.ratelimit import Standing
+    from crawler.hub.pacing import standing
 
-    standing = Standing.of(asked.headers)
-    if standing is None:
+    told = standing(asked.headers)
+    if told is None:
         return Check("rate limits", "ok", "the endpoint states none: requests are not paced")
-    found = f"{standing.name}: {standing.remaining}"
-    found += f" of {standing.quota} requests left in {standing.window} s" if standing.quota else " requests left"
-    if standing.remaining == 0:
-        return Check("rate limits", "warn", found, f"wait {standing.reset_in} s; a crawl would do so by itself")
+    found = f"{told.resource_type}: {told.remaining}"
+    found += f" of {told.limit} requests left in {told.window_seconds} s" if told.limit else " requests left"
+    if told.remaining == 0:
+        return Check("rate limits", "warn", found, f"wait {told.reset_in_seconds} s; a crawl would do so by itself")
     return Check("rate limits", "ok", found)
 
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import crawler
-from crawler import client, inspection
-from crawler.client import HubClient
-from crawler.failures import UnansweredError
+from crawler import inspection
+from crawler.hub import client
+from crawler.hub.client import HubClient
+from crawler.hub.errors import UnansweredError
 from hubprobe.demo.server import HubServer
 from workspace import Status, Workspace
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import crawler
-from crawler.identity import CONTACT, user_agent
+from crawler.hub.identity import CONTACT, user_agent
 from crawler.rules import STAGES
 from hubprobe.demo import unhealthy
 from hubprobe.demo.server import HubServer

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 import crawler
-from crawler import client, retries
+from crawler.hub import client, pacing
 from hubprobe.demo import unhealthy
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer
+from hubprobe.demo.wire import Response
 from tests.hubs import faults
 from tests.hubs.faults import MALFORMED_ROWS, Fault, Faults
 from workspace import HubError, ModelError, Status, Workspace
@@ -44,8 +46,8 @@ PASSING: dict[str, Action] = {
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retries, "BACKOFF", (0.01, 0.1))
-    monkeypatch.setattr(retries, "LIMITED_BACKOFF", (0.01, 0.1))
+    monkeypatch.setattr(pacing, "BACKOFF", (0.01, 0.1))
+    monkeypatch.setattr(pacing, "LIMITED_BACKOFF", (0.01, 0.1))
     monkeypatch.setattr(client, "EXCHANGE_SECONDS", 0.6)
     monkeypatch.setattr(client, "READ_SECONDS", 0.5)
     monkeypatch.setattr(client, "PATIENCE_SECONDS", 6.0)
@@ -216,13 +218,79 @@ def test_a_listing_in_a_circle_stops_and_keeps_what_it_has(
     assert workspace.catalog(history=True).num_rows == 4
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:9/api/models?cursor=x", "/elsewhere"])
+@pytest.mark.parametrize("address", ["/elsewhere", "http://127.0.0.1:9/elsewhere?cursor=x", "/api/models/a/b"])
 def test_a_listing_that_leads_elsewhere_is_refused(
     address: str, server: HubServer, harm: Faults, open_workspace: Open
 ) -> None:
     harm.add(Fault(faults.next_page(address), match=LIST, times=None))
-    with pytest.raises(HubError, match="another host or path"):
+    with pytest.raises(HubError, match="another path"):
         crawl(open_workspace(server.url))
+
+
+def test_a_mirrors_next_page_is_asked_of_the_mirror(
+    server: HubServer, harm: Faults, open_workspace: Open, make_repo: Callable[..., Repo]
+) -> None:
+    def elsewhere(request: Any, answer: Any) -> Any:
+        response = answer(request)
+        response.headers = [(k, v.replace(server.url, upstream.url) if k == "Link" else v) for k, v in response.headers]
+        return response
+
+    with HubServer([make_repo("acme/other")]) as upstream:
+        harm.add(Fault(elsewhere, match=LIST, times=None))
+        workspace = open_workspace(server.url)
+        crawl(workspace, token="hf_secret")
+        assert ends(workspace) == ALL_FINE
+        assert len(upstream.requests) == 0
+
+
+def lists(server: HubServer) -> list[str]:
+    """The sizes of the pages that were asked for."""
+    return [asked.target.partition("limit=")[2].partition("&")[0] for asked in server.requests.matching("/api/models?")]
+
+
+@pytest.mark.parametrize("name", ["504", "silence", "slow-loris"])
+def test_a_page_that_takes_too_long_is_asked_for_in_parts_after_two_tries(
+    name: str, server: HubServer, harm: Faults, open_workspace: Open
+) -> None:
+    harm.add(Fault(PASSING[name], match=r"limit=1000", times=None))
+    workspace = open_workspace(server.url)
+    assert crawl(workspace).finished
+    assert ends(workspace) == ALL_FINE
+    assert lists(server).count("250") == 2  # two pages of two rows
+    assert lists(server).count("1000") <= 2
+
+
+def test_an_outage_is_not_taken_for_a_heavy_page(server: HubServer, harm: Faults, open_workspace: Open) -> None:
+    harm.add(Fault(PASSING["504"], match=LIST, times=7))
+    workspace = open_workspace(server.url)
+    crawl(workspace)
+    assert ends(workspace) == ALL_FINE
+    assert lists(server)[-2:] == ["1000", "1000"]
+
+
+@pytest.mark.parametrize("code", [404, 501])
+def test_a_hub_without_a_listing_says_how_to_go_on(
+    code: int, server: HubServer, harm: Faults, open_workspace: Open
+) -> None:
+    harm.add(Fault(faults.status(code), match=LIST, times=None))
+    with pytest.raises(HubError, match=r"no listing.*--from"):
+        crawl(open_workspace(server.url))
+
+
+@pytest.mark.parametrize("lacking", [("sha",), ("siblings",), ("sha", "siblings", "author", "createdAt")])
+def test_rows_that_lack_what_decides_are_asked_for_one_by_one(
+    lacking: tuple[str, ...], server: HubServer, harm: Faults, open_workspace: Open
+) -> None:
+    def without(request: Any, answer: Any) -> Any:
+        response = answer(request)
+        rows = [{k: v for k, v in row.items() if k not in lacking} for row in json.loads(response.body)]
+        return Response.json(rows, headers=[h for h in response.headers if h[0] == "Link"])
+
+    harm.add(Fault(without, match=r"GET /api/models\?", times=None))
+    workspace = open_workspace(server.url)
+    crawl(workspace)
+    assert ends(workspace) == ALL_FINE
+    assert all(row["sha"] and row["files"] for row in workspace.catalog().to_pylist())
 
 
 def test_pages_too_heavy_for_the_server_are_asked_for_in_parts(

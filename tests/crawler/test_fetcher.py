@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import crawler
-from crawler import client
+from crawler.hub import client
 from hubprobe.demo import tiny, unhealthy
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer

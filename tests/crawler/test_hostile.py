@@ -14,16 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crawler.answers import Answer, bounded
 from crawler.catalog import malformed_row, row_of, write_rows
-from crawler.client import HubClient
-from crawler.failures import RetryError, UnansweredError
+from crawler.hub.client import Answer, HubClient, bounded
+from crawler.hub.errors import RetryError, UnansweredError
+from crawler.hub.pacing import standing, stated_wait
 from crawler.inspection import Decision
-from crawler.listing import read_rows
-from crawler.ratelimit import Standing
+from crawler.listing.pages import read_rows
+from crawler.listing.rows import Listed, MalformedRowError, is_repo_id, parse
 from crawler.repository import entries, new_name, shards
-from crawler.retries import stated_wait
-from crawler.rows import Listed, MalformedRowError, is_repo_id, parse
 from crawler.rules import is_safe_path
 from workspace import ModelError, Status
 from workspace.model_config import parse_config
@@ -179,7 +177,7 @@ def test_other_answers_are_read_or_refused(text: str, location: str) -> None:
 @quick
 @given(st.dictionaries(st.sampled_from(["ratelimit", "ratelimit-policy", "retry-after"]), texts))
 def test_any_headers_are_read_as_a_wait_or_none(headers: dict[str, str]) -> None:
-    assert Standing.of(headers) is None
+    assert standing(headers) is None
     wait = stated_wait(headers)
     assert wait is None or 0 <= wait <= 3601
 

@@ -6,9 +6,10 @@ import heapq
 import random
 
 import pytest
+from huggingface_hub.utils import RateLimitInfo
 
-from crawler import ratelimit
-from crawler.ratelimit import Bucket, Standing, bucket_name
+from crawler.hub import pacing
+from crawler.hub.pacing import Bucket, bucket_name, standing
 from hubprobe.demo.limits import Limits, RateLimiter
 
 
@@ -37,14 +38,14 @@ def simulate(quota: int, window: int, workers: int, latency: float, windows: flo
         if what == "plan":
             heapq.heappush(events, (clock.now + bucket.reserve(), serial, "send", None))
         elif what == "send":
-            standing = limiter.take("api", "here")
-            allowed += standing.allowed
-            refused += not standing.allowed
-            late += not standing.allowed and clock.now > start + window
-            heapq.heappush(events, (clock.now + latency * random_state.uniform(0.5, 1.5), serial, "answer", standing))
+            told = limiter.take("api", "here")
+            allowed += told.allowed
+            refused += not told.allowed
+            late += not told.allowed and clock.now > start + window
+            heapq.heappush(events, (clock.now + latency * random_state.uniform(0.5, 1.5), serial, "answer", told))
         else:
             headers = {name.lower(): text for name, text in value.headers}  # type: ignore[attr-defined]
-            bucket.answered(Standing.of(headers))
+            bucket.answered(standing(headers))
             if not value.allowed:  # type: ignore[attr-defined]
                 bucket.hold(value.reset_in + 1)  # type: ignore[attr-defined]
             heapq.heappush(events, (clock.now, serial, "plan", None))
@@ -56,7 +57,7 @@ def simulate(quota: int, window: int, workers: int, latency: float, windows: flo
 def test_no_refusal_after_warm_up_and_the_whole_quota_is_used(
     quota: int, window: int, latency: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ratelimit, "random", random.Random(0))  # the jitter's
+    monkeypatch.setattr(pacing, "random", random.Random(0))  # the jitter's
     workers, windows = 16, 6 if window == 60 else 4
     allowed, _, late = simulate(quota, window, workers, latency, windows)
     assert late == 0
@@ -68,7 +69,7 @@ def test_others_on_the_same_quota_are_made_room_for() -> None:
     clock = Clock()
     bucket = Bucket(clock)
     bucket.reserve()
-    bucket.answered(Standing("api", 10, 100, 500, 300))  # somebody else has spent 490 already
+    bucket.answered(RateLimitInfo("api", 10, 100, 500, 300))  # somebody else has spent 490 already
     sent = 0
     while clock.now < 1100:
         wait = bucket.reserve()
@@ -90,15 +91,15 @@ def test_a_hub_that_states_no_limits_is_not_paced() -> None:
     [
         (
             {"ratelimit": '"api";r=498;t=120', "ratelimit-policy": '"fixed window";"api";q=500;w=300'},
-            Standing("api", 498, 120, 500, 300),
+            RateLimitInfo("api", 498, 120, 500, 300),
         ),
-        ({"ratelimit": '"resolvers"; r=0; t=3'}, Standing("resolvers", 0, 3, None, None)),
+        ({"ratelimit": '"resolvers"; r=0; t=3'}, RateLimitInfo("resolvers", 0, 3, None, None)),
         ({"ratelimit": "limit=10, remaining=5"}, None),
         ({}, None),
     ],
 )
-def test_headers_are_read_as_the_hub_documents_them(headers: dict[str, str], expected: Standing | None) -> None:
-    assert Standing.of(headers) == expected
+def test_headers_are_read_as_the_hub_documents_them(headers: dict[str, str], expected: RateLimitInfo | None) -> None:
+    assert standing(headers) == expected
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,17 @@ from collections.abc import Callable
 
 import pytest
 
-from crawler import retries
-from crawler.failures import RetryError, UnansweredError
-from crawler.retries import CORRUPT_TRIES, MAX_LIMITED, TRIES, Retries, stated_wait
-from crawler.transport import Deadline
+from crawler.hub import pacing
+from crawler.hub.errors import RetryError, UnansweredError
+from crawler.hub.pacing import CORRUPT_TRIES, MAX_LIMITED, TRIES, Retries, stated_wait
+from crawler.hub.transport import Deadline
 from workspace import Status
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retries, "BACKOFF", (0.001, 0.002))
-    monkeypatch.setattr(retries, "LIMITED_BACKOFF", (0.001, 0.002))
+    monkeypatch.setattr(pacing, "BACKOFF", (0.001, 0.002))
+    monkeypatch.setattr(pacing, "LIMITED_BACKOFF", (0.001, 0.002))
 
 
 def failing(status: Status, http: int = 503, *, times: int = 10**9, also: Callable[[], None] = lambda: None) -> tuple:

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save
 
 from crawler.head import Head, find_head
-from crawler.rows import File, Listed
+from crawler.listing.rows import File, Listed
 from crawler.rules import CONFIG_RULES, LIST_RULES, STAGES, Facts, first_refusal, is_safe_path
 from workspace import CrawlConfig, ModelError, Status
 from workspace.architectures import Architectures

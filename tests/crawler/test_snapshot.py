@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import crawler
-from crawler.query import Query
-from crawler.snapshot import Snapshot
+from crawler.listing.query import Query
+from crawler.listing.snapshot import Snapshot
 from hubprobe.demo.server import HubServer
 from workspace import Workspace, WorkspaceError
 

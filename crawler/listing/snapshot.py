@@ -7,8 +7,8 @@ from typing import Any
 import duckdb
 from huggingface_hub import HfFileSystem
 
-from crawler.query import PAGE, Query
-from crawler.source import Page
+from crawler.listing.pages import Page
+from crawler.listing.query import PAGE, Query
 from workspace import HubError, WorkspaceError
 from workspace.runs import now
 
@@ -33,6 +33,7 @@ class Snapshot:
     """
 
     is_live = False
+    size = PAGE
 
     def __init__(self, where: str, query: Query, endpoint: str, token: str | None) -> None:
         self.first, self.name = "row:0", f"snapshot {where}"

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from crawler.rows import Listed
+from crawler.listing.rows import Listed
 from workspace.files import canonical_json, short_hash
 
 PAGE = 1_000  # rows, the most the Hub gives at once

@@ -40,7 +40,7 @@ class File:
 class Listed:
     """What the listing says of a repository.
 
-    ``sha`` is empty and ``files`` None where a snapshot did not name them: `complete` is then false.
+    ``sha`` is empty and ``files`` None where the source did not name them: `complete` is then false.
     """
 
     id: str
@@ -81,10 +81,6 @@ class Listed:
         """Names of its files; empty when unknown."""
         return frozenset(file.path for file in self.files or ())
 
-    def file(self, path: str) -> File | None:
-        """Return the file of that name."""
-        return next((file for file in self.files or () if file.path == path), None)
-
 
 def parse(row: Any) -> Listed:
     """Read one row of ``/api/models`` or of a snapshot with the API's column names. Raises `MalformedRowError`."""
@@ -93,7 +89,7 @@ def parse(row: Any) -> Listed:
     repo_id = row.get("id", row.get("modelId"))
     if not is_repo_id(repo_id):
         raise MalformedRowError(_stand_in(row), "has no usable id")
-    sha = row.get("sha")
+    sha = row.get("sha") or ""
     if not isinstance(sha, str) or not (sha == "" or _SHA.fullmatch(sha)):
         raise MalformedRowError(repo_id, "names no commit, so nothing of it can be pinned")
     weights = row.get("safetensors")

@@ -1,0 +1,1 @@
+"""HTTP to a Hub: the client, its pace, and what an answer that is no success means."""

@@ -1,0 +1,217 @@
+"""Pages of ``/api/models``, in order, each with the address of the next: the cursor is followed and kept by us."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
+
+from crawler.hub.client import Answer, HubClient
+from crawler.hub.errors import RetryError, UnansweredError
+from crawler.hub.transport import Deadline
+from crawler.listing.query import PAGE
+from workspace import HubError, Status
+from workspace.runs import now
+from workspace.text import printable
+
+logger = logging.getLogger(__name__)
+
+MAX_PAGE = 256 * 1024**2  # bytes: a thousand repositories with many files each
+PAGE_SECONDS = 1_800.0  # one page, with every try; waiting for our turn not counted
+CIRCLE_TRIES = 3
+SLOW_TRIES = 2  # of a page for which the server has too little time, before a smaller one is asked for
+SMALLER = (250, 50)  # rows of such a one
+_NEXT = re.compile(r'<([^>]*)>\s*;[^,]*rel="?next"?')
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of rows as the Hub or a snapshot gave them.
+
+    Attributes:
+        rows: JSON values, or dicts of Python values from a snapshot.
+        next: address of the next page; None after the last one.
+        read_at: when it was read.
+    """
+
+    rows: list[Any]
+    next: str | None
+    read_at: datetime
+
+
+class Source(Protocol):
+    """A listing.
+
+    Attributes:
+        first: address of its first page.
+        name: tells sources apart in the crawl's state.
+        is_live: whether it is the Hub itself, now: only then does a repository that is not listed have gone.
+        size: rows of a page, fewer once the server could not answer for more.
+    """
+
+    first: str
+    name: str
+    is_live: bool
+    size: int
+
+    def page(self, url: str) -> Page:
+        """Return the page at ``url``. Raises `HubError` when it cannot be had."""
+        ...
+
+
+class Listing:
+    """The Hub's listing.
+
+    Args:
+        client: the Hub.
+        first: address of the first page.
+        size: rows of a page at most: what an earlier crawl found the server to have the time for.
+    """
+
+    is_live = True
+
+    def __init__(self, client: HubClient, first: str, size: int = PAGE) -> None:
+        self._client, self.first, self.name, self.size = client, first, "hub", size
+        self._asked: set[str] = set()
+
+    def page(self, url: str) -> Page:
+        """Return the page at ``url``. Raises `HubError` when the listing cannot be had, or leads in a circle."""
+        if url == self.first:
+            self._asked.clear()
+        self._asked.add(with_limit(url, 0))
+        for attempt in range(1, CIRCLE_TRIES + 1):
+            answer, rows = self._ask(url)
+            following = self._next(url, answer.headers.get("link", ""))
+            if following is None or with_limit(following, 0) not in self._asked:
+                return Page(rows, following, now())
+            logger.warning("the listing's next page is one it gave before (try %d of %d)", attempt, CIRCLE_TRIES)
+        raise HubError("the listing leads in a circle, so it cannot be read to its end; run the crawl again later")
+
+    def _ask(self, url: str) -> tuple[Answer, list[Any]]:
+        """Ask for a page, for smaller ones when the server cannot answer for a large one in time.
+
+        Where it has no time for the smallest either, it is not the size: the outage is waited out as any other.
+        """
+        most = min(_limit_of(url), self.size)
+        sizes = (most, *(size for size in SMALLER if size < most))
+        for size in sizes:
+            try:
+                found = self._read(with_limit(url, size), SLOW_TRIES)
+            except UnansweredError as error:
+                heavy = error.slow or error.http in (500, 502, 503, 504)
+                if not heavy or (size == sizes[-1] and not error.slow):
+                    raise _cannot_list(error) from error
+                logger.warning("the server does not answer for pages of %d rows in time", size)
+            else:
+                self.size = self.size if size == most else size
+                return found
+        try:
+            return self._read(with_limit(url, most), None)
+        except UnansweredError as error:
+            raise _cannot_list(error) from error
+
+    def _read(self, url: str, slow_tries: int | None) -> tuple[Answer, list[Any]]:
+        kept: list[Any] = []
+
+        def check(answer: Answer) -> None:
+            try:
+                kept[:] = read_rows(answer.body)
+            except ValueError as error:
+                kind = printable(answer.headers.get("content-type", "no content type"))
+                problem = UnansweredError(Status.SERVER_ERROR, f"{kind} came in place of rows", answer.status)
+                raise RetryError(problem) from error
+
+        answer = self._client.read(
+            url, limit=MAX_PAGE, deadline=Deadline(PAGE_SECONDS), what="the listing", check=check, slow_tries=slow_tries
+        )
+        return answer, kept
+
+    def _next(self, url: str, link: str) -> str | None:
+        """Return the next page's address: its query on our own endpoint, whatever host a mirror hands through."""
+        found = _NEXT.search(link)
+        if found is None:
+            return None
+        here = urlsplit(url)
+        try:
+            target = urlsplit(urljoin(url, found[1]))
+        except ValueError as error:
+            raise HubError("the listing's next page has an address that is none; this hub cannot be trusted") from error
+        if target.path not in (here.path, "/api/models"):
+            raise HubError("the listing's next page is under another path; this hub cannot be trusted")
+        return with_limit(urlunsplit(here._replace(query=target.query)), min(_limit_of(url), self.size))
+
+
+def _cannot_list(error: UnansweredError) -> HubError:
+    if error.http in (404, 405, 410, 501):
+        return HubError(
+            f"this hub has no listing (HTTP {error.http}): crawl a snapshot of its models instead, with --from"
+        )
+    reason = error.reason
+    if error.status in (Status.GONE, Status.GATED):
+        reason = f"the listing is refused (HTTP {error.http}); it may need a token"
+    return HubError(f"cannot list models: {reason}; crawl again to go on from here")
+
+
+def read_rows(body: bytes) -> list[Any]:
+    """Return the rows of a page; one that is not valid JSON by itself becomes its bytes, the others stay.
+
+    Raises `ValueError` when the whole is no JSON array.
+    """
+    try:
+        rows = json.loads(body, parse_int=_bounded)
+    except (ValueError, RecursionError):
+        rows = [_one(piece) for piece in _pieces(body)]
+    if not isinstance(rows, list):
+        raise ValueError("not an array")
+    return rows
+
+
+def with_limit(url: str, limit: int) -> str:
+    """Return ``url`` with another ``limit`` parameter."""
+    parts = urlsplit(url)
+    query = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name != "limit"]
+    return urlunsplit(parts._replace(query=urlencode([*query, ("limit", str(limit))])))
+
+
+def _limit_of(url: str) -> int:
+    found = dict(parse_qsl(urlsplit(url).query)).get("limit", "")
+    return int(found) if found.isdecimal() else PAGE
+
+
+def _one(piece: bytes) -> Any:
+    try:
+        return json.loads(piece, parse_int=_bounded)
+    except (ValueError, RecursionError):
+        return piece.decode("utf-8", "backslashreplace")[:2000]
+
+
+def _pieces(body: bytes) -> Iterator[bytes]:
+    """Split a JSON array into its elements by brackets and quotes alone. Raises `ValueError` when it is none."""
+    body = body.strip()
+    if not (body.startswith(b"[") and body.endswith(b"]")):
+        raise ValueError("not an array")
+    depth, start = 0, 1
+    for found in re.finditer(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', body, re.DOTALL):
+        mark = found[0]
+        if mark in (b"[", b"{"):
+            depth += 1
+        elif mark in (b"]", b"}"):
+            depth -= 1
+        elif mark != b"," or depth != 1:
+            continue
+        if (depth == 1 and mark == b",") or depth == 0:
+            if piece := body[start : found.start()].strip():
+                yield piece
+            start = found.end()
+    if depth != 0:
+        raise ValueError("an array that does not end")
+
+
+def _bounded(digits: str) -> int | None:
+    """A number that no column holds is as good as none; reading a million digits would take minutes."""
+    return int(digits) if len(digits) <= 19 else None
