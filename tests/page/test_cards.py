@@ -32,6 +32,7 @@ class Elements(html.parser.HTMLParser):
         self.attributes += attrs
 
 
+@settings(deadline=None)
 @given(NASTY, NASTY)
 def test_what_a_template_writes_is_escaped(child: str, value: str) -> None:
     drawn = ENVIRONMENT.from_string(
@@ -49,7 +50,7 @@ def test_only_what_was_made_here_is_not_escaped_again() -> None:
     assert shown(None) == ""
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(NASTY, NASTY, NASTY, NASTY, NASTY)
 def test_a_card_of_hostile_text_has_only_our_elements(
     label: str, repo: str, caption: str, name: str, licence: str
@@ -131,6 +132,7 @@ def test_filters_are_one_checked_condition() -> None:
             filters.parse(Question(license="mit", where=where).condition())
 
 
+@settings(deadline=None)
 @given(st.text(max_size=50))
 def test_a_licence_of_any_text_is_only_a_text(value: str) -> None:
     from search import filters
