@@ -157,7 +157,9 @@ class Inspector:
         return summary(answer.body)
 
     def _config(self, decision: Decision, deadline: Deadline) -> ModelConfig:
-        return parse_config(self._file(decision, CONFIG, MAX_CONFIG, deadline), self._limits.max_labels)
+        raw = self._file(decision, CONFIG, MAX_CONFIG, deadline)
+        datasets = [tag.removeprefix("dataset:") for tag in decision.listed.tags if tag.startswith("dataset:")]
+        return parse_config(raw, self._limits.max_labels, datasets)
 
     def _header(self, decision: Decision, deadline: Deadline) -> Header:
         if WEIGHTS in decision.listed.paths:

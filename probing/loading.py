@@ -158,7 +158,7 @@ def _transformers(config: ModelConfig, weights: _Weights, caps: Caps) -> tuple[n
     options = transformers_options(config, _settings(config_class))
     try:
         built = config_class.from_dict(options | {"num_labels": config.num_labels})
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except Exception as error:
         text = " ".join(str(error).split())
         raise ModelError(Status.MALFORMED_CONFIG, f"model_type {config.model_type!r}: {text}") from error
     classes: Any = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[config_class]

@@ -8,16 +8,17 @@ timm's own form is read as timm reads it (``timm.models._hub``), without importi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from workspace import imagenet
 from workspace.errors import ModelError
-from workspace.model_labels import from_id2label, from_names
+from workspace.model_labels import Labels, from_id2label, from_names
 from workspace.status import LabelQuality, Status
-from workspace.text import plain
+from workspace.text import MAX_LABEL, plain
 
 MAX_CONFIG = 32 * 1024**2  # bytes: 21,843 labels with long names take about 3 MB
 MAX_DEPTH = 50  # objects and lists inside one another
@@ -81,9 +82,12 @@ def read_config(path: Path, max_labels: int) -> ModelConfig:
     return _config(read_object(path, Status.NO_CONFIG, Status.MALFORMED_CONFIG), max_labels)
 
 
-def parse_config(raw: bytes, max_labels: int) -> ModelConfig:
-    """Read a ``config.json``; at most ``max_labels + 1`` labels are kept. Raises `ModelError` (malformed_config)."""
-    return _config(parse_object(raw, "config.json", Status.MALFORMED_CONFIG), max_labels)
+def parse_config(raw: bytes, max_labels: int, datasets: Iterable[str] = ()) -> ModelConfig:
+    """Read a ``config.json``; at most ``max_labels + 1`` labels are kept. Raises `ModelError` (malformed_config).
+
+    ``datasets`` names what the repository says it was trained on; a timm model without labels may take theirs.
+    """
+    return _config(parse_object(raw, "config.json", Status.MALFORMED_CONFIG), max_labels, datasets)
 
 
 def read_object(path: Path, missing: Status, malformed: Status) -> dict[str, Any]:
@@ -132,8 +136,8 @@ def _deeper(value: Any, levels: int) -> bool:
     return True
 
 
-def _config(raw: dict[str, Any], max_labels: int) -> ModelConfig:
-    return _timm(raw, max_labels + 1) if is_timm(raw) else _transformers(raw, max_labels + 1)
+def _config(raw: dict[str, Any], max_labels: int, datasets: Iterable[str] = ()) -> ModelConfig:
+    return _timm(raw, max_labels + 1, datasets) if is_timm(raw) else _transformers(raw, max_labels + 1)
 
 
 def is_timm(raw: Mapping[str, Any]) -> bool:
@@ -184,7 +188,7 @@ def _custom_code(auto_map: Any) -> bool:
 
 
 # ── timm ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-def _timm(raw: Mapping[str, Any], most: int) -> ModelConfig:
+def _timm(raw: Mapping[str, Any], most: int, datasets: Iterable[str]) -> ModelConfig:
     architecture = plain(raw.get("architecture", "resnet50"), 200)  # TimmWrapper's default
     if architecture is None:
         raise ModelError(Status.MALFORMED_CONFIG, "its architecture is no text")
@@ -211,7 +215,11 @@ def _timm(raw: Mapping[str, Any], most: int) -> ModelConfig:
     pretrained["num_classes"] = count
     named = settings.get("label_names") or (settings.get("labels") if flat else None)
     labels = from_names(named, settings.get("label_descriptions"), most) if named else id2label
-    labels = labels.fitted(count, most, timm=True)
+    labels = labels.fitted(count, most)
+    if labels.quality is LabelQuality.MISSING and count in imagenet.SIZES:
+        known = imagenet.class_names(count, pretrained.get("tag") or architecture.partition(".")[2], datasets)
+        quality = LabelQuality.GUESSED_BY_COUNT if known is None else LabelQuality.INFERRED
+        labels = Labels(known and tuple(name[:MAX_LABEL] for name in known[:most]), quality=quality)
     return ModelConfig(
         kind="timm",
         model_type="timm",

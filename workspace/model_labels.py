@@ -8,11 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workspace.status import LabelQuality
-from workspace.text import plain
-
-MAX_LABEL = 200  # characters kept of one label
-IMAGENET_SIZES = frozenset({1000, 11221, 11821, 21841, 21842, 21843})
-"""Numbers of classes for which timm takes ImageNet's names when a model states none (timm 1.0, ``ImageNetInfo``)."""
+from workspace.text import MAX_LABEL, plain
 
 _GENERATED = re.compile(r"(?i)(?:label|class)[ _-]?\d+")
 _NUMBER = re.compile(r"[-+]?\d+(?:\.0+)?")
@@ -34,14 +30,13 @@ class Labels:
     fits: bool = True
     quality: LabelQuality = LabelQuality.MISSING
 
-    def fitted(self, outputs: int, most: int, *, timm: bool = False) -> Labels:
+    def fitted(self, outputs: int, most: int) -> Labels:
         """Return them for a model of ``outputs`` outputs, at most ``most`` of them, with their quality.
 
         Labels that are fewer or more than the outputs are kept at their places, but are not certain.
         """
         if self.names is None:
-            guessed = timm and outputs in IMAGENET_SIZES
-            return Labels(None, None, True, LabelQuality.GUESSED_BY_COUNT if guessed else LabelQuality.MISSING)
+            return Labels()
         size = min(outputs, most)
         names = (*self.names[:size], *[None] * (size - len(self.names)))
         fits = self.fits and self.count == outputs

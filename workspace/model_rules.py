@@ -209,7 +209,7 @@ def at_least(config: ModelConfig) -> int:
         # Stages have different widths: where there are several, a quarter of the layers counts as the widest.
         share = 4 if any(len(values) > 1 for values in (*widths, *depths)) else 1
         floor = max(floor, width * config.num_labels, deep * width**2 // share)
-    return floor
+    return min(floor, 10**18)
 
 
 def _levels(config: ModelConfig) -> Iterator[Mapping[str, Any]]:

@@ -46,6 +46,7 @@ _QUALITY = {
     "LABEL_i": "LABEL_0, LABEL_1 …",
     "numeric": "numbers",
     "missing": "none",
+    "inferred": "inferred, not stated",
     "guessed_by_count": "guessed from their number",
 }
 _FOUND_BY = {
