@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crawler.rows import Listed
+from crawler.listing.rows import Listed
 from crawler.rules import CONFIG_RULES, Facts, first_refusal
 from probing.loading import Caps, load
 from workspace import CrawlConfig, ModelError, Status
