@@ -23,9 +23,10 @@ KEYS = (
     "dtype", "attn_implementation", "_attn_implementation", "use_pretrained_backbone", "backbone", "backbone_config",
     "vision_config", "text_config", "model_args", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path",
     "features_only", "cache_dir", "label_names", "label_descriptions", "labels", "input_size", "mean", "std",
-    "crop_pct", "interpolation", "global_pool", "pretrained_strict", "file", "url", "custom_load", "hf_hub_id", "trust_remote_code",
-    "pruned_heads", "hidden_act", "layers", "block", "act_layer", "norm_layer", "drop_rate", "transformers_version",
-    "initializer_range", "layer_norm_eps", "qkv_bias", "in_chans", "img_size", "tie_word_embeddings", "_name_or_path",
+    "crop_pct", "interpolation", "global_pool", "pretrained_strict", "file", "url", "custom_load", "hf_hub_id",
+    "trust_remote_code", "pruned_heads", "hidden_act", "layers", "block", "act_layer", "norm_layer", "drop_rate",
+    "transformers_version", "initializer_range", "layer_norm_eps", "qkv_bias", "in_chans", "img_size",
+    "tie_word_embeddings", "_name_or_path",
 )  # fmt: skip
 MODEL_TYPES = (
     "vit",

@@ -14,8 +14,8 @@ NUMBERS: tuple[Any, ...] = (
 TEXTS: tuple[str, ...] = (
     "", " ", "0", "LABEL_0", "class_0", "cat", "null", "None", "../../../etc/passwd", "/etc/passwd", "a/b", "a" * 5_000,
     "\u202edog\u202c", "\x1b[31mred\x1b]0;title\x07", "\x00", "\ud800", "😀" * 50, "http://127.0.0.1:9/x",
-    "file:///etc/passwd", "<script>alert(1)</script>", "=cmd|' /C calc'!A0", "'; DROP TABLE models; --", "%s%n", "{}", "resnet18",
-    "timm/resnet50",
+    "file:///etc/passwd", "<script>alert(1)</script>", "=cmd|' /C calc'!A0", "'; DROP TABLE models; --", "%s%n", "{}",
+    "resnet18", "timm/resnet50",
     "modeling.Net", "torch.load", "os.system", "kernels-community/flash-attn", "sdpa", "flash_attention_2", "auto",
 )  # fmt: skip
 
