@@ -20,8 +20,7 @@ from importlib import import_module
 from pathlib import Path
 
 PARTS = {
-    "configs": 4000, "headers": 3000, "processors": 1500, "images": 2000, "filters": 3000, "statements": 400,
-    "workspaces": 1000, "releases": 1500, "routes": 8000,
+    "workspaces": 1000, "releases": 1500,
 }  # fmt: skip
 """Parts and how many inputs each tries by default; each is a module with ``run(count, seed) -> watch.Report``."""
 
