@@ -20,7 +20,8 @@ from importlib import import_module
 from pathlib import Path
 
 PARTS = {
-    "workspaces": 1000, "releases": 1500,
+    "configs": 4000, "headers": 4000, "images": 3000, "filters": 6000, "statements": 500, "workspaces": 1500,
+    "releases": 1500,
 }  # fmt: skip
 """Parts and how many inputs each tries by default; each is a module with ``run(count, seed) -> watch.Report``."""
 
