@@ -48,7 +48,7 @@ _PREFIXES = (
 )  # fmt: skip
 _SECRET = ("AUTH", "CREDENTIAL", "KEY", "PASS", "SECRET", "TOKEN")
 
-_FIXED = {
+FIXED = {
     "OMP_NUM_THREADS": "1",  # each batch runs on one thread: see probing.forward
     # Keep freed memory: activations of tens of megabytes would else be mapped, zeroed and unmapped again at every
     # layer. EfficientNet-Lite0, batch 64, one thread: 68 ms of processor time per image without, 30 ms with.
@@ -79,7 +79,7 @@ def environment(parent: Mapping[str, str], home: Path) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(p for p in [_LIBRARY, *sys.path] if p),
         "PYTHONUSERBASE": site.getuserbase(),
     }
-    return kept | places | paths | _FIXED
+    return kept | places | paths | FIXED
 
 
 @dataclass

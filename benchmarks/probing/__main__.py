@@ -42,9 +42,9 @@ def _child(module: str, *arguments: str, cores: str | None = None, **environment
 
 
 def _baseline(name: str, **options: Any) -> dict[str, Any]:
-    from probing.worker import ENVIRONMENT
+    from probing.walls import FIXED
 
-    environment = dict(ENVIRONMENT) if options.get("workers") else {}
+    environment = dict(FIXED) if options.get("workers") else {}
     text = _child("benchmarks.probing.baselines", name, json.dumps(options), **environment)
     return json.loads(text.strip().splitlines()[-1])  # type: ignore[no-any-return]
 
