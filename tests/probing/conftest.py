@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,8 +19,6 @@ from probing.settings import Settings
 from workspace import Workspace, records
 from workspace.files import write_table
 from workspace.seams import Fetched
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 SHA = "a" * 40
 EDGE = 32  # pixels: the input of the tiny models
