@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hubprobe.counts import StatusReport
 from hubprobe.counts import status as _status
-from workspace import Workspace
+from workspace import Workspace, WorkspaceError
 
 if TYPE_CHECKING:
     from completion import CompleteSummary
@@ -126,4 +126,14 @@ def ensure_probes(workspace: Workspace, source: str | None, *, progress: bool) -
         return
     settings = workspace.config.probes
     split = settings.split if source is None else "train"
-    probes.build(workspace, source or settings.source, n=settings.n, seed=settings.seed, split=split, progress=progress)
+    try:
+        probes.build(
+            workspace, source or settings.source, n=settings.n, seed=settings.seed, split=split, progress=progress
+        )
+    except WorkspaceError as error:
+        if source is not None:
+            raise
+        raise WorkspaceError(
+            f"this workspace has no probe images, and those of its configuration cannot be had ({error}): name a folder "
+            "of images, a Parquet file or a dataset with --probes-from"
+        ) from error

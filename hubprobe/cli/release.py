@@ -67,13 +67,13 @@ def release(
       hubprobe release my-release --workspace my-index --licenses permissive,copyleft
       hubprobe release my-release --workspace my-index --push my-org/classifiers
     """
-    from hubprobe.release import pushing
+    from hubprobe.release import hub
     from hubprobe.release import release as write
     from workspace import Workspace
 
     workspace = Workspace.open(folder)
     if repo is not None:
-        pushing.check_repo(repo)
+        hub.check_repo(repo)
     summary = write(
         workspace,
         out,
@@ -89,8 +89,14 @@ def release(
     if repo is not None and not dry_run:
         config = config_with_endpoint(folder, endpoint)
         secret = token_to_send(config, endpoint, token)
-        pushed = pushing.push(
-            out, repo, endpoint=config.endpoint, token=secret, public=public, confirm=lambda what: _ask(what, yes)
+        pushed = hub.push(
+            out,
+            repo,
+            endpoint=config.endpoint,
+            token=secret,
+            public=public,
+            progress=not quiet,
+            confirm=lambda what: _ask(what, yes),
         )
         shown |= {"push": asdict(pushed)}
         state = "uploaded" if pushed.changed else "nothing to upload: it is there already"

@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-BUCKETS = ("api", "resolvers", "pages")
-
 
 @dataclass(frozen=True)
 class Limits:

@@ -6,15 +6,15 @@
     tables.py      the released tables: schemas, order, files
     card.py        README.md with its front matter, from templates/card.md
     manifest.py    the hash of every file: written, read and checked
-    write.py       `release`: all of it into a folder; pushing.py uploads that folder
-    source.py      a release in a folder or on a Hub
+    write.py       `release`: all of it into a folder
+    hub.py         such a folder uploaded, and a release found in a folder or on a Hub
     parquet.py     its files, measured before they are decoded; rules.py: what every row of them must be
     read.py        `import`: a workspace and its index from it
 """
 
 from __future__ import annotations
 
-from hubprobe.release.pushing import PushSummary, push
+from hubprobe.release.hub import PushSummary, push
 from hubprobe.release.read import ImportSummary, import_release
 from hubprobe.release.write import ReleaseSummary, release
 

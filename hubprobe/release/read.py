@@ -12,19 +12,19 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import ValidationError
 from tqdm import tqdm
 
 from hubprobe.release import rules
+from hubprobe.release.hub import Source, open_source
 from hubprobe.release.manifest import EncoderFacts, Manifest
 from hubprobe.release.parquet import TableFile, as_table, refusal
-from hubprobe.release.source import Source, open_source
 from hubprobe.release.tables import SHARD_BYTES, descriptors, in_buckets, plain_schema, probes, restored
-from workspace import Config, ConfigError, HubError, Status, Workspace, WorkspaceError, records
+from workspace import Config, DiskError, HubError, Status, Workspace, WorkspaceError, records
 from workspace.endpoint import checked, token_for
 from workspace.files import (
     IMPORTED_PREFIX,
@@ -116,7 +116,9 @@ def import_release(
     _check_target(home)
     config = replace(Config(), endpoint=checked(endpoint)) if endpoint else Config()
     token = token_for(config.endpoint, token, named=True) or ""
-    source = open_source(str(where), home / "cache" / "release", endpoint=config.endpoint, token=token)
+    source = open_source(
+        str(where), home / "cache" / "release", endpoint=config.endpoint, token=token, progress=progress
+    )
     manifest = source.manifest
     _check_disk(home, source)
     config = _settings(config, source)
@@ -129,6 +131,8 @@ def import_release(
         _write_probes(workspace, source, progress)
         _write_descriptors(workspace, source, outputs, progress)
         sides = {side: _encoder(workspace, source, side, encoder, token) for side in ("encoder", "image_encoder")}
+    except DiskError:  # nothing is wrong with the release: the same command goes on
+        raise
     except WorkspaceError:
         _discard(workspace)
         raise
@@ -225,17 +229,15 @@ def _settings(config: Config, source: Source) -> Config:
                 del changes["scoring"]
         if section == "probes" and not _DATASET.fullmatch(str(changes.get("source", ""))):
             changes.pop("source", None)
-        config = replace(config, **{section: replace(own, **changes)})
+        try:
+            config = replace(config, **{section: replace(own, **changes)})
+        except ValidationError as error:
+            first = error.errors()[0]
+            what = f"[{section}] {printable(first['loc'][0], 40)}: {printable(first['msg'], 100)}"
+            raise refusal("manifest.json", f"its settings cannot be used ({what})") from error
     encoder = _encoder_name(source.manifest.encoder) or config.search.encoder
     image_encoder = _encoder_name(source.manifest.image_encoder)
-    config = replace(config, search=replace(config.search, encoder=encoder, image_encoder=image_encoder))
-    try:
-        with TemporaryDirectory() as folder:
-            (Path(folder) / MARKER).write_text(config.to_toml(), encoding="utf-8")
-            return Config.load(Path(folder) / MARKER)
-    except ConfigError as error:
-        why = str(error).partition(": ")[2]
-        raise refusal("manifest.json", f"its settings cannot be used: {printable(why, 160)}") from error
+    return replace(config, search=replace(config.search, encoder=encoder, image_encoder=image_encoder))
 
 
 def _encoder_name(about: EncoderFacts | None) -> str:

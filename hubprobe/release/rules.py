@@ -18,13 +18,16 @@ import pyarrow.compute as pc
 
 from hubprobe.release.parquet import first_true, refusal
 from workspace import CrawlConfig, LabelQuality, Status
-from workspace.text import MAX_LABEL
+from workspace.model_labels import MAX_LABEL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_TEXT = 4_096
 """Characters of a text without a rule of its own: names of files are the longest that a crawl keeps."""
+
+MAX_LISTED_LABEL = 1_000
+"""Characters of a label in the catalog: of one that an earlier crawl listed. Probed ones have `MAX_LABEL`."""
 
 MAX_LOGITS = CrawlConfig().max_labels
 """Outputs of one model: what a crawl takes unless told otherwise."""
@@ -95,7 +98,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "crawled_at": _moment(),
         "gated": _text(100),
         "num_labels": _number(0, 2**31),
-        "id2label[]": _text(MAX_LABEL),
+        "id2label[]": _text(MAX_LISTED_LABEL),
         "label_quality": _QUALITY,
         "problem_type": _PROBLEM,
         "image_size": _number(0, 2**31),

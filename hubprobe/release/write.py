@@ -200,8 +200,10 @@ def _settings(workspace: Workspace) -> dict[str, Any]:
     """Return the settings that measured, without addresses, names of people who opted out, and this machine's paths."""
     settings = asdict(workspace.config)
     del settings["endpoint"], settings["release"], settings["crawl"]["opt_out"]
-    if _is_local(settings["probes"]["source"]):
-        settings["probes"]["source"] = Path(settings["probes"]["source"]).name
+    path = workspace.probes_dir(workspace.probe_set) / "manifest.json"
+    built = read_json(path) if path.exists() else {}
+    settings["probes"] |= {name: built[name] for name in ("split", "n", "seed") if name in built}
+    settings["probes"]["source"] = _source(workspace)
     for name in ("encoder", "image_encoder"):
         if _is_local(settings["search"][name].partition(":")[2]):
             settings["search"][name] = ""
