@@ -134,6 +134,6 @@ def ensure_probes(workspace: Workspace, source: str | None, *, progress: bool) -
         if source is not None:
             raise
         raise WorkspaceError(
-            f"this workspace has no probe images, and those of its configuration cannot be had ({error}): name a folder "
-            "of images, a Parquet file or a dataset with --probes-from"
+            f"this workspace has no probe images, and those of its configuration cannot be had ({error}): name a "
+            "folder of images, a Parquet file or a dataset with --probes-from"
         ) from error

@@ -1,4 +1,4 @@
-"""A release on a Hub, or in a folder: read, nothing of it used before its hash was checked; and uploaded in one commit."""
+"""A release in a folder or on a Hub, no file of it used before its hash was checked; and its upload in one commit."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def push(
 @contextmanager
 def _bars(drawn: bool) -> Iterator[None]:
     """Let huggingface_hub draw progress bars, or not, while the block runs."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     if drawn or are_progress_bars_disabled():
         yield
