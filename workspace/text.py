@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
+MAX_LABEL = 1_000
+"""Characters of a label that are kept, wherever it comes from."""
+
 _KEPT = {"Cc": False, "Cf": False, "Cs": False, "Co": False, "Cn": False, "Zl": False, "Zp": False}
 
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from hubprobe.release.parquet import first_true, refusal
 from workspace import CrawlConfig, LabelQuality, Status
-from workspace.model_labels import MAX_LABEL
+from workspace.text import MAX_LABEL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
