@@ -8,7 +8,7 @@ which, unlike numba's own parallel loops, is safe when several queries run at on
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numba
 import numpy as np
@@ -17,26 +17,95 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+# numba takes named tuples of arrays as they are, so that a call need not name twenty of them
+class Codes(NamedTuple):
+    """A tile as the scan reads it.
+
+    Attributes:
+        codes: uint8 ``[n_probes, rows]``.
+        first: position of its first row in the index.
+        offsets, rows, values: the entries that have no code; see `search.store.tiles`.
+        half: float32 ``[65536]``, value of every fp16 bit pattern.
+        low, high: values of the codes 0 and 255.
+        unit: square of a code's step.
+    """
+
+    codes: NDArray[np.uint8]
+    first: int
+    offsets: NDArray[np.int64]
+    rows: NDArray[np.uint32]
+    values: NDArray[np.uint16]
+    half: NDArray[np.float32]
+    low: float
+    high: float
+    unit: np.float32
+
+
+class Queries(NamedTuple):
+    """Comparisons of one kind, end to end: query q has ``columns[first[q]:first[q + 1]]``.
+
+    Attributes:
+        first: int64 ``[queries + 1]``.
+        columns, targets, weights: as in `search.scan.scoring.Comparison`.
+        steps: float32, the targets in units of a code; the code of the value 0 when ``positive``.
+        least: code below which all are read as it: that of the value 0 when ``positive``, else 0.
+        shrink: float64 ``[queries]``, 1 less the relative error of a float32 sum.
+        error: float64 ``[queries]``, what codes can make the root of a sum be off by.
+        positive: sum squares of positive parts in place of squared differences.
+    """
+
+    first: NDArray[np.int64]
+    columns: NDArray[np.int32]
+    targets: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    steps: NDArray[np.float32]
+    least: np.uint8
+    shrink: NDArray[np.float64]
+    error: NDArray[np.float64]
+    positive: bool
+
+
+class Logits(NamedTuple):
+    """Which logits are allowed, and their calibration, by position; each array is empty when there is none."""
+
+    mask: NDArray[np.bool_]
+    scale: NDArray[np.float32]
+    shift: NDArray[np.float32]
+
+
+class Kept(NamedTuple):
+    """What was found so far, written by the loops.
+
+    Attributes:
+        ceilings: float64 ``[queries]``, the bound from which a row is of no use.
+        bounds: float64 ``[queries, room]``, and their ``rows``, int64.
+        counts: int64 ``[queries]``, how many of ``room`` are held.
+    """
+
+    ceilings: NDArray[np.float64]
+    bounds: NDArray[np.float64]
+    rows: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+
 @numba.njit(nogil=True, cache=True)
 def exact_distances(
     tile: NDArray[np.uint16],
     rows: NDArray[np.int64],
-    columns: NDArray[np.int32],
-    targets: NDArray[np.float32],
-    weights: NDArray[np.float32],
-    scale: NDArray[np.float32],
-    shift: NDArray[np.float32],
+    query: tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]],
+    moments: tuple[NDArray[np.float32], NDArray[np.float32]],
     positive: bool,
     half: NDArray[np.float32],
     out: NDArray[np.float64],
 ) -> None:
     """Write the weighted mean of squares of ``rows`` of an fp16 tile to ``out``, summed in float64 in column order.
 
-    Squares of the difference to ``targets``, or with ``positive`` of the value's positive part.
-
-    A logit's value is ``tile * scale + shift``, with float32 ``scale`` and ``shift`` ``[rows]``; both are empty when
-    the z-scored values are compared as they are.
+    ``query`` are columns, targets and weights. Squares of the difference to the targets, or with ``positive`` of the
+    value's positive part. A logit's value is ``tile * scale + shift``, with ``moments`` float32 scale and shift
+    ``[rows]``; both are empty when the z-scored values are compared as they are.
     """
+    columns, targets, weights = query
+    scale, shift = moments
     for i in range(rows.size):
         row = rows[i]
         total = 0.0
@@ -55,41 +124,30 @@ GROUP = 128
 
 @numba.njit(nogil=True, cache=True)
 def _add_overflow(
-    start: int,
-    columns: NDArray[np.int32],
-    targets: NDArray[np.float32],
-    weights: NDArray[np.float32],
-    offsets: NDArray[np.int64],
-    rows: NDArray[np.uint32],
-    values: NDArray[np.uint16],
-    half: NDArray[np.float32],
-    low: float,
-    high: float,
-    slack: float,
-    positive: bool,
-    total: NDArray[np.float32],
+    tile: Codes, queries: Queries, first: int, last: int, start: int, slack: float, total: NDArray[np.float32]
 ) -> None:
-    """Add to ``total``, of rows ``start`` onwards, what clipped entries owe: true square minus the clipped one.
+    """Add to ``total``, of rows ``start`` onwards, what clipped entries of columns ``first`` to ``last`` owe.
 
-    The two nearly cancel when the target is large, so ``slack`` times both is taken off: the sum stays a lower bound,
+    That is the true square minus the clipped one. The two nearly cancel when the target is large, so ``slack`` times both is taken off: the sum stays a lower bound,
     or with a negative ``slack`` an upper one.
     """
     stop = start + total.size
-    for j in range(columns.size):
-        first, last = offsets[columns[j]], offsets[columns[j] + 1]
-        if first == last or rows[last - 1] < start:
+    rows = tile.rows
+    for j in range(first, last):
+        begin, end = tile.offsets[queries.columns[j]], tile.offsets[queries.columns[j] + 1]
+        if begin == end or rows[end - 1] < start:
             continue
-        for i in range(first + np.searchsorted(rows[first:last], np.uint32(start)), last):
+        for i in range(begin + np.searchsorted(rows[begin:end], np.uint32(start)), end):
             if rows[i] >= stop:
                 break
-            value = half[values[i]]
-            clipped = low if value < low else high
-            if positive:
+            value = tile.half[tile.values[i]]
+            clipped = tile.low if value < tile.low else tile.high
+            if queries.positive:
                 true, false = max(value, np.float32(0.0)), np.float32(max(clipped, 0.0))
             else:
-                true, false = targets[j] - value, np.float32(targets[j] - clipped)
+                true, false = queries.targets[j] - value, np.float32(queries.targets[j] - clipped)
             owed = true * true - false * false - slack * (true * true + false * false)
-            total[rows[i] - start] += weights[j] * owed
+            total[rows[i] - start] += queries.weights[j] * owed
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
@@ -140,10 +198,8 @@ def _estimate(
     start: int,
     stop: int,
     first: int,
-    scale: NDArray[np.float32],
-    shift: NDArray[np.float32],
-    slope: np.float32,
-    offset: np.float32,
+    logits: Logits,
+    line: tuple[np.float32, np.float32],
     under: NDArray[np.float32],
 ) -> float:
     """Write a number below the bound of each of rows ``start`` to ``stop`` to ``under``; return the lowest of them.
@@ -153,6 +209,8 @@ def _estimate(
     the end covers float32 rounding.
     """
     lowest = np.float32(3e38)
+    scale, shift = logits.scale, logits.shift
+    slope, offset = line
     if scale.size:
         for i in range(start, stop):
             square, factor = slope * max(total[i], np.float32(0.0)), scale[first + i]
@@ -192,37 +250,29 @@ def _widest(ceiling: float, shrink: float, error: float, calibrated: bool) -> fl
 
 @numba.njit(nogil=True, cache=True)
 def _select(
-    total: NDArray[np.float32],
-    first: int,
-    mask: NDArray[np.bool_],
-    scale: NDArray[np.float32],
-    shift: NDArray[np.float32],
-    shrink: float,
-    error: float,
-    upper: bool,
-    ceiling: float,
-    keep: int,
-    bounds: NDArray[np.float64],
-    rows: NDArray[np.int64],
-    count: int,
-) -> tuple[int, float]:
-    """Gather rows whose lower bound is below ``ceiling``; return how many are held, and the new ceiling.
+    total: NDArray[np.float32], first: int, queries: Queries, logits: Logits, keep: int, kept_of: Kept, q: int
+) -> None:
+    """Gather rows whose lower bound is below the ceiling of query ``q``, and lower the ceiling.
 
     ``total`` holds approximate mean squares of rows ``first`` onwards. The true mean square is at least
     ``max(0, sqrt(total * shrink) - error)^2`` (triangle inequality); a calibrated distance is that times ``scale``
-    plus ``shift`` of the row (both empty without calibration). With ``upper`` the scale is negative, so what is needed
-    is the most that the mean square can be: ``(sqrt(total / shrink) + error)^2``.
+    plus ``shift`` of the row. Of positive comparisons the scale is negative, so what is needed is the most that the
+    mean square can be: ``(sqrt(total / shrink) + error)^2``.
 
-    ``mask`` is empty when all rows are allowed. With ``keep`` > 0 only the ``keep`` lowest bounds are kept whenever the
+    With ``keep`` > 0 only the ``keep`` lowest bounds are kept whenever the
     buffers fill, and the ceiling falls; with 0 all rows up to and including the ceiling are kept and the caller's
     buffers are large enough.
     """
-    slope, offset = _line(shrink, error, upper)
+    mask, scale, shift = logits.mask, logits.scale, logits.shift
+    shrink, error, upper = queries.shrink[q], queries.error[q], queries.positive
+    bounds, rows = kept_of.bounds[q], kept_of.rows[q]
+    ceiling, count = kept_of.ceilings[q], kept_of.counts[q]
+    line = _line(shrink, error, upper)
     wide = _widest(ceiling, shrink, error, scale.size > 0)
     under = np.empty(GROUP, np.float32)
     for start in range(0, total.size, GROUP):
         stop = min(start + GROUP, total.size)
-        if _estimate(total, start, stop, first, scale, shift, slope, offset, under) > wide:
+        if _estimate(total, start, stop, first, logits, line, under) > wide:
             continue
         for i in range(start, stop):
             if under[i - start] > wide:
@@ -256,63 +306,30 @@ def _select(
                         kept += 1
                 count = kept
                 wide = _widest(ceiling, shrink, error, scale.size > 0)
-    return count, ceiling
+    kept_of.counts[q], kept_of.ceilings[q] = count, ceiling
 
 
 @numba.njit(nogil=True, cache=True)
 def scan_rows(
-    codes: NDArray[np.uint8],
-    start: int,
-    stop: int,
-    offset: int,
-    block: int,
-    first_column: NDArray[np.int64],
-    columns: NDArray[np.int32],
-    targets: NDArray[np.float32],
-    steps: NDArray[np.float32],
-    weights: NDArray[np.float32],
-    offsets: NDArray[np.int64],
-    over_rows: NDArray[np.uint32],
-    over_values: NDArray[np.uint16],
-    half: NDArray[np.float32],
-    mask: NDArray[np.bool_],
-    scale: NDArray[np.float32],
-    shift: NDArray[np.float32],
-    shrink: NDArray[np.float64],
-    error: NDArray[np.float64],
-    positive: bool,
-    least: np.uint8,
-    unit: np.float32,
-    low: float,
-    high: float,
-    keep: int,
-    ceilings: NDArray[np.float64],
-    bounds: NDArray[np.float64],
-    rows: NDArray[np.int64],
-    counts: NDArray[np.int64],
+    tile: Codes, start: int, stop: int, block: int, queries: Queries, logits: Logits, keep: int, kept: Kept
 ) -> None:
     """Scan rows ``start`` to ``stop`` of a tile for several queries, block by block, so that they share its columns.
 
-    Query q compares ``columns[first_column[q]:first_column[q + 1]]``; ``bounds`` and ``rows`` are ``[queries, room]``,
-    of which ``counts[q]`` are held; the tile's first row is at position ``offset``. Entries beyond ``low`` and ``high``
-    are in ``over_values``. See `_add_squares`, `_add_overflow` and `_select`.
+    See `_add_squares`, `_add_overflow` and `_select`.
     """
     total = np.empty(block, np.float32)
     for begin in range(start, stop, block):
         end = min(begin + block, stop)
-        if mask.size and not mask[offset + begin : offset + end].any():
+        if logits.mask.size and not logits.mask[tile.first + begin : tile.first + end].any():
             continue
         part = total[: end - begin]
-        for q in range(counts.size):
+        for q in range(kept.counts.size):
             part[:] = 0.0
-            a, b = first_column[q], first_column[q + 1]
-            slack = 2.0 * (1.0 - shrink[q])
-            _add_overflow(
-                begin, columns[a:b], targets[a:b], weights[a:b], offsets, over_rows, over_values, half, low, high,
-                -slack if positive else slack, positive, part,
+            a, b = queries.first[q], queries.first[q + 1]
+            slack = 2.0 * (1.0 - queries.shrink[q])
+            _add_overflow(tile, queries, a, b, begin, -slack if queries.positive else slack, part)
+            _add_squares(
+                tile.codes, begin, queries.columns[a:b], queries.least, queries.steps[a:b], queries.weights[a:b],
+                tile.unit, part,
             )  # fmt: skip
-            _add_squares(codes, begin, columns[a:b], least, steps[a:b], weights[a:b], unit, part)
-            counts[q], ceilings[q] = _select(
-                part, offset + begin, mask, scale, shift, shrink[q], error[q], positive, ceilings[q], keep, bounds[q],
-                rows[q], counts[q],
-            )  # fmt: skip
+            _select(part, tile.first + begin, queries, logits, keep, kept, q)

@@ -134,12 +134,11 @@ class Finder(ABC):
         for number in np.unique(tile_of):
             here = np.flatnonzero(tile_of == number)
             chosen = rows[here]
-            scale, shift = self.raw_moments(chosen) if comparison.raw else (_NONE, _NONE)
+            moments = self.raw_moments(chosen) if comparison.raw else (_NONE, _NONE)
+            query = (comparison.columns, comparison.targets, comparison.weights)
             part = np.empty(here.size, np.float64)
-            exact_distances(
-                self.tiles[number].exact, chosen - self.starts[number], comparison.columns, comparison.targets,
-                comparison.weights, scale, shift, comparison.positive, HALF, part,
-            )  # fmt: skip
+            tile = self.tiles[number].exact
+            exact_distances(tile, chosen - self.starts[number], query, moments, comparison.positive, HALF, part)
             out[here] = part
         if comparison.scale.size:
             return out * comparison.scale[rows].astype(np.float64) + comparison.shift[rows].astype(np.float64)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from search.scan.kernels import scan_rows
+from search.scan.kernels import Codes, Kept, Logits, Queries, scan_rows
 from search.scan.scoring import Comparison
 from search.store.tiles import ERROR, HALF, HIGH, LOW, STEP, ZERO, Tile
 
@@ -90,44 +90,43 @@ class CpuScanner:
         for group in together.values():
             for first in range(0, len(group), _TOGETHER):
                 some = group[first : first + _TOGETHER]
-                queries = _Compiled([comparisons[i] for i in some], masks[some[0]])
-                parts = self._scan(queries, keep, np.array([ceilings[i] for i in some]))
+                asked = _compiled([comparisons[i] for i in some], masks[some[0]])
+                parts = self._scan(asked, keep, np.array([ceilings[i] for i in some]))
                 found |= {i: _merged([part[q] for part in parts], keep) for q, i in enumerate(some)}
         return [found[i] for i in range(len(comparisons))]
 
-    def _scan(self, queries: _Compiled, keep: int, ceilings: NDArray[np.float64]) -> list[list[_Part]]:
+    def _scan(self, asked: _Asked, keep: int, ceilings: NDArray[np.float64]) -> list[list[_Part]]:
         """Scan all rows with several threads, of which this is one: each takes the next range as soon as it is free."""
         units = iter(self._units)  # a list's iterator may be shared by threads
         jobs = [
-            _pool().submit(self._run, units, queries, keep, ceilings.copy())
+            _pool().submit(self._run, units, asked, keep, ceilings.copy())
             for _ in range(min(threads(), len(self._units)) - 1)
         ]
-        own = self._run(units, queries, keep, ceilings.copy())
+        own = self._run(units, asked, keep, ceilings.copy())
         # a job that has not begun by now would find nothing left
         return [own, *(job.result() for job in jobs if not job.cancel())]
 
     def _run(
-        self, units: Iterator[tuple[int, int, int]], queries: _Compiled, keep: int, ceilings: NDArray[np.float64]
+        self, units: Iterator[tuple[int, int, int]], asked: _Asked, keep: int, ceilings: NDArray[np.float64]
     ) -> list[_Part]:
         """Scan ranges of rows with one thread, as long as there are any."""
-        counts = np.zeros(ceilings.size, np.int64)
         room = 4 * keep if keep else 0
-        bounds, rows = np.empty((ceilings.size, room), np.float64), np.empty((ceilings.size, room), np.int64)
+        kept = Kept(
+            ceilings, np.empty((ceilings.size, room)), np.empty((ceilings.size, room), np.int64),
+            np.zeros(ceilings.size, np.int64),
+        )  # fmt: skip
         for number, start, stop in units:
             tile = self._tiles[number]
-            if not keep and room < counts.max() + stop - start:
-                room = int(max(2 * room, counts.max() + stop - start))
-                bounds, rows = _grown(bounds, room), _grown(rows, room)
-            scan_rows(
-                tile.codes, start, stop, int(self._starts[number]), BLOCK, queries.first, queries.columns,
-                queries.targets, queries.steps, queries.weights, *tile.overflow, HALF, queries.mask, queries.scale,
-                queries.shift, queries.shrink, queries.error, queries.positive, queries.least, _UNIT, LOW, HIGH, keep,
-                ceilings, bounds, rows, counts,
-            )  # fmt: skip
+            needed = int(kept.counts.max()) + stop - start
+            if not keep and room < needed:
+                room = max(2 * room, needed)
+                kept = kept._replace(bounds=_grown(kept.bounds, room), rows=_grown(kept.rows, room))
+            codes = Codes(tile.codes, int(self._starts[number]), *tile.overflow, HALF, LOW, HIGH, _UNIT)
+            scan_rows(codes, start, stop, BLOCK, *asked, keep, kept)
         # copies: a view would keep the whole buffer
         return [
-            _Part(rows[q, : counts[q]].copy(), bounds[q, : counts[q]].copy(), float(ceilings[q]))
-            for q in range(ceilings.size)
+            _Part(kept.rows[q, :count].copy(), kept.bounds[q, :count].copy(), float(kept.ceilings[q]))
+            for q, count in enumerate(kept.counts.tolist())
         ]
 
 
@@ -140,25 +139,27 @@ class _Part:
     ceiling: float
 
 
-class _Compiled:
-    """Comparisons of one mask and one calibration, in units of codes, end to end."""
+_Asked = tuple[Queries, Logits]
 
-    def __init__(self, comparisons: Sequence[Comparison], mask: NDArray[np.bool_] | None) -> None:
-        sizes = np.array([c.columns.size for c in comparisons], np.int64)
-        self.first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        self.columns = np.concatenate([c.columns for c in comparisons]).astype(np.int32)
-        self.targets = np.concatenate([c.targets for c in comparisons])
-        self.weights = np.concatenate([c.weights for c in comparisons])
-        self.mask = _ALL_ROWS if mask is None else mask
-        self.scale, self.shift = comparisons[0].scale, comparisons[0].shift
-        self.positive = comparisons[0].positive
-        if self.positive:
-            self.least, self.steps = np.uint8(ZERO), np.full(self.columns.size, ZERO, np.float32)
-        else:
-            self.least = np.uint8(0)
-            self.steps = ((self.targets - np.float32(LOW)) * np.float32(1 / STEP)).astype(np.float32)
-        self.error = np.array([ERROR * math.sqrt(c.weights.astype(np.float64).sum()) for c in comparisons])
-        self.shrink = np.array([1.0 - relative_error(c.columns.size) for c in comparisons])
+
+def _compiled(comparisons: Sequence[Comparison], mask: NDArray[np.bool_] | None) -> _Asked:
+    """Return comparisons of one mask and one calibration, in units of codes, end to end."""
+    sizes = np.array([c.columns.size for c in comparisons], np.int64)
+    targets = np.concatenate([c.targets for c in comparisons])
+    one = comparisons[0]
+    steps = ((targets - np.float32(LOW)) * np.float32(1 / STEP)).astype(np.float32)
+    queries = Queries(
+        first=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        columns=np.concatenate([c.columns for c in comparisons]).astype(np.int32),
+        targets=targets,
+        weights=np.concatenate([c.weights for c in comparisons]),
+        steps=np.full(targets.size, ZERO, np.float32) if one.positive else steps,
+        least=np.uint8(ZERO if one.positive else 0),
+        shrink=np.array([1.0 - relative_error(c.columns.size) for c in comparisons]),
+        error=np.array([ERROR * math.sqrt(c.weights.astype(np.float64).sum()) for c in comparisons]),
+        positive=one.positive,
+    )
+    return queries, Logits(_ALL_ROWS if mask is None else mask, one.scale, one.shift)
 
 
 def _grown(array: NDArray[Any], room: int) -> NDArray[Any]:
