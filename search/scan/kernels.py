@@ -128,8 +128,8 @@ def _add_overflow(
 ) -> None:
     """Add to ``total``, of rows ``start`` onwards, what clipped entries of columns ``first`` to ``last`` owe.
 
-    That is the true square minus the clipped one. The two nearly cancel when the target is large, so ``slack`` times both is taken off: the sum stays a lower bound,
-    or with a negative ``slack`` an upper one.
+    That is the true square minus the clipped one. The two nearly cancel when the target is large, so ``slack`` times
+    both is taken off: the sum stays a lower bound, or with a negative ``slack`` an upper one.
     """
     stop = start + total.size
     rows = tile.rows

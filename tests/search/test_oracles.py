@@ -1,0 +1,121 @@
+"""Formulas against definitions written anew here: none of these tests asks the function that it tests."""
+
+import math
+
+import numpy as np
+import pytest
+
+from search.scan.nearest import Finder
+from search.scan.scan import CpuScanner
+from search.scan.scoring import BRIDGE, MAP, Comparison
+from search.store.tiles import Tile, write_tile
+from search.text.bank import names
+from search.text.calibration import BANK
+from search.text.contrast import strengths
+from search.text.labels import Bridge, Near
+
+
+def test_strengths_are_squares_of_positive_parts_at_unit_length():
+    found = strengths(np.array([[3.0, -5.0, 4.0, 0.0], [0.0, -1.0, 0.0, -2.0]], np.float32))
+    length = math.hypot(9, 16)
+    np.testing.assert_allclose(found[0], [9 / length, 0, 16 / length, 0], rtol=1e-6)
+    assert not found[1].any()
+
+
+def test_no_hit_of_a_hybrid_query_escapes_the_filter(opened):
+    free = opened.search("model 001", hybrid=True).limit(200).to_dicts()
+    assert any(hit["repo_id"] == "owner1/model-001" and "name" in hit["found_by"] for hit in free)
+    kept = opened.search("model 001", hybrid=True).where("repo_id <> 'owner1/model-001'").limit(200).to_dicts()
+    assert kept
+    assert all(hit["repo_id"] != "owner1/model-001" for hit in kept)
+    few = opened.search("model 001", hybrid=True).where("logit = 3").limit(200).to_dicts()
+    assert {hit["logit"] for hit in few} == {3}
+
+
+def test_contrast_is_measured_from_the_banks_mean_in_its_deviations(opened):
+    """What a text's coverage rests on, computed again from the embeddings of the bank."""
+    encoder, probes = opened.encoder, opened.probe_embeddings.astype(np.float64)
+    every = names()
+    templates = ("{}", "a photo of a {}", "a picture of a {}", "a drawing of a {}")
+
+    def embedded(text):
+        rows = encoder.encode_texts([template.format(text) for template in templates]).astype(np.float64)
+        mean = rows.mean(axis=0)
+        return mean / np.linalg.norm(mean)
+
+    chosen = [every[i] for i in np.linspace(0, len(every) - 1, BANK).astype(int)]
+    bank = np.stack([embedded(text) for text in chosen]) @ probes.T
+    centre = bank.mean(axis=0)
+    best = (bank - centre).max(axis=1)
+    for text in ("dog", "pizza", "a thing nobody has"):
+        expected = ((embedded(text) @ probes.T - centre).max() - best.mean()) / best.std()
+        assert opened.coverage(text).contrast == pytest.approx(expected, abs=0.02)
+
+
+def test_trust_falls_with_distance_and_with_the_label():
+    near = Near(np.zeros(1, np.float32), ((0.9, 0.5), (0.7, 0.9)))
+    assert near.trust(0.1) == pytest.approx(max(math.exp(-1) * 0.5, math.exp(-3) * 0.9))
+    assert near.trust(1.0) == pytest.approx(max(math.exp(-0.1) * 0.5, math.exp(-0.3) * 0.9))
+    assert Near(near.side, ((1.0, 1.0),)).trust(0.1) == 1.0
+
+
+def _bridge(trust, mapped=None, share=0.3):
+    """Two labels, equally near to the text, each carried by one logit: row 0 answers probe 0, row 1 probe 1."""
+    embeddings = np.array([[1.0, 0.2], [1.0, -0.2]], np.float16)
+    return Bridge(
+        centre=np.zeros(2, np.float32), embeddings=embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True),
+        trust=np.array(trust, np.float32), first=np.array([0, 1, 2]), rows=np.array([0, 1]),
+        weights=np.ones(2, np.float32), mapped=np.empty((0, 3), np.float16) if mapped is None else mapped, share=share,
+    )  # fmt: skip
+
+
+def _vectors(rows):
+    return np.eye(3, dtype=np.float32)[rows]
+
+
+def test_a_label_counts_as_it_is_trusted():
+    text = np.array([1.0, 0.0], np.float32)
+    sides, trust = _bridge([0.9, 0.3]).sides(text, _vectors)
+    side = sides[BRIDGE] / np.linalg.norm(sides[BRIDGE])
+    np.testing.assert_allclose(side, np.array([0.9, 0.3, 0.0]) / math.hypot(0.9, 0.3), atol=2e-3)
+    similarity = 1.0 / math.hypot(1.0, 0.2)
+    assert trust == pytest.approx(0.9 * math.exp((similarity - 1.0) / 0.1), abs=5e-3)
+
+
+def test_the_learned_map_adds_its_share():
+    mapped = np.array([[1.0, 2.0, -5.0], [0.0, 0.0, 0.0]], np.float16)
+    sides, _ = _bridge([0.9, 0.3], mapped, share=0.6).sides(np.array([2.0, 0.0], np.float32), _vectors)
+    np.testing.assert_allclose(sides[MAP], 0.6 * np.array([1.0, 2.0, 0.0]) / math.hypot(1, 2), atol=2e-3)
+
+
+class _Bare(Finder):
+    def __init__(self, folder, vectors):
+        self.tiles = [Tile(folder, write_tile(folder, "0-0", vectors), vectors.shape[1])]
+        self.starts = np.array([0, len(vectors)])
+        self.scanner = CpuScanner(self.tiles, self.starts)
+
+    def keys(self, rows):
+        return [("model", "sha", int(row)) for row in rows]
+
+    def raw_moments(self, rows):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("columns", [1, 4, 40])
+@pytest.mark.parametrize("positive", [False, True])
+def test_bounds_hold_where_float32_loses_most(tmp_path, columns, positive):
+    """Values far outside of the codes: true squares of 1e10, beside which the codes' own error is small."""
+    rng = np.random.default_rng(0)
+    vectors = (rng.choice([-1, 1], (500, columns)) * rng.uniform(60_000, 65_504, (500, columns))).astype(np.float16)
+    targets = np.full(columns, 65_504, np.float32)
+    weights = np.full(columns, 1 / columns, np.float32)
+    squares = np.maximum(vectors.astype(np.float64), 0) ** 2 if positive else (65_504 - vectors.astype(np.float64)) ** 2
+    exact = squares @ weights.astype(np.float64)
+    extra = {}
+    if positive:
+        extra = {"positive": True, "scale": np.full(500, -1, np.float32), "shift": np.ones(500, np.float32)}
+        exact = 1.0 - exact
+    comparison = Comparison(np.arange(columns, dtype=np.int32), targets, weights, **extra)
+    (found,) = _Bare(tmp_path, vectors).scanner.scan([comparison], [None], 0, [np.inf])
+    assert len(found.rows) == 500
+    assert (found.bounds <= exact[found.rows]).all()
