@@ -361,9 +361,12 @@ class Index:
         with self._lock:
             return self._described(clean, text_embeddings(self.encoder, [clean], templates)[0], allowed)
 
-    def coverage(self, text: str) -> Coverage:
-        """Say how probable it is that ``text`` can be answered; raises `QueryError` without an encoder."""
-        return self.coverage_of(self._text(text))
+    def coverage(self, text: str, *, where: str | None = None) -> Coverage:
+        """Say how probable it is that ``text`` can be answered, by the logits that ``where`` allows.
+
+        Raises `QueryError` without an encoder, and for a filter that is none.
+        """
+        return self.coverage_of(self._text(text), self.gallery.mask([filters.parse(where)] if where else []))
 
     def coverage_of(self, query: Descriptor, allowed: NDArray[np.bool_] | None = None) -> Coverage:
         """Say it of a text's descriptor, when only the ``allowed`` logits, bool ``[logits]``, may be found."""

@@ -66,8 +66,8 @@ def search(
     found = front.open(folder)
     asked = text if text is not None else image
     query = found.search(asked, all_of=all_of, any_of=any_of, none_of=none_of, k=k, scoring=scoring, hybrid=hybrid)
-    _show_hits(found, query, **shown)
-    if text is not None and query.scoring == "bridged" and not hybrid and query.descriptor.signs is not None:
+    some = _show_hits(found, query, **shown)
+    if some and text is not None and query.scoring == "bridged" and not hybrid and query.descriptor.signs is not None:
         where = shown["where"]
         coverage = (query.where(where) if where else query).coverage()
         if not coverage.covered:
@@ -120,7 +120,8 @@ def _show_hits(
     by: Literal["logit", "model", "family"] | None = None,
     exact: bool = False,
     explain: bool = False,
-) -> None:
+) -> bool:
+    """Print the hits; return whether there were any."""
     if where:
         query = query.where(where)
     if by is not None:
@@ -138,6 +139,7 @@ def _show_hits(
     if evidence is not None and hits:
         found.contact_sheet(hits, evidence, title=query.descriptor.about)
         click.echo(f"evidence: {evidence}", err=True)
+    return bool(hits)
 
 
 @click.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from search.text.calibration import Calibration
 from search.text.contrast import strengths
 from search.text.labels import Bridge
 from workspace import QueryError, WorkspaceError
+from workspace.text import printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -162,7 +164,11 @@ class Gallery(Finder):
             hit = rows[self.logits.column("logit").take(pa.array(rows)).to_numpy() == logit]
             if hit.size:
                 return int(hit[0])
-        raise QueryError(f"{repo_id} has no searchable logit {logit}: it was constant, not finite, or never there")
+        known = self.models.column("num_logits")[self._ordinals(repo_id, sha)[-1]].as_py()
+        raise QueryError(
+            f"{repo_id} has no searchable logit {logit}: of its outputs, counted from 0, {known} are searchable, and "
+            "those that were constant or not finite are not"
+        )
 
     def is_model(self, repo_id: str, sha: str) -> Mask:
         """Return which logits are of that model, bool ``[logits]``."""
@@ -184,7 +190,16 @@ class Gallery(Finder):
     def _ordinals(self, repo_id: str, sha: str | None) -> list[int]:
         found = [i for commit, i in self._where.get(repo_id, ()) if sha in (None, commit)]
         if not found:
-            raise QueryError(f"{repo_id}{f' at {sha}' if sha else ''} is not in the index: see 'hubprobe status'")
+            if repo_id in self._where:
+                commits = ", ".join(commit for commit, _ in self._where[repo_id])
+                raise QueryError(f"{repo_id} is in the index at {commits}, not at {printable(sha)}")
+            near = get_close_matches(repo_id, self._where, n=3)
+            advice = (
+                f"did you mean {', '.join(near)}?"
+                if near
+                else "'hubprobe sql \"SELECT repo_id FROM models\"' lists all"
+            )
+            raise QueryError(f"{printable(repo_id)} is not in the index: {advice}")
         return found
 
     def vector(self, row: int) -> NDArray[np.float32]:

@@ -1,5 +1,7 @@
 """Searching a small workspace: against the definition, by every kind of query."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -136,3 +138,19 @@ def test_more_hits_asked_than_there_are(made, opened):
 def test_no_index_yet(fresh):
     with pytest.raises(MissingStepError, match="hubprobe index"):
         search.open(fresh.workspace)
+
+
+def test_what_is_not_in_the_index_is_named_with_what_is(opened):
+    for ask, advice in (
+        (lambda: opened.similar("owner1/model-01", 0), "owner1/model-001"),
+        (lambda: opened.similar("owner1/model-001", 999), "10 are searchable"),
+        (lambda: opened.similar("owner1/model-001", 0, sha="0" * 40), "is in the index at"),
+        (lambda: opened.similar("zzz", 0), "SELECT repo_id FROM models"),
+    ):
+        with pytest.raises(QueryError, match=re.escape(advice)):
+            ask()
+
+
+def test_coverage_takes_a_filter(opened):
+    assert opened.coverage("dog", where="downloads < 0").probability == 0.0
+    assert opened.coverage("dog", where="downloads >= 0") == opened.coverage("dog")
