@@ -1,6 +1,6 @@
 """Fill in the responses that were not run; what was run passes through bit-equal."""
 
 from completion.complete import CompleteSummary, complete
-from completion.settings import Settings
+from completion.train import Settings
 
 __all__ = ["CompleteSummary", "Settings", "complete"]

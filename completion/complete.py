@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from completion.gallery import Known, Model, overview, verify
-from completion.settings import Settings, least_probes
-from completion.training import Trained, train
-from completion.writing import describe, described, drop_orphans, found_unchanged
+from completion.descriptors import Describer, drop_orphans, found_unchanged, was_described
+from completion.responses import Known, Model, overview, verify
+from completion.train import Settings, least_probes, train
 from workspace import MissingStepError, Workspace, WorkspaceError
 from workspace.errors import DamagedFileError
 from workspace.files import set_aside, table_files
@@ -57,7 +55,7 @@ class CompleteSummary:
 
 @dataclass
 class _Scan:
-    """What lies in ``responses/``, before any response is read."""
+    """What lies in ``responses/``, before any response is used."""
 
     models: dict[Path, list[Known]] = field(default_factory=dict)
     holes: dict[Model, str] = field(default_factory=dict)
@@ -91,77 +89,72 @@ def complete(
     probe_set = workspace.probe_set
     n_probes = len(workspace.probes(["probe_id"]))
     sources = table_files(workspace.responses_dir(probe_set))
-    committed = _committed(workspace, probe_set)
     if not sources:
         raise MissingStepError("responses", "probe")
-    if not committed:
-        raise MissingStepError("attempt at this probe set that ended ok", "probe")
     folder = workspace.descriptors_dir(probe_set)
-    scan = _scan(sources, committed, folder, n_probes, dry_run=dry_run, progress=progress)
+    scan = _scan(workspace, sources, n_probes, dry_run=dry_run, progress=progress)
     holes = workspace.holes(probe_set) | scan.holes
-    refused = _refused(scan.known, n_probes, settings)
-    trained = train(workspace, scan.known, refused, sources, n_probes, settings, dry_run=dry_run, progress=progress)
+    refused = _refused(scan.known, n_probes)
+    usable = [model for model in scan.known if model.key not in refused and model.logits]
+    trained = train(workspace, usable, sources, n_probes, settings, dry_run=dry_run, progress=progress)
     if trained.reason:
-        few = {known.key: trained.reason for known in scan.known if known.observed < n_probes}
-        refused = {**few, **refused}
+        refused = {m.key: trained.reason for m in scan.known if m.observed < n_probes} | refused
+    describer = Describer(n_probes, None if dry_run else trained.factors, refused.keys(), settings.chosen_device())
     counts: Counter[str] = Counter()
     for source in tqdm(sources, desc="complete", unit="file", disable=None if progress else True):
-        digest = _depends_on(scan, source, n_probes, trained, refused)
+        models = scan.models[source]
+        digest = scan.digests[source]
+        if partial := [model.key in refused for model in models if model.observed < n_probes]:
+            digest += f":{trained.digest}:{sum(partial)}"
         target = folder / source.name
         found = found_unchanged(target, digest)
         counts["unchanged"] += found is not None
         if found is None:
-            writes = not dry_run
-            found = describe(
-                source, target if writes else None, scan.models[source], trained.factors, n_probes,
-                refused=set(refused), digest=digest, device=settings.chosen_device(),
-            )  # fmt: skip
+            found = describer.describe(source, {m.key for m in models}, None if dry_run else target, digest)
         counts.update(found)
     for key, reason in holes.items():
         _LOG.warning("%s has no descriptors: %s; 'hubprobe probe' runs it again", key[0], reason)
     for key, reason in refused.items():
         _LOG.warning("%s is refused: %s", key[0], reason)
     names = ("models", "logits", "excluded", "partial", "completed", "refused", "unchanged")
-    said: dict[str, Any] = {name: counts[name] for name in names}
-    said |= {"holes": len(holes), "rank": trained.factors.rank if trained.factors else 0, "r2": trained.r2}
+    summary = CompleteSummary(
+        **{name: counts[name] for name in names},
+        holes=len(holes),
+        rank=trained.factors.rank if trained.factors else 0,
+        r2=trained.diagnostics.get("r2", ""),
+    )
     if dry_run:
-        return CompleteSummary(**said)
+        return summary
     drop_orphans(workspace, folder, {s.name for s in sources})
-    summary = CompleteSummary(**said, run_id=new_run_id("complete"))
-    times = {"started_at": started.isoformat(), "finished_at": now().isoformat()}
-    listed = [{"repo_id": key[0], "sha": key[1], "reason": reason} for key, reason in sorted(refused.items())]
+    summary = replace(summary, run_id=new_run_id("complete"))
     content: dict[str, object] = {
         "verb": "complete",
-        **times,
+        "started_at": started.isoformat(),
+        "finished_at": now().isoformat(),
         "probe_set": probe_set,
         "counts": asdict(summary),
-        "refused": listed,
+        "refused": [{"repo_id": key[0], "sha": key[1], "reason": reason} for key, reason in sorted(refused.items())],
+        "settings": asdict(settings),
+        "fit": trained.diagnostics,
+        "versions": versions(),
     }
-    content |= {"settings": asdict(settings), "fit": trained.diagnostics, "versions": versions()}
     workspace.manifest(summary.run_id, content)
     return summary
 
 
-def _committed(workspace: Workspace, probe_set: str) -> dict[Model, dict[str, Any]]:
-    columns = ["repo_id", "sha", "status", "probe_set", "num_logits", "probes_run"]
-    attempts = workspace.attempts(columns).to_pylist()
-    return {(a["repo_id"], a["sha"]): a for a in attempts if a["status"] == "ok" and a["probe_set"] == probe_set}
-
-
-def _scan(
-    sources: list[Path],
-    committed: dict[Model, dict[str, Any]],
-    folder: Path,
-    n_probes: int,
-    *,
-    dry_run: bool,
-    progress: bool,
-) -> _Scan:
+def _scan(workspace: Workspace, sources: list[Path], n_probes: int, *, dry_run: bool, progress: bool) -> _Scan:
     """Look through every file of responses, and read to its end any whose descriptors are not there yet.
 
     Models whose rows are not what their attempt committed are left out. Raises `WorkspaceError` for damaged files,
     after all were looked at and the damaged ones set aside.
     """
+    probe_set = workspace.probe_set
+    folder = workspace.descriptors_dir(probe_set)
+    attempts = workspace.attempts(["repo_id", "sha", "status", "probe_set", "num_logits", "probes_run"]).to_pylist()
+    done = [a for a in attempts if a["status"] == "ok" and a["probe_set"] == probe_set]
+    if not done:
+        raise MissingStepError("attempt at this probe set that ended ok", "probe")
+    committed = {(a["repo_id"], a["sha"]): a for a in done}
     scan, bad = _Scan(), list[DamagedFileError]()
     for source in tqdm(sources, desc="scan", unit="file", disable=None if progress else True):
         try:
@@ -170,36 +163,32 @@ def _scan(
             scan.holes |= wrong
             scan.models[source] = [m for m in models if m.key not in wrong]
             scan.digests[source] = f"{digest}:{len(wrong)} holes" if wrong else digest
-            if not described(folder / source.name, digest):
+            if not was_described(folder / source.name, digest):
                 verify(source, {m.key for m in models} - wrong.keys(), n_probes)
         except DamagedFileError as error:
             bad.append(error)
     if bad:
-        kept = "" if dry_run else f" It is kept as {set_aside(bad[0].path).name}."
-        for other in bad[1:]:
-            _LOG.warning("%s%s", other, "" if dry_run else f"; kept as {set_aside(other.path).name}")
-        more = f", and {len(bad) - 1} more files are" if len(bad) > 1 else ""
-        raise WorkspaceError(
-            f"{bad[0].path} is damaged ({bad[0].why}){more}.{kept} Run 'hubprobe probe': it runs their models again"
-        )
+        raise _damaged(bad, dry_run)
     return scan
 
 
-def _refused(known: list[Known], n_probes: int, settings: Settings) -> dict[Model, str]:
+def _damaged(found: list[DamagedFileError], dry_run: bool) -> WorkspaceError:
+    """Set damaged files of responses aside, unless ``dry_run``; return the error that names the first of them."""
+    kept = [error.path if dry_run else set_aside(error.path) for error in found]
+    for error, path in zip(found[1:], kept[1:], strict=True):
+        _LOG.warning("%s is damaged (%s), kept as %s", error.path, error.why, path.name)
+    more = f", and {len(found) - 1} more are" if len(found) > 1 else ""
+    return WorkspaceError(
+        f"{found[0].path} is damaged ({found[0].why}){more}. It is kept as {kept[0].name}. "
+        "Run 'hubprobe probe': it runs their models again"
+    )
+
+
+def _refused(known: list[Known], n_probes: int) -> dict[Model, str]:
     """Return the models run on too few probes for what a completion would add, and why."""
-    least = least_probes(n_probes, settings)
+    least = least_probes(n_probes)
     return {
         m.key: f"it was run on {m.observed} of {n_probes} probes, completing takes {least}: probe it on more"
         for m in known
         if m.observed < min(least, n_probes)
     }
-
-
-def _depends_on(scan: _Scan, source: Path, n_probes: int, trained: Trained, refused: dict[Model, str]) -> str:
-    """Return what the descriptors of ``source`` depend on: its content and, where a model is partial, the factors."""
-    digest = scan.digests[source]
-    partial = [known for known in scan.models[source] if known.observed < n_probes]
-    if not partial:
-        return digest
-    gone = sum(known.key in refused for known in partial)
-    return f"{digest}:{trained.digest}:{gone}"

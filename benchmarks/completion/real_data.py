@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from benchmarks.demo_hub import sources
-from completion.gallery import models_in
+from completion.responses import models_in
 from workspace import Workspace
 from workspace.files import table_files
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import completion
-from completion import gallery as galleries
+from completion import responses as galleries
 from completion.factors import load
 from tests.completion.conftest import PROBE_SET, N, commit, new_workspace, rows_of, subset, truth
 from workspace import ConfigError, WorkspaceError, records
@@ -166,7 +166,7 @@ def test_streaming_gives_the_factors_of_a_gallery_in_memory(gallery, monkeypatch
     workspace, _ = gallery
     run(workspace, rank=5, iterations=2)
     held, _ = load(workspace.factors_path(PROBE_SET), PROBE_SET, N)
-    monkeypatch.setattr("completion.gallery.Gallery.__init__.__kwdefaults__", {"cached": 0})
+    monkeypatch.setattr("completion.responses.Gallery.__init__.__kwdefaults__", {"cached": 0})
     run(workspace, rank=5, iterations=2, refit=True)
     streamed, _ = load(workspace.factors_path(PROBE_SET), PROBE_SET, N)
     assert torch.equal(held.basis, streamed.basis)
@@ -177,26 +177,25 @@ KILLED = """
 import os, signal, sys
 import torch
 import completion
-from completion import complete as job
+from completion.descriptors import Describer
 from workspace import Workspace
 torch.set_num_threads(1)  # sums in another order differ in their last bits
 calls = 0
-real = job.describe
+real = Describer.describe
 def describe(*args, **options):
     global calls
     calls += 1
     if calls > 7:
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*args, **options)
-job.describe = describe
+Describer.describe = describe
 completion.complete(Workspace.open(sys.argv[1]), completion.Settings(device="cpu"), progress=False)
 """
 
 
 def test_a_killed_run_goes_on_and_ends_like_an_undisturbed_one(gallery, tmp_path):
     workspace, responses = gallery
-    code = KILLED.replace("from completion import complete as job", "job = sys.modules['completion.complete']")
-    ended = subprocess.run([sys.executable, "-c", code, str(workspace.root)], check=False, timeout=200)
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(workspace.root)], check=False, timeout=200)
     assert ended.returncode == -signal.SIGKILL
     done = {path: path.read_bytes() for path in table_files(workspace.descriptors_dir(PROBE_SET))}
     assert len(done) == 7

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from completion.factors import Block, Factors, Solved
-from completion.fit import GAIN, Fit
-from completion.start import subspace
+from completion.fit import GAIN, Fit, subspace
 from completion.validation import Blocks, Case, Measured, Split, calibrated, measure
 from workspace import WorkspaceError
 

@@ -1,0 +1,162 @@
+"""The formulas against their definitions, written out densely: no function under test says what is expected of it."""
+
+import numpy as np
+import pytest
+import torch
+
+from completion.factors import MULTIPLES, Block, Factors
+from completion.fit import _Sums, affordable_rank
+from completion.validation import Case, calibrated
+
+PROBES, RANK = 14, 3
+
+
+@pytest.fixture
+def factors():
+    rng = np.random.default_rng(3)
+    made = rng.normal(size=PROBES) * 0.2, rng.normal(size=(PROBES, RANK)), rng.uniform(0.2, 1.5, PROBES)
+    return Factors(*(torch.tensor(part, dtype=torch.float32) for part in made))
+
+
+def dense(factors):
+    return tuple(part.double().numpy() for part in (factors.mean, factors.basis, factors.noise))
+
+
+def drawn(factors, logits, times, seed=0):
+    """Responses of a model whose noise is ``times`` the gallery's, float64 [logits, PROBES]."""
+    mean, basis, noise = dense(factors)
+    rng = np.random.default_rng(seed)
+    clean = mean + rng.normal(size=(logits, RANK)) @ basis.T
+    return clean + rng.normal(size=clean.shape) * np.sqrt(times * noise)
+
+
+def block(values, observed):
+    return Block(("a/b", "c"), torch.tensor(observed), torch.tensor(values[:, observed], dtype=torch.float32))
+
+
+def log_density(factors, values, observed, times):
+    """Sum over logits of the log density of what was observed under N(mean, W W' + times D)."""
+    mean, basis, noise = dense(factors)
+    covariance = basis[observed] @ basis[observed].T + times * np.diag(noise[observed])
+    away = values[:, observed] - mean[observed]
+    quadratic = np.einsum("ij,jk,ik->", away, np.linalg.inv(covariance), away)
+    sign, volume = np.linalg.slogdet(covariance)
+    assert sign == 1
+    return -0.5 * (len(away) * (volume + len(observed) * np.log(2 * np.pi)) + quadratic)
+
+
+OBSERVED = [0, 1, 3, 4, 7, 8, 9, 12]
+
+
+@pytest.mark.parametrize("times", [0.25, 1.0, 4.0, 32.0])
+def test_completing_is_conditioning_a_gaussian_with_the_noise_of_the_model(factors, times):
+    values = drawn(factors, 6, 0.01)  # so quiet that its own evidence asks for the smallest multiple
+    cautious = factors.cautious(times)
+    assert cautious.caution == times
+    filled, variance = cautious.complete(block(values, OBSERVED))
+    mean, basis, noise = dense(factors)
+    gone = [i for i in range(PROBES) if i not in OBSERVED]
+    whole = basis @ basis.T + times * np.diag(noise)
+    gain = whole[np.ix_(gone, OBSERVED)] @ np.linalg.inv(whole[np.ix_(OBSERVED, OBSERVED)])
+    expected = mean[gone] + (values[:, OBSERVED] - mean[OBSERVED]) @ gain.T
+    left = np.diag(whole[np.ix_(gone, gone)] - gain @ whole[np.ix_(OBSERVED, gone)])
+    np.testing.assert_allclose(filled[:, gone].numpy(), expected, rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(variance[gone].numpy(), left, rtol=2e-3)
+
+
+def test_evidence_is_the_log_density_but_for_a_constant(factors):
+    values = drawn(factors, 5, 4.0)
+    solved = factors.solve(block(values, OBSERVED))
+    for times in (0.125, 0.5, 2.0, 8.0, 64.0):
+        expected = log_density(factors, values, OBSERVED, times) - log_density(factors, values, OBSERVED, 1.0)
+        assert solved.evidence(times) - solved.evidence(1.0) == pytest.approx(expected, rel=1e-4, abs=1e-3)
+
+
+@pytest.mark.parametrize("times", [0.25, 1.0, 4.0, 16.0])
+def test_the_noise_is_the_multiple_that_a_model_was_drawn_with(factors, times):
+    values = drawn(factors, 400, times)
+    solved = factors.solve(block(values, list(range(PROBES))))
+    best = max(MULTIPLES, key=lambda c: log_density(factors, values, list(range(PROBES)), c))
+    assert solved.noise() == best
+    assert 0.7 < solved.noise() / times < 1.5
+
+
+def test_what_a_noisy_model_says_counts_less(factors):
+    values = drawn(factors, 300, 16.0)
+    filled, variance = factors.complete(block(values, OBSERVED))
+    quiet, sure = factors.complete(block(drawn(factors, 300, 0.25), OBSERVED))
+    gone = [i for i in range(PROBES) if i not in OBSERVED]
+    wrong = ((filled.numpy() - drawn(factors, 300, 16.0)) ** 2)[:, gone].mean(0)
+    assert (variance[gone] > 4 * sure[gone]).all()
+    np.testing.assert_allclose(variance[gone].numpy(), wrong, rtol=0.35)
+    assert float(filled[:, gone].std()) < float(quiet[:, gone].std())
+
+
+def test_the_m_step_is_a_ridge_regression_on_expected_latents(factors):
+    rng = np.random.default_rng(5)
+    mean, basis, noise = dense(factors)
+    sums, ridge = _Sums(factors, "cpu"), 2.0
+    gram = np.zeros((PROBES, RANK + 1, RANK + 1))
+    right = np.zeros((PROBES, RANK + 1))
+    squares, count = np.zeros(PROBES), np.zeros(PROBES)
+    latents = np.zeros((RANK + 1, RANK + 1))
+    for model in range(4):
+        observed = np.sort(rng.permutation(PROBES)[: 8 + model])
+        values = drawn(factors, 7, 1.0, seed=model)
+        sums.add(block(values, observed.tolist()))
+        weight = basis[observed] / noise[observed, None]
+        posterior = np.linalg.inv(np.eye(RANK) + basis[observed].T @ weight)
+        for row in values:
+            z = np.append(posterior @ weight.T @ (row[observed] - mean[observed]), 1.0)
+            second = np.outer(z, z)
+            second[:RANK, :RANK] += posterior
+            latents += second
+            for probe in observed:
+                gram[probe] += second
+                right[probe] += row[probe] * z
+                squares[probe] += row[probe] ** 2
+                count[probe] += 1
+    prior = np.append(ridge * PROBES / (basis**2).sum(0), 1.0)
+    solved = np.stack([np.linalg.solve(gram[j] + noise[j] * np.diag(prior), right[j]) for j in range(PROBES)])
+    # the expected squared error of each probe's regression, E (r - w z)^2, term by term
+    residual = np.array(
+        [squares[j] - 2 * solved[j] @ right[j] + solved[j] @ gram[j] @ solved[j] for j in range(PROBES)]
+    )
+    assert (residual > 0).all()
+    expected = (residual + 50.0 * residual.sum() / count.sum()) / (count + 50.0)
+    found = sums.maximised(ridge)
+    np.testing.assert_allclose(found.noise.numpy(), expected, rtol=1e-3)
+    latents /= latents[-1, -1]
+    centre, spread = latents[:RANK, -1], latents[:RANK, :RANK] - np.outer(latents[:RANK, -1], latents[:RANK, -1])
+    turned = found.basis.double().numpy()
+    np.testing.assert_allclose(found.mean.numpy(), solved[:, -1] + solved[:, :RANK] @ centre, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(turned @ turned.T, solved[:, :RANK] @ spread @ solved[:, :RANK].T, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("probes", "masks", "rank"),
+    [(400, 3, 512), (4000, 2, 256), (4000, 1000, 128), (4000, 100_000, 128), (1000, 20, 512), (2000, 300, 128)],
+)
+def test_the_affordable_rank_is_the_largest_whose_pass_takes_seconds(probes, masks, rank):
+    # 4 masks n r^2 multiply-adds for the Gram matrices and n r^3 / 3 for the solves, 1e11 at most; 128 is always tried
+    assert affordable_rank(probes, masks) == rank
+
+
+@pytest.mark.parametrize("off", [1 / 8, 1.0])
+def test_caution_makes_deviations_right_where_the_noise_is_too_small(factors, off):
+    """The cases' own evidence cannot show it here: their observed entries are as quiet as the factors say."""
+    wrong = Factors(factors.mean, factors.basis, factors.noise * off)
+    cases = []
+    for i in range(40):
+        values, order = drawn(factors, 8, 1.0, seed=i), np.random.default_rng(i).permutation(PROBES)
+        seen, hidden = np.sort(order[:8]), np.sort(order[8:])
+        quiet = drawn(wrong, 8, 1.0, seed=i)
+        quiet[:, hidden] = values[:, hidden]
+        given = Block((f"m{i}", ""), torch.tensor(seen), torch.tensor(quiet[:, seen], dtype=torch.float32))
+        cases.append(Case(given, torch.tensor(hidden), torch.tensor(values[:, hidden], dtype=torch.float32)))
+    found, measured = calibrated(wrong, cases)
+    assert 0.6 < measured.calibration < 1.6
+    if off < 1:
+        assert found.caution > 2
+    else:
+        assert 0.5 < found.caution < 2
