@@ -116,9 +116,14 @@ def complete(
         _LOG.warning("%s has no descriptors: %s; 'hubprobe probe' runs it again", key[0], reason)
     for key, reason in refused.items():
         _LOG.warning("%s is refused: %s", key[0], reason)
-    names = ("models", "logits", "excluded", "partial", "completed", "refused", "unchanged")
     summary = CompleteSummary(
-        **{name: counts[name] for name in names},
+        models=counts["models"],
+        logits=counts["logits"],
+        excluded=counts["excluded"],
+        partial=counts["partial"],
+        completed=counts["completed"],
+        refused=counts["refused"],
+        unchanged=counts["unchanged"],
         holes=len(holes),
         rank=trained.factors.rank if trained.factors else 0,
         r2=trained.diagnostics.get("r2", ""),

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from probing.subset import Ids
 from workspace import WorkspaceError
+from workspace.files import damaged, read_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -56,17 +57,15 @@ class Factors:
 
 def read_factors(path: Path, probe_set: str, n: int) -> Factors | None:
     """Return the factors in ``path``, None when there is no such file; `WorkspaceError` when they do not fit."""
-    from safetensors import SafetensorError, safe_open
+    import torch
 
-    if not path.is_file():
+    if not path.exists():
         return None
-    opened: Any = safe_open
+    arrays, said = read_tensors(path)
     try:
-        with opened(path, framework="pt") as file:
-            said = file.metadata() or {}
-            made = Factors(*(file.get_tensor(name).float() for name in ("mean", "basis", "noise")))
-    except (SafetensorError, OSError) as error:
-        raise WorkspaceError(f"cannot read {path}: {error}; run 'hubprobe complete' again") from error
+        made = Factors(*(torch.from_numpy(arrays[name]).float() for name in ("mean", "basis", "noise")))
+    except (KeyError, TypeError) as error:
+        raise damaged(path, error) from error
     shapes = tuple(made.mean.shape), tuple(made.noise.shape), made.basis.ndim, len(made.basis)
     if said.get("version") != "1" or said.get("probe_set") != probe_set or shapes != ((n,), (n,), 2, n):
         raise WorkspaceError(

@@ -5,7 +5,6 @@ An entry is a folder with ``pixels`` and ``meta.json``, renamed into place when 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workspace import runs
-from workspace.files import TEMPORARY_PREFIX, canonical_json, short_hash, write_json
+from workspace.files import TEMPORARY_PREFIX, canonical_json, read_json, short_hash, write_json
 from workspace.locks import lock
 
 _log = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ def open_entry(folder: Path) -> tuple[npt.NDArray[Any] | None, dict[str, Any]]:
 
     It is mapped to be read only: a private map would count as memory of the process.
     """
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    meta = read_json(folder / "meta.json", {"dtype": str, "shape": list})
     if meta["dtype"] == "none":
         return None, meta
     os.utime(folder)  # the time of last use: what is evicted first

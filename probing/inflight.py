@@ -12,7 +12,6 @@ is committed. What a mark that outlived its process can tell is little: anybody 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -22,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workspace import Workspace
-from workspace.files import TEMPORARY_PREFIX, write_json
+from workspace import Workspace, WorkspaceError
+from workspace.files import TEMPORARY_PREFIX, read_json, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -68,12 +67,13 @@ def recover(workspace: Workspace) -> tuple[dict[tuple[str, str], int], set[tuple
     busy: set[tuple[str, str]] = set()
     for path in sorted(workspace.attempts_dir.glob(f"{PREFIX}*.json")):
         try:
-            mark = json.loads(path.read_text(encoding="utf-8"))
-            key, count = (str(mark["repo_id"]), str(mark["sha"])), int(mark["deaths"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            _log.warning("ignoring the damaged mark %s: %s", path.name, error)
-            path.unlink(missing_ok=True)
+            mark = read_json(path, {"repo_id": str, "sha": str, "deaths": int})
+        except WorkspaceError as error:
+            _log.warning("ignoring a mark: %s", error)
+            if path.is_file() and workspace.owns(path.parent):
+                path.unlink(missing_ok=True)
             continue
+        key, count = (mark["repo_id"], mark["sha"]), mark["deaths"]
         if mark.get("pid") is not None and _alive(mark):
             busy.add(key)
             continue
@@ -90,8 +90,8 @@ def any_running(workspace: Workspace) -> bool:
     """Return whether any process on this host runs a model of this workspace now, this one included."""
     for path in workspace.attempts_dir.glob(f"{PREFIX}*.json"):
         try:
-            mark = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # gone meanwhile, or damaged: no sign of life
+            mark = read_json(path)
+        except WorkspaceError:  # gone meanwhile, or damaged: no sign of life
             continue
         if mark.get("pid") is not None and (mark["pid"] == os.getpid() or _alive(mark)):
             return True
@@ -102,7 +102,7 @@ def sweep(workspace: Workspace, pid: int | None = None) -> None:
     """Delete the temporary files that processes left which are dead, all of them or one; pixels can be gigabytes."""
     mine = re.compile(rf"-{pid}(-|$)")
     for folder in (workspace.attempts_dir, workspace.root / "responses", workspace.cache_dir / "inputs"):
-        for path in list(folder.rglob(f"{TEMPORARY_PREFIX}*")) if folder.is_dir() else []:
+        for path in list(folder.rglob(f"{TEMPORARY_PREFIX}*")) if folder.is_dir() and workspace.owns(folder) else []:
             if pid is not None and not mine.search(path.name):
                 continue
             if path.is_dir():
@@ -117,9 +117,9 @@ def _owner(pid: int) -> dict[str, Any]:
 
 def _alive(mark: dict[str, Any]) -> bool:
     """Return whether the process that wrote ``mark`` still runs. One on another host is taken for dead."""
-    if mark.get("host") != socket.gethostname():
+    pid = mark.get("pid")
+    if mark.get("host") != socket.gethostname() or not isinstance(pid, int) or not 0 < pid < 2**31:
         return False
-    pid = int(mark["pid"])
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
