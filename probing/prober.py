@@ -12,14 +12,14 @@ from typing import Any
 
 from probing import attempts, inflight, plan, subset
 from probing.attempts import Attempt
+from probing.child.runners import Child, InProcess, Runner
+from probing.child.stages import Job
 from probing.compaction import compact_attempts, compact_responses, mend, recover, set_holes_aside, split_responses
 from probing.fetching import Fetching, Taken
 from probing.group import Group
 from probing.plan import Task
 from probing.report import Bar, Log, ProbeSummary, summarise, write_manifest
-from probing.runners import Child, InProcess, Runner
 from probing.settings import Settings, by_factors, in_words, make
-from probing.stages import Job
 from workspace import ConfigError, ModelError, Status, Workspace, WorkspaceError, runs
 from workspace.files import write_table
 from workspace.seams import Fetch

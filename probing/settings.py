@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from probing.adaptive import read_factors
 from probing.deadlines import of_phases
 from probing.group import Group, choose_device, cpu_threads
-from probing.loading import Caps
-from probing.placement import host_memory
+from probing.model.loading import Caps
+from probing.model.placement import host_memory
 from workspace import Workspace
 from workspace.files import num_rows
 

@@ -42,7 +42,7 @@ def _child(module: str, *arguments: str, cores: str | None = None, **environment
 
 
 def _baseline(name: str, **options: Any) -> dict[str, Any]:
-    from probing.walls import FIXED
+    from probing.child.walls import FIXED
 
     environment = dict(FIXED) if options.get("workers") else {}
     text = _child("benchmarks.probing.baselines", name, json.dumps(options), **environment)

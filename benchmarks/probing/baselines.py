@@ -38,7 +38,7 @@ def bare(folder: str, pixels: str, shape: list[int], batch: int, device: str, wo
     import numpy as np
     import torch
 
-    from probing.loading import Caps, load
+    from probing.model.loading import Caps, load
 
     if workers:
         torch.set_num_threads(1)

@@ -90,7 +90,7 @@ def _driver() -> str:
 
 def processor(_: Setting) -> Iterator[Check]:
     """Cores, threads and memory, as far as this process may use them."""
-    from probing.placement import host_memory
+    from probing.model.placement import host_memory
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cpu_quota()
@@ -110,7 +110,7 @@ def processor(_: Setting) -> Iterator[Check]:
 
 
 def _cpu_quota() -> float | None:
-    from probing.placement import control_groups
+    from probing.model.placement import control_groups
 
     found = [text.split() for text in control_groups("cpu", ["cpu.max"], root=_GROUPS)]
     return min((int(quota) / int(period) for quota, period in found if quota != "max"), default=None)
@@ -118,7 +118,7 @@ def _cpu_quota() -> float | None:
 
 def walls(_: Setting) -> Iterator[Check]:
     """What keeps a stranger's model from the network, from other programs and from files, tried in a process."""
-    from probing import walls
+    from probing.child import walls
 
     standing = walls.standing()
     if not standing:

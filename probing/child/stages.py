@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from probing import single
 from probing.attempts import Attempt, as_model_error
+from probing.model import single
 from probing.settings import Settings
 from workspace import ModelError, Status, Workspace
 

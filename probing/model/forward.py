@@ -1,9 +1,9 @@
 """Run a model over the probes in fixed batches, so that the same numbers come out however the work is shared.
 
 A float sum depends on its order, and a library's kernels choose the order by batch size and number of threads. So on a
-CPU the batch size follows from the input's size alone (`probing.batches`), and every batch runs on one thread; cores
-are used by running several batches at once. One process with two threads and two processes with one give the same bits
-(tests/probing).
+CPU the batch size follows from the input's size alone (`probing.model.batches`), and every batch runs on one thread;
+cores are used by running several batches at once. One process with two threads and two processes with one give the same
+bits (tests/probing).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from probing.attempts import is_out_of_memory
-from probing.batches import grown
 from probing.inputs import Inputs
+from probing.model.batches import grown
 from workspace import ModelError, Status
 
 if TYPE_CHECKING:

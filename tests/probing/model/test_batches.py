@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from probing import batches, forward, placement
 from probing.inputs import Inputs
+from probing.model import batches, forward, placement
 from tests.probing.conftest import vit_config
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from probing import forward
 from probing.inputs import Inputs
+from probing.model import forward
 from probing.processors import Affine
 from workspace import ModelError, Status
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 N = 50
 IDS = np.arange(N, dtype=np.int32)
 
@@ -158,8 +158,8 @@ def test_a_gpu_agrees_with_the_processor() -> None:
 _HUNGRY = """
 import torch
 import timm, transformers  # as the worker does, before it is bounded
-from tests.probing.test_forward import _model, _run
-from probing.worker import bound_memory
+from tests.probing.model.test_forward import _model, _run
+from probing.child.worker import bound_memory
 
 bound_memory(192 * 2**20)
 model = _model()

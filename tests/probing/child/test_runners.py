@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 import probing
-from probing import prober, runners
+from probing import prober
+from probing.child import runners
 from probing.settings import Settings
 from tests.probing.conftest import Repos, by_repo
 from workspace import Config, ConfigError, ProbeConfig, Workspace
@@ -179,7 +180,7 @@ def test_what_a_library_prints_is_no_answer_and_is_disarmed(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], workspace: Workspace, repos: Repos
 ) -> None:
     repos.vit("speaks")
-    with caplog.at_level("INFO", logger="probing.runners"):
+    with caplog.at_level("INFO", logger="probing.child.runners"):
         _probe(workspace, repos)
     assert by_repo(workspace.attempts().to_pylist(), "status") == {"speaks": "ok"}
     said = [record.getMessage() for record in caplog.records if "the models' process:" in record.getMessage()]

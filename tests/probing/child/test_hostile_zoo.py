@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import probing
-from probing import prober, runners
-from tests.probing import hostile
+from probing import prober
+from probing.child import runners
+from tests.probing.child import hostile
 from tests.probing.conftest import Repos, png
 from workspace import Config, ProbeConfig, Workspace
 

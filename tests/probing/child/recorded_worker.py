@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from probing import walls, worker
+from probing.child import walls, worker
 
 
 def main(path: str) -> None:

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from probing import single, worker
+from probing.child import worker
+from probing.model import single
 
 
 def prepare(workspace: Any, folder: Path, attempt: Any, settings: Any) -> Any:

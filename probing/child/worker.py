@@ -1,8 +1,8 @@
-"""The child process that runs models: ``python -m probing.worker``. Jobs and answers are JSON lines.
+"""The child process that runs models: ``python -m probing.child.worker``. Jobs and answers are JSON lines.
 
 A stranger's weights can end a process: a kernel that faults, memory that runs out, a loop that never returns. So they
-run here, behind `probing.walls`, and the parent (`probing.runners.Child`), which fetches and books, sees how this
-process ended.
+run here, behind `probing.child.walls`, and the parent (`probing.child.runners.Child`), which fetches and books, sees
+how this process ended.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from probing import walls
 from probing.attempts import Attempt
+from probing.child import walls
+from probing.child.stages import WINDOW, Job, Stages
 from probing.settings import Settings
-from probing.stages import WINDOW, Job, Stages
 from workspace import Workspace
 
 _log = logging.getLogger(__name__)
@@ -97,8 +97,8 @@ def _fence(workspace: Workspace, settings: Settings, readable: list[Path]) -> wa
 def bound_memory(more: int) -> None:
     """Let this process's private memory grow by ``more`` bytes, activations included; beyond is an error, not a death.
 
-    `probing.forward.run` answers the error with smaller batches. Files that are mapped, such as preprocessed probes,
-    do not count. A device has a bound of its own: its memory.
+    `probing.model.forward.run` answers the error with smaller batches. Files that are mapped, such as preprocessed
+    probes, do not count. A device has a bound of its own: its memory.
     """
     try:
         import resource

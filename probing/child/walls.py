@@ -39,7 +39,7 @@ MAX_FILE_BYTES = 64 * 1024**3
 MAX_OPEN_FILES = 4096
 """Files it may have open at once."""
 
-_LIBRARY = str(Path(__file__).resolve().parent.parent)
+_LIBRARY = str(Path(__file__).resolve().parents[2])
 
 _NAMES = {"LANG", "LANGUAGE", "LOGNAME", "PATH", "TZ", "USER", "VIRTUAL_ENV", "CONDA_PREFIX", "SYSTEMROOT", "WINDIR"}
 _PREFIXES = (
@@ -49,7 +49,7 @@ _PREFIXES = (
 _SECRET = ("AUTH", "CREDENTIAL", "KEY", "PASS", "SECRET", "TOKEN")
 
 FIXED = {
-    "OMP_NUM_THREADS": "1",  # each batch runs on one thread: see probing.forward
+    "OMP_NUM_THREADS": "1",  # each batch runs on one thread: see probing.model.forward
     # Keep freed memory: activations of tens of megabytes would else be mapped, zeroed and unmapped again at every
     # layer. EfficientNet-Lite0, batch 64, one thread: 68 ms of processor time per image without, 30 ms with.
     "MALLOC_MMAP_THRESHOLD_": str(2**32),

@@ -20,9 +20,10 @@ from typing import IO, Any, Protocol
 
 import pyarrow as pa
 
-from probing import attempts, inflight, walls
+from probing import attempts, inflight
+from probing.child import walls
+from probing.child.stages import WINDOW, Job, Stages
 from probing.settings import Settings
-from probing.stages import WINDOW, Job, Stages
 from workspace import ModelError, Status, Workspace, records
 from workspace.text import printable
 
@@ -155,7 +156,7 @@ class Child:
         workspace: Workspace,
         settings: Settings,
         events: queue.Queue[Event],
-        command: Sequence[str] = (sys.executable, "-m", "probing.worker"),
+        command: Sequence[str] = (sys.executable, "-m", "probing.child.worker"),
         grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         self._workspace, self._settings, self._events = workspace, settings, events

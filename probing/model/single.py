@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probing import adaptive, batches, responses
+from probing import adaptive, responses
 from probing.attempts import PHASES, Attempt
+from probing.model import batches
 from probing.settings import Settings
 from probing.share import Share, of_model
 from probing.subset import Ids
 from workspace import ModelError, Status, Workspace
 
 if TYPE_CHECKING:
-    from probing.forward import Outputs
     from probing.inputs import Inputs
-    from probing.loading import Loaded
+    from probing.model.forward import Outputs
+    from probing.model.loading import Loaded
 
 DEVICE_BATCH = 256
 """Images in the first batch on an accelerator, before it is grown: fewer leave a GPU idle between kernels."""
@@ -58,7 +59,8 @@ def _timed(attempt: Attempt, settings: Settings, name: str) -> Iterator[float]:
 
 def prepare(workspace: Workspace, folder: Path, attempt: Attempt, settings: Settings) -> Prepared:
     """Load the model in ``folder`` and its inputs; fill ``attempt`` with what became known. Raises `ModelError`."""
-    from probing import forward, inputs, loading, placement
+    from probing import inputs
+    from probing.model import forward, loading, placement
 
     fields = attempt.fields
     fields |= {"device": settings.device, "dtype": "float32", "probe_set": settings.probe_set}
@@ -138,7 +140,7 @@ class _Runs:
 
     def more(self, ids: Ids) -> None:
         """Run the model on ``ids``, with the batch and the dtype of the first time."""
-        from probing import forward
+        from probing.model import forward
 
         if not len(ids):
             return

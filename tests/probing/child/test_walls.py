@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from probing import placement, runners, walls
+from probing.child import runners, walls
+from probing.model import placement
 from probing.settings import Settings
 from workspace import Workspace
 
@@ -29,7 +30,7 @@ def _inside(code: str, folder: Path, kernel: bool = False, **environment: str) -
     script = f"""
         import ctypes, ctypes.util, json, os, pickle, shutil, socket, subprocess, sys, tempfile, threading
         from pathlib import Path
-        from probing import walls
+        from probing.child import walls
         OPEN, MODEL, OUTSIDE = (Path({str(folder)!r}, name) for name in ("open", "model", "outside"))
         libc = ctypes.CDLL(None, use_errno=True)
         def native(result):
@@ -181,7 +182,7 @@ def test_native_code_is_refused_by_the_kernel_where_it_has_walls(folder: Path) -
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="changes user")
 def test_walls_need_no_rights(folder: Path) -> None:
     script = (
-        "import ctypes, os; from probing import walls; os.setgroups([]); os.setgid(65534); os.setuid(65534);"
+        "import ctypes, os; from probing.child import walls; os.setgroups([]); os.setgid(65534); os.setuid(65534);"
         "ctypes.CDLL(None).prctl(4, 1, 0, 0, 0); walls._try()"  # as a process that began as that user
     )
     done = subprocess.run(
@@ -201,7 +202,7 @@ def test_bounds_of_files_and_no_core(folder: Path) -> None:
     found = _inside("native(-1 if Path(OPEN, 'f').open('wb').truncate(2**40) else 0)", folder)
     assert "File too large" in str(found)
     script = (
-        "import resource as r; from probing import walls; walls.bound_resources();"
+        "import resource as r; from probing.child import walls; walls.bound_resources();"
         "print(r.getrlimit(r.RLIMIT_CORE), r.getrlimit(r.RLIMIT_NOFILE)[1])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

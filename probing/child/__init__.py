@@ -1,0 +1,1 @@
+"""Where models run: the pipeline inside a process, the child process, its walls, and the parent's side of it."""
