@@ -47,7 +47,7 @@ def run(count: int, seed: int) -> Report:
     """Try ``count`` configs; return the report."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     from probing.attempts import Attempt
-    from probing.loading import Caps, load
+    from probing.model.loading import Caps, load
     from tests.probing.conftest import vit_config, write_model
     from workspace.architectures import Architectures
     from workspace.model_config import parse_config

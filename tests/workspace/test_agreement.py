@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from crawler.listing.rows import Listed
 from crawler.rules import CONFIG_RULES, Facts, first_refusal
-from probing.loading import Caps, load
+from probing.model.loading import Caps, load
 from workspace import CrawlConfig, ModelError, Status
 from workspace.architectures import Architectures
 from workspace.model_config import is_timm, parse_config

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from probing.loading import Caps, load
+from probing.model.loading import Caps, load
 from tests.probing.conftest import vit_config, write_model
 from workspace import ModelError, Status
 
