@@ -31,7 +31,7 @@ _STRICT = ConfigDict(extra="forbid")
 
 Count = Annotated[int, Strict(), Field(ge=1, le=MAX_NUMBER)]
 FromZero = Annotated[int, Strict(), Field(ge=0, le=MAX_NUMBER)]
-Seconds = Annotated[float, Strict(), Field(ge=1, le=MAX_NUMBER, allow_inf_nan=False)]
+Seconds = Annotated[float, Strict(), Field(gt=0, le=MAX_NUMBER, allow_inf_nan=False)]
 Texts = tuple[StrictStr, ...]
 
 

@@ -64,7 +64,7 @@ VALUES = [
     ("descriptors", "logit", 77, r"logit 77: the model has fewer outputs"),
     ("descriptors", "logit", 1, r"the same key twice"),
     ("descriptors", "logit", 0, r"rows out of order"),
-    ("descriptors", "label", "x" * 5_000_000, r"'label' has more than 200 characters"),
+    ("descriptors", "label", "x" * 5_000_000, r"'label' has more than 1,000 characters"),
     ("descriptors", "mean", NAN, r"'mean' is not a finite number"),
     ("descriptors", "std", -1.0, r"'std' is not a finite number"),
     ("descriptors", "std", 0.0, r"'std' is not a finite number from 1e-45"),

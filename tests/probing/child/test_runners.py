@@ -47,7 +47,9 @@ def test_a_model_that_ends_its_process_is_booked_and_the_others_are_run(workspac
     assert "SIGSEGV" in by_repo(rows, "reason")["faults"]
     assert summary.attempted == 5
     assert sorted(repos.released) == sorted(repos.fetched), "files are given back, each fetched once"
-    assert _probe(workspace, repos, isolate=False).run == 0, "not tried again by itself"
+    again = _probe(workspace, repos, isolate=False)
+    assert again.run == 4, "this worker stores nothing: four holes wait again, what crashed does not"
+    assert by_repo(workspace.attempts().to_pylist(), "status")["faults"] == "crashed"
     assert _probe(workspace, repos, isolate=False, retry=["crashed"]).ok == 5
 
 
