@@ -165,6 +165,8 @@ def _sentence(path: Path, error: ValidationError) -> str:
         return f"{where}: '{name}' is a section: write [{name}]"
     if kind == "greater_than_equal":
         return f"{where}: '{name}' must be at least {bounds['ge']:g}, not {value}"
+    if kind == "greater_than":
+        return f"{where}: '{name}' must be more than {bounds['gt']:g}, not {value}"
     if kind in ("less_than_equal", "finite_number"):
         return f"{where}: '{name}' must be a number of at most {MAX_NUMBER}, not {value}"
     wanted = {"string_type": "str", "bool_type": "bool", "float_type": "float", "tuple_type": "a list of str"}
