@@ -20,8 +20,8 @@ from importlib import import_module
 from pathlib import Path
 
 PARTS = {
-    "configs": 4000, "headers": 4000, "images": 3000, "filters": 6000, "statements": 500, "workspaces": 1500,
-    "releases": 1500,
+    "configs": 2000, "processors": 2000, "headers": 5000, "images": 1500, "filters": 4500, "statements": 300,
+    "workspaces": 800, "releases": 600, "routes": 8000,
 }  # fmt: skip
 """Parts and how many inputs each tries by default; each is a module with ``run(count, seed) -> watch.Report``."""
 

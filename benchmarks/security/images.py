@@ -25,7 +25,7 @@ def run(count: int, seed: int) -> Report:
     """Try ``count`` pictures; return the report."""
     with watching("images", seed) as report:
         for number in range(seed, seed + count):
-            raw = _picture(Random(number))
+            raw = picture(Random(number))
 
             def read(raw: bytes = raw) -> None:
                 made = read_image(raw, "a picture")
@@ -36,7 +36,8 @@ def run(count: int, seed: int) -> Report:
     return report
 
 
-def _picture(chance: Random) -> bytes:
+def picture(chance: Random) -> bytes:
+    """Return the bytes of one odd picture."""
     if chance.random() < 0.1:
         return _announced(chance)
     if chance.random() < 0.03:
