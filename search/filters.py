@@ -28,6 +28,9 @@ MAX_CONDITION = 10_000
 MAX_DEPTH = 40
 """Nodes from the root of a condition's parse to a leaf."""
 
+MAX_BRACKETS = 100
+"""Brackets inside one another, before DuckDB parses a condition or a statement."""
+
 MAX_WORK = 100_000
 """Characters that a condition's functions and casts may read or write for one row, as `_Checker` estimates them."""
 
@@ -205,8 +208,9 @@ class _Checker:
             if any(child["class"] != "CONSTANT" for child in below[1:]):
                 raise QueryError("a pattern in a filter is a text between quotes, not computed for every row")
             pattern = str(_literal(below[1])) if len(below) > 1 else ""
-            times = max(_WIDTH, widths[0]) ** (pattern[:-1].count("%") - 1) if name in _LIKE else _states(pattern)
-            self._spend(max(_WIDTH, widths[0]) * max(1, min(times, MAX_WORK)))
+            width = max([_WIDTH, *widths[:1]])
+            times = width ** (pattern[:-1].count("%") - 1) if name in _LIKE else _states(pattern)
+            self._spend(width * max(1, min(times, MAX_WORK)))
             return 1
         self._spend(sum(widths))
         return sum(widths) if name in ("||", "list_value") else max(widths, default=0)
@@ -266,7 +270,7 @@ def _select(sql: str, text: str) -> dict[str, Any]:
         parsed = json.loads(serialised(sql))
     except RecursionError as error:
         raise QueryError(f"the filter is nested too deeply: {printable(text)}") from error
-    except duckdb.Error as error:
+    except (duckdb.Error, UnicodeEncodeError) as error:
         raise QueryError(f"the filter cannot be parsed: {printable(error, 300)}") from error
     if parsed.get("error"):
         raise QueryError(f"the filter is no SQL condition: {printable(parsed.get('error_message', ''), 300)}")
@@ -283,13 +287,30 @@ def _without(node: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def serialised(sql: str) -> str:
-    """Return DuckDB's parse of SELECT statements, or of an error, as JSON text; nothing is run."""
+    """Return DuckDB's parse of SELECT statements, or of an error, as JSON text; nothing is run.
+
+    Raises `QueryError` for brackets nested deeper than `MAX_BRACKETS`: around an error, DuckDB's parser takes seconds
+    and gigabytes over some thousands of them, and cannot be stopped.
+    """
+    _check_brackets(sql)
     cursor = _parser().cursor()
     try:
         found = cursor.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
     finally:
         cursor.close()
     return str(found[0]) if found else "{}"
+
+
+def _check_brackets(sql: str) -> None:
+    """Count with DuckDB's own tokens, so that what is a text or a comment to the parser is one here, too."""
+    raw, depth = sql.encode("utf-8"), 0
+    for offset, kind in duckdb.tokenize(sql):
+        if kind in (duckdb.token_type.operator, duckdb.token_type.keyword):
+            word = raw[offset : offset + 4].lower()
+            depth += word[:1] in (b"(", b"[", b"{") or word == b"case"
+            depth -= word[:1] in (b")", b"]", b"}") or word[:3] == b"end"
+            if depth > MAX_BRACKETS:
+                raise QueryError(f"more than {MAX_BRACKETS} brackets inside one another: {printable(sql)}")
 
 
 def deserialised(tree: str) -> str:

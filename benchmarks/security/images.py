@@ -51,7 +51,7 @@ def picture(chance: Random) -> bytes:
         made = image.convert("I").convert(mode) if mode == "I;16" else image.convert(mode)
         options = {"save_all": True, "append_images": [made] * 3} if chance.random() < 0.2 else {}
         made.save(buffer, wanted, **options)
-    except (OSError, ValueError, KeyError):  # a format that has no such mode, or no frames
+    except (OSError, ValueError, KeyError, RuntimeError):  # a format that has no such mode, or no frames
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
     raw = buffer.getvalue()

@@ -167,3 +167,24 @@ def test_the_dearest_filters_stay_small(condition):
 def test_a_filter_that_cannot_be_computed(opened, condition):
     with pytest.raises(QueryError, match="cannot be computed"):
         opened.search("dog").where(condition).to_dicts()
+
+
+@pytest.mark.parametrize("text", ["(" * 5_000, "(" * 4_000 + "1 = " + ")" * 4_000, "abs([" * 900 + "]) >" * 900])
+def test_brackets_that_would_keep_the_parser_busy_are_counted_first(text):
+    begun = time.monotonic()
+    with pytest.raises(QueryError, match="brackets inside one another"):
+        parse(text)
+    assert time.monotonic() - begun < 5
+
+
+def test_brackets_in_texts_and_comments_do_not_count_and_hide_none():
+    assert parse("label = '" + "(" * 500 + "'").on_logits
+    assert parse("likes > 1 /* " + "(" * 500 + " */").text
+    with pytest.raises(QueryError, match="brackets inside one another"):
+        parse("label = ')' -- '\n OR " + "(" * 200 + "likes > 1" + ")" * 200 + " OR label = '('")
+
+
+@pytest.mark.parametrize("text", ["regexp_matches()", "(regexp_matches() / 1) > 0", "label LIKE", "label = '\ud800'"])
+def test_calls_without_arguments_and_half_characters(opened, text):
+    with pytest.raises(QueryError):
+        opened.search("dog").where(text).to_dicts()

@@ -131,6 +131,11 @@ def test_no_statement_takes_more_than_its_limits(opened, statement):
     assert opened.sql("SELECT 1 AS one").to_pylist() == [{"one": 1}]
 
 
+def test_a_statement_that_would_keep_the_parser_busy(opened):
+    with pytest.raises(QueryError, match="brackets inside one another"):
+        opened.sql("SELECT " + "(" * 40_000 + "1 =" + ")" * 40_000)
+
+
 def test_searches_are_inside_the_clock_and_counted(opened):
     searches = [f"SELECT count(*) FROM search('dog {i}', n := 5)" for i in range(100)]
     with pytest.raises(QueryError, match="at most 32 searches"):
