@@ -17,6 +17,7 @@ from search import filters
 from search.by_model import Concepts, nearest_models
 from search.scan.nearest import SILENT, Trace
 from search.scan.scoring import Comparison, Descriptor, score_of
+from search.store.tables import reading
 from search.text.calibration import of as coverage_of
 from workspace import QueryError
 
@@ -67,7 +68,8 @@ def fused(
 def _labels(gallery: Gallery, text: str, depth: int, mask: Mask | None) -> list[int]:
     limit = depth
     while True:
-        table = _match(gallery.database.open_table("logits"), "label", text, limit, "position")
+        with reading(gallery.database, "logits") as opened:
+            table = _match(opened, "label", text, limit, "position")
         rows = table.column("position").to_numpy()
         kept = rows if mask is None else rows[mask[rows]]
         if kept.size >= depth or rows.size < limit or limit >= _MOST_WORDS:
@@ -83,7 +85,8 @@ def _models(
     gallery: Gallery, comparison: Comparison, column: str, text: str, depth: int, mask: Mask | None
 ) -> list[int]:
     """Return for each model whose ``column`` holds the words its logit of smallest distance, best match first."""
-    table = _match(gallery.database.open_table("models"), column, text, depth, "model")
+    with reading(gallery.database, "models") as opened:
+        table = _match(opened, column, text, depth, "model")
     models, scores = table.column("model").to_pylist(), table.column("_score").to_pylist()
     if not models:
         return []

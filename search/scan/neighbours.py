@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.scan.scoring import Comparison, Descriptor, full
+from search.store.tables import reading
 from workspace.files import damaged, read_array, write_array
 
 if TYPE_CHECKING:
@@ -104,7 +105,6 @@ class Neighbours:
 
     def __init__(self, gallery: Gallery) -> None:
         self._gallery = gallery
-        self._table: Any = gallery.database.open_table("vectors")
         self._reduction = Reduction.load(gallery.folder, gallery.n_probes)
         self._flat = gallery.manifest["vector_index"] == "flat"
 
@@ -124,11 +124,12 @@ class Neighbours:
     def candidates(self, query: Descriptor, count: int) -> Rows:
         """Return about ``count`` positions that the index holds to be near."""
         reduced = self._reduction.reduce(query.vector[None])[0].astype(np.float32)
-        search = self._table.search(reduced).distance_type("cosine").limit(count).select(["position", "_distance"])
-        if not self._flat:
-            partitions = max(1, round(len(self._gallery) ** 0.5 / 8))
-            search = search.nprobes(max(8, round(partitions * _PROBED_PARTITIONS)))
-        found: NDArray[np.int64] = search.to_arrow().column("position").to_numpy()
+        with reading(self._gallery.database, "vectors") as table:
+            search = table.search(reduced).distance_type("cosine").limit(count).select(["position", "_distance"])
+            if not self._flat:
+                partitions = max(1, round(len(self._gallery) ** 0.5 / 8))
+                search = search.nprobes(max(8, round(partitions * _PROBED_PARTITIONS)))
+            found: NDArray[np.int64] = search.to_arrow().column("position").to_numpy()
         return np.unique(found)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,7 @@ def with_families(models: pa.Table, first: Sequence[int]) -> pa.Table:
     return models.set_column(models.column_names.index("family"), MODELS.field("family"), column)
 
 
-_DAMAGE = (ValueError, RuntimeError, OSError, KeyError)
+_DAMAGE = (ValueError, TypeError, RuntimeError, OSError, KeyError)
 
 ANN_ROWS = 20_000
 """Logits from which whole-descriptor search gets an approximate index; below, LanceDB reads all reduced vectors."""
@@ -158,32 +159,44 @@ def index_vectors(database: Any) -> str:
 
 def read_models(database: Any) -> pa.Table:
     """Return the table `metadata.MODELS`, in order of ``model``."""
-    return _read(database, "models", "model").select(MODELS.names)
+    return _read(database, "models", "model", MODELS)
 
 
 def read_logits(database: Any) -> pa.Table:
     """Return the table `metadata.LOGITS`, in order of position."""
-    return _read(database, "logits", "position").select(LOGITS.names)
+    return _read(database, "logits", "position", LOGITS)
 
 
-def _read(database: Any, name: str, order: str) -> pa.Table:
+@contextmanager
+def reading(database: Any, name: str) -> Iterator[Any]:
+    """Yield a table that is only read; damage, at opening or later, is a `WorkspaceError` that names it."""
     path = Path(str(database.uri)) / f"{name}.lance"
     try:
         with using(path, "read"):
-            table: pa.Table = database.open_table(name).to_arrow().combine_chunks()
-            table.validate(full=True)
+            yield database.open_table(name)
     except DiskError:
         raise
     except BaseException as error:
-        # Rust panics at some damage, and what that raises is no Exception
-        if isinstance(error, (Exception, KeyboardInterrupt)) and not isinstance(error, _DAMAGE):
+        # Rust panics at some damage, and what that raises has types of its own, some of which are no Exception
+        if not isinstance(error, _DAMAGE) and "Panic" not in type(error).__name__:
             raise
         raise damaged(path, f"{type(error).__name__}: {str(error)[:200]}") from error
-    positions = table.column(order).to_numpy()
+
+
+def _read(database: Any, name: str, order: str, schema: pa.Schema) -> pa.Table:
+    path = Path(str(database.uri)) / f"{name}.lance"
+    with reading(database, name) as opened:
+        whole: pa.Table = opened.to_arrow().combine_chunks()
+        whole.validate(full=True)
+        positions = whole.column(order).to_numpy()
+        table = whole.select(schema.names)
+        if not table.schema.equals(schema):
+            raise ValueError("its columns are not those of this format")
     if (positions != np.arange(positions.size)).any():
-        table = table.take(pa.array(np.argsort(positions, kind="stable")))
-        if (table.column(order).to_numpy() != np.arange(positions.size)).any():
+        by_position = np.argsort(positions, kind="stable")
+        if (positions[by_position] != np.arange(positions.size)).any():
             raise damaged(path, "it lacks rows")
+        table = table.take(pa.array(by_position))
     return table
 
 
