@@ -249,6 +249,13 @@ class Index:
             return self._text(query)
         if isinstance(query, np.ndarray):
             return self._fitting(Descriptor.from_raw(query))
+        from PIL.Image import Image as Picture
+
+        if not isinstance(query, (Path, Picture)):
+            raise TypeError(
+                "a search asks for words, an image or a path to one, a descriptor, or one number per probe (numpy), "
+                f"not {type(query).__name__}"
+            )
         image = read_image(query)
         side = "image_encoder" if self.gallery.manifest.get("image_encoder") else "encoder"
         with self._lock:

@@ -120,8 +120,11 @@ TIMEOUT_S = 60.0
 
 _REMOTE = ("hf://", "s3://", "http://", "https://", "gs://", "gcs://", "r2://")
 _SECRET = re.compile("TOKEN|SECRET|PASSW|KEY|CREDENTIAL", re.IGNORECASE)
-_SEARCH = {"all_of", "any_of", "none_of", "n", "k", "scoring", "by", "hybrid", "filter"}
-_SIMILAR = {"sha", "whole", "n", "k", "scoring", "by", "filter"}
+_TEXTS = list[str]
+_SHARED: dict[str, type] = {"n": int, "k": int, "scoring": str, "by": str, "filter": str}
+_SEARCH: dict[str, Any] = _SHARED | {"hybrid": bool, "all_of": _TEXTS, "any_of": _TEXTS, "none_of": _TEXTS}
+_SIMILAR: dict[str, Any] = _SHARED | {"sha": str, "whole": bool}
+_IN_WORDS = {int: "a whole number", str: "a text", bool: "true or false", _TEXTS: "a list of texts"}
 _SYNONYMS = {"limit": "n", "where": "filter"}
 
 
@@ -384,13 +387,15 @@ def _search(index: Index, positional: list[Any], named: dict[str, Any]) -> Query
     _check("search", positional, named, 1, _SEARCH)
     options: dict[str, Any] = {name: tuple(named.get(name) or ()) for name in ("all_of", "any_of", "none_of")}
     options |= {name: named.get(name) for name in ("k", "scoring")}
+    if positional and not isinstance(positional[0], (str, type(None))):
+        raise QueryError("search() takes a text: search('dog')")
     query = index.search(positional[0] if positional else None, hybrid=bool(named.get("hybrid")), **options)
     return _shaped(query, named)
 
 
 def _similar(index: Index, positional: list[Any], named: dict[str, Any]) -> Query:
     _check("similar", positional, named, 2, _SIMILAR)
-    if len(positional) != 2 or not isinstance(positional[0], str) or not isinstance(positional[1], int):
+    if len(positional) != 2 or not isinstance(positional[0], str) or type(positional[1]) is not int:
         raise QueryError("similar() takes a repository and a logit: similar('owner/name', 3)")
     options: dict[str, Any] = {name: named.get(name) for name in ("sha", "k", "scoring")}
     return _shaped(index.similar(*positional, whole=bool(named.get("whole")), **options), named)
@@ -401,17 +406,20 @@ def _shaped(query: Query, named: dict[str, Any]) -> Query:
         query = query.where(str(named["filter"]))
     if named.get("by"):
         query = query.by(named["by"])
-    n = named.get("n", 100)
-    if not isinstance(n, int):
-        raise QueryError(f"n must be a whole number, not {printable(n)}")
-    return query.limit(n)
+    n = named.get("n")
+    return query.limit(100 if n is None else n)
 
 
-def _check(name: str, positional: list[Any], named: dict[str, Any], most: int, known: set[str]) -> None:
-    unknown = sorted(set(named) - known)
+def _check(name: str, positional: list[Any], named: dict[str, Any], most: int, known: dict[str, Any]) -> None:
+    unknown = sorted(set(named) - set(known))
     if unknown or len(positional) > most:
         what = f"has no argument '{printable(unknown[0])}'" if unknown else f"takes at most {most} unnamed arguments"
         raise QueryError(f"{name}() {what}; named ones: {', '.join(sorted(known))}")
+    for option, value in named.items():
+        texts = known[option] is _TEXTS
+        fits = isinstance(value, list) and all(type(v) is str for v in value) if texts else type(value) is known[option]
+        if value is not None and not fits:
+            raise QueryError(f"{option} must be {_IN_WORDS[known[option]]}, not {printable(value)}")
 
 
 def _arguments(function: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -451,7 +459,9 @@ def _constant(node: dict[str, Any]) -> Any:
         if value["is_null"]:
             return None
         return value["value"] / 10 ** kind["type_info"]["scale"] if kind["id"] == "DECIMAL" else value["value"]
-    if node["class"] == "CAST" and node["cast_type"]["id"] == "BOOLEAN":  # DuckDB 1 writes true as 't'::BOOLEAN
+    if (
+        node["class"] == "CAST" and node.get("cast_type", {}).get("id") == "BOOLEAN"
+    ):  # DuckDB 1 writes true as 't'::BOOLEAN
         return _constant(node["child"]) in ("t", "true")
     if node["class"] == "FUNCTION" and node["function_name"] == "list_value":
         return [_constant(expression) for _, expression in _written(node)]

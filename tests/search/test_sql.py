@@ -136,6 +136,35 @@ def test_a_statement_that_would_keep_the_parser_busy(opened):
         opened.sql("SELECT " + "(" * 40_000 + "1 =" + ")" * 40_000)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "7", "true", "['dog']", "'dog', n := 'many'", "'dog', n := 2.5", "'dog', n := true", "'dog', k := 'x'",
+        "'dog', by := 3",
+        "'dog', hybrid := 'yes'", "'dog', all_of := 'cat'", "'dog', all_of := [1, 2]", "'dog', filter := 7",
+        "'dog', scoring := 1",
+        "CAST('dog' AS JSON)", "TRY_CAST(1 AS STRUCT(a INTEGER))", "'dog', n := CAST(1 AS INTEGER[9])",
+    ],
+)  # fmt: skip
+def test_arguments_of_a_search_have_types(opened, arguments):
+    with pytest.raises(QueryError):
+        opened.sql(f"SELECT * FROM search({arguments})")
+
+
+@pytest.mark.parametrize(
+    "arguments", ["'a/b', true", "7, 7", "'a/b', '7'", "'a/b', CAST(1 AS DATE)", "'a/b', 0, sha := 3"]
+)
+def test_arguments_of_similar_have_types(opened, arguments):
+    with pytest.raises(QueryError):
+        opened.sql(f"SELECT * FROM similar({arguments})")
+
+
+def test_in_python_a_wrong_type_is_a_type_error_in_words(opened):
+    for value in (123, 1.5, ["dog"], b"dog"):
+        with pytest.raises(TypeError, match="a search asks for words"):
+            opened.search(value)
+
+
 def test_searches_are_inside_the_clock_and_counted(opened):
     searches = [f"SELECT count(*) FROM search('dog {i}', n := 5)" for i in range(100)]
     with pytest.raises(QueryError, match="at most 32 searches"):
