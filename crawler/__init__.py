@@ -1,7 +1,7 @@
 """The crawler: list image-classification repositories, decide which can be probed and why not, fetch files safely."""
 
-from crawler.explanation import Explanation, Step, explain
-from crawler.fetcher import Fetcher
+from crawler.decide.explanation import Explanation, Step, explain
+from crawler.fetch.fetcher import Fetcher
 from crawler.summary import CrawlSummary, funnel
 from crawler.verb import crawl
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from crawler.inspection import Decision
+from crawler.decide.inspection import Decision
+from crawler.decide.repository import Whereabouts
 from crawler.listing.rows import Listed, MalformedRowError
-from crawler.repository import Whereabouts
 from workspace import Status
 from workspace.files import batches, canonical_json, table_files, table_writer, write_table
 from workspace.records import CATALOG

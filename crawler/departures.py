@@ -6,13 +6,13 @@ import logging
 from collections.abc import Iterator
 
 from crawler.catalog import departed_row
+from crawler.decide.repository import Whereabouts, ask_row
 from crawler.hub.client import HubClient
 from crawler.hub.transport import Deadline
 from crawler.known import newest_rows
 from crawler.listing.query import Query
 from crawler.listing.rows import Listed, MalformedRowError, parse
 from crawler.pipeline import Pipeline
-from crawler.repository import Whereabouts, ask_row
 from workspace import Outcome, Status, Workspace
 from workspace.runs import now
 

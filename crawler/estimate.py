@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from crawler.catalog import hash63, listed_columns, listing_fingerprint
+from crawler.decide.inspection import Inspector
 from crawler.hub.client import HubClient
-from crawler.inspection import Inspector
 from crawler.known import Known
 from crawler.listing.pages import Source
 from crawler.listing.query import Query
@@ -18,7 +18,7 @@ from workspace import Status
 from workspace.safetensors_header import BITS, FIRST_READ
 
 REQUESTS = {"resolvers": 5, "api": 1}
-"""Requests of one candidate, when it turns out to be eligible and its card is read: see `crawler.inspection`."""
+"""Requests of one candidate, when it turns out to be eligible and its card is read: see `crawler.decide.inspection`."""
 _CONFIG_BYTES = 4_096  # a typical config.json
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from crawler.catalog import crawl_files, hash63, listed_columns, listing_fingerprint, malformed_row, row_of, write_rows
-from crawler.inspection import Decision, Inspector
+from crawler.decide.inspection import Decision, Inspector
 from crawler.journal import Journal
 from crawler.known import Known, State
 from crawler.listing.pages import Page, Source

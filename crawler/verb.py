@@ -9,10 +9,10 @@ from pathlib import Path
 
 from crawler import estimate
 from crawler.catalog import merge_files
+from crawler.decide.inspection import Inspector
 from crawler.departures import book_departures
 from crawler.exclusive import exclusive
 from crawler.hub.client import HubClient
-from crawler.inspection import Inspector
 from crawler.journal import Journal
 from crawler.known import Known
 from crawler.listing.pages import Listing, Source

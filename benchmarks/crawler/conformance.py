@@ -21,9 +21,9 @@ import click
 
 import crawler
 from crawler.catalog import row_of
+from crawler.decide.inspection import Decision
 from crawler.hub.client import HubClient
 from crawler.hub.errors import UnansweredError
-from crawler.inspection import Decision
 from crawler.listing.rows import parse
 from hubprobe.demo import tiny
 from workspace import Config, Workspace

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 import crawler
-from crawler.cards import READ, SUMMARY, summary
+from crawler.decide.cards import READ, SUMMARY, summary
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer
 from workspace import Workspace

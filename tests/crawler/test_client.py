@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import crawler
-from crawler import inspection
+from crawler.decide import inspection
 from crawler.hub import client
 from crawler.hub.client import HubClient
 from crawler.hub.errors import UnansweredError

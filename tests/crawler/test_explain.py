@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import crawler
+from crawler.decide.rules import STAGES
 from crawler.hub.identity import CONTACT, user_agent
-from crawler.rules import STAGES
 from hubprobe.demo import unhealthy
 from hubprobe.demo.server import HubServer
 from workspace import Config, QueryError, Status, Workspace

@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crawler.catalog import malformed_row, row_of, write_rows
+from crawler.decide.inspection import Decision
+from crawler.decide.repository import entries, new_name, shards
+from crawler.decide.rules import is_safe_path
 from crawler.hub.client import Answer, HubClient, bounded
 from crawler.hub.errors import RetryError, UnansweredError
 from crawler.hub.pacing import standing, stated_wait
-from crawler.inspection import Decision
 from crawler.listing.pages import read_rows
 from crawler.listing.rows import Listed, MalformedRowError, is_repo_id, parse
-from crawler.repository import entries, new_name, shards
-from crawler.rules import is_safe_path
 from workspace import ModelError, Status
 from workspace.model_config import parse_config
 from workspace.model_labels import MAX_LABEL, from_id2label

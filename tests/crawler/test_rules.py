@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from crawler.head import Head, find_head
+from crawler.decide.head import Head, find_head
+from crawler.decide.rules import CONFIG_RULES, LIST_RULES, STAGES, Facts, first_refusal, is_safe_path
 from crawler.listing.rows import File, Listed
-from crawler.rules import CONFIG_RULES, LIST_RULES, STAGES, Facts, first_refusal, is_safe_path
 from workspace import CrawlConfig, ModelError, Status
 from workspace.architectures import Architectures
 from workspace.model_config import parse_config

@@ -20,11 +20,11 @@ from urllib.parse import urlsplit
 import pytest
 
 import crawler
+from crawler.decide.repository import Whereabouts, new_name
 from crawler.hub import client as client_module
 from crawler.hub.client import HubClient, decoded
 from crawler.hub.errors import UnansweredError
 from crawler.hub.transport import proxy_for
-from crawler.repository import Whereabouts, new_name
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer
 from hubprobe.demo.wire import Response

@@ -97,7 +97,7 @@ def reader(finished: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.M
 
 def _keep_registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take back afterwards what a page adds to the lists of encoders, scorings and rules."""
-    from crawler import explanation, inspection
+    from crawler.decide import explanation, inspection
     from search.scan import scoring
     from search.text import encoders
 

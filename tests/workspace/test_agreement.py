@@ -14,8 +14,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from crawler.decide.rules import CONFIG_RULES, Facts, first_refusal
 from crawler.listing.rows import Listed
-from crawler.rules import CONFIG_RULES, Facts, first_refusal
 from probing.model.loading import Caps, load
 from workspace import CrawlConfig, ModelError, Status
 from workspace.architectures import Architectures

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from crawler.decide.rules import INDEX
 from crawler.hub.client import Answer, HubClient
 from crawler.hub.errors import RetryError, UnansweredError
 from crawler.hub.transport import Deadline
 from crawler.listing.query import EXPAND
 from crawler.listing.rows import File, is_repo_id
-from crawler.rules import INDEX
 from workspace import ModelError, Status
 from workspace.endpoint import is_hugging_face
 

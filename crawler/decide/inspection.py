@@ -21,12 +21,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from crawler.cards import CARD, READ, summary
-from crawler.hub.client import HubClient
-from crawler.hub.errors import UnansweredError
-from crawler.hub.transport import Deadline
-from crawler.listing.rows import File, Listed, MalformedRowError, parse
-from crawler.repository import (
+from crawler.decide.cards import CARD, READ, summary
+from crawler.decide.repository import (
     MAX_ANSWER,
     Whereabouts,
     ask_paths,
@@ -38,7 +34,7 @@ from crawler.repository import (
     states_a_hash,
     whereabouts,
 )  # fmt: skip
-from crawler.rules import (
+from crawler.decide.rules import (
     CONFIG,
     CONFIG_RULES,
     INDEX,
@@ -49,6 +45,10 @@ from crawler.rules import (
     Rule,
     first_refusal,
 )  # fmt: skip
+from crawler.hub.client import HubClient
+from crawler.hub.errors import UnansweredError
+from crawler.hub.transport import Deadline
+from crawler.listing.rows import File, Listed, MalformedRowError, parse
 from workspace import CrawlConfig, HubError, ModelError, Status
 from workspace.architectures import Architectures
 from workspace.model_config import MAX_CONFIG, ModelConfig, parse_config

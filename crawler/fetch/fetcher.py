@@ -11,15 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from crawler.downloads import PART, download
+from crawler.decide.inspection import PROCESSORS
+from crawler.decide.repository import MAX_ANSWER, Whereabouts, ask_paths, entries, shards, whereabouts
+from crawler.decide.rules import CONFIG, INDEX, WEIGHTS, is_safe_path
+from crawler.fetch.download import PART, download
+from crawler.fetch.store import Store
 from crawler.hub.client import HubClient
 from crawler.hub.errors import UnansweredError
 from crawler.hub.transport import Deadline
-from crawler.inspection import PROCESSORS
 from crawler.listing.rows import File, is_repo_id
-from crawler.repository import MAX_ANSWER, Whereabouts, ask_paths, entries, shards, whereabouts
-from crawler.rules import CONFIG, INDEX, WEIGHTS, is_safe_path
-from crawler.store import Store
 from workspace import ModelError, Status, Workspace, model_file_name
 from workspace.endpoint import token_for
 from workspace.safetensors_header import LEAST_BYTES

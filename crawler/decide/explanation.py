@@ -10,12 +10,12 @@ from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
+from crawler.decide.inspection import Inspector
+from crawler.decide.repository import Whereabouts, ask_row
+from crawler.decide.rules import STAGES, Rule
 from crawler.hub.client import HubClient
 from crawler.hub.transport import Deadline
-from crawler.inspection import Inspector
 from crawler.listing.rows import MalformedRowError, is_repo_id, parse
-from crawler.repository import Whereabouts, ask_row
-from crawler.rules import STAGES, Rule
 from workspace import QueryError, Status, Workspace
 from workspace.architectures import lazy
 from workspace.endpoint import token_for

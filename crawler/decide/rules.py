@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 
-from crawler.head import Head, find_head
+from crawler.decide.head import Head, find_head
 from crawler.listing.rows import Listed
 from workspace import CrawlConfig, Status, model_rules
 from workspace.architectures import Architectures

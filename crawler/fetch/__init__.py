@@ -1,0 +1,1 @@
+"""Bringing the files of models to disk: pinned, verified, within bounds."""
