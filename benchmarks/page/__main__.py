@@ -3,7 +3,7 @@
 ``python -m benchmarks.page --workspace W [--searchers 50] [--seconds 60] [--way page|api|queue] [--fresh SHARE]``
 
 A searcher asks its next question as soon as it has the answer to the last. ``page`` is what a browser gets (HTML);
-``api`` is Gradio's direct endpoint, ``queue`` Gradio's queue (a POST, then the event stream), both with JSON records.
+``api`` and ``queue`` are the API as Gradio's clients ask it: one POST, or a POST and then an event stream, as JSON.
 ``--fresh`` is the share of questions whose words nobody asked before: the encoder has to read them.
 """
 
