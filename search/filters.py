@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 MAX_CONDITION = 10_000
 """Characters of a condition."""
 
+REMEMBERED = 1_000
+"""Characters of a condition whose parse is remembered."""
+
 MAX_DEPTH = 40
 """Nodes from the root of a condition's parse to a leaf."""
 
@@ -81,9 +84,15 @@ class Condition:
     tree: dict[str, Any] = field(compare=False, repr=False)
 
 
-@lru_cache(maxsize=256)
 def parse(text: str) -> Condition:
-    """Parse and check one SQL condition; raises `QueryError` for anything that is not one over the known columns."""
+    """Parse and check one SQL condition; raises `QueryError` for anything that is not one over the known columns.
+
+    Short ones are remembered: the parse of a long one takes megabytes.
+    """
+    return (_remembered if len(text) <= REMEMBERED else _parsed)(text)
+
+
+def _parsed(text: str) -> Condition:
     if len(text) > MAX_CONDITION:
         raise QueryError(f"a filter has at most {MAX_CONDITION} characters, this one {len(text)}")
     if not text.strip():
@@ -96,6 +105,9 @@ def parse(text: str) -> Condition:
     checker = _Checker()
     checker.width(tree)
     return Condition(text, not checker.columns <= MODEL_COLUMNS, tree)
+
+
+_remembered = lru_cache(maxsize=256)(_parsed)
 
 
 class Evaluator:

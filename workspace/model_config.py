@@ -7,14 +7,13 @@ timm's own form is read as timm reads it (``timm.models._hub``), without importi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from workspace import imagenet
+from workspace import bounded_json, imagenet
 from workspace.errors import ModelError
 from workspace.model_labels import Labels, from_id2label, from_names
 from workspace.status import LabelQuality, Status
@@ -106,7 +105,9 @@ def parse_object(raw: bytes, name: str, malformed: Status) -> dict[str, Any]:
     if len(raw) > MAX_CONFIG:
         raise ModelError(malformed, f"{name} has more than {MAX_CONFIG:,} bytes")
     try:
-        value = json.loads(raw.decode("utf-8-sig"), parse_int=_bounded)
+        value = bounded_json.loads(raw.decode("utf-8-sig"), parse_int=_bounded)
+    except bounded_json.TooManyValuesError as error:
+        raise ModelError(malformed, f"{name} holds {error}") from error
     except (ValueError, RecursionError) as error:
         raise ModelError(malformed, f"{name} is not JSON: {type(error).__name__}") from error
     if not isinstance(value, dict):

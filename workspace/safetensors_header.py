@@ -7,12 +7,12 @@ count from the end of the header, cover it without gaps, and end at the end of t
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from workspace import bounded_json
 from workspace.errors import ModelError
 from workspace.status import Status
 
@@ -100,7 +100,7 @@ def header_length(first: bytes, size: int) -> int:
 def parse_header(raw: bytes, size: int) -> Header:
     """Read the JSON of a header and check it against the file's ``size`` in bytes. Raises `ModelError`."""
     try:
-        content = json.loads(raw.decode("utf-8"), parse_int=_int)
+        content = bounded_json.loads(raw.decode("utf-8"), parse_int=_int)
     except (ValueError, RecursionError) as error:
         raise _invalid(f"the header is not JSON ({type(error).__name__})") from error
     if not isinstance(content, dict) or len(content) > MAX_TENSORS:

@@ -20,8 +20,8 @@ _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,1000}>")
 _IMAGE = re.compile(r"!\[[^\[\]]{0,500}\]\([^()\s]{0,1000}(?:\s[^()]{0,200})?\)")
 _LINK = re.compile(r"\[([^\[\]]{0,500})\]\([^()\s]{0,1000}(?:\s[^()]{0,200})?\)")
 _MARKS = re.compile(r"[*_`~]{1,3}|^\s{0,3}(?:#{1,6}\s|>\s?|[-+]\s|\d{1,3}[.)]\s)", re.MULTILINE)
-_TABLE = re.compile(r"^\s*\|.*$|^\s*[-=:|+ ]{3,}$", re.MULTILINE)
-_UNFILLED = re.compile(r"\[?\s*more information needed\s*\]?", re.IGNORECASE)
+_TABLE = re.compile(r"^\|.*$|^[-=:|+ ]{3,}$", re.MULTILINE)
+_UNFILLED = re.compile(r"\[?\s?more information needed\s?\]?", re.IGNORECASE)
 
 
 def summary(card: bytes) -> str | None:
@@ -36,10 +36,15 @@ def summary(card: bytes) -> str | None:
             return None
     for pattern in (_COMMENT, _FENCED, _HIDDEN, _IMAGE):
         text = pattern.sub(" ", text)
-    text = _LINK.sub(r"\1", text)
+    text = _lines(_LINK.sub(r"\1", text))
     for pattern in (_TABLE, _TAG, _UNFILLED):
         text = pattern.sub(" ", text)
     words = " ".join(html.unescape(_MARKS.sub("", text)).split())
     if len(words) > SUMMARY:
         words = words[:SUMMARY].rsplit(" ", 1)[0] + "…"
     return words if any(c.isalpha() for c in words) else None
+
+
+def _lines(text: str) -> str:
+    """Return the lines of a text that are not empty, with single spaces: patterns need not look past runs of them."""
+    return "\n".join(filter(None, (" ".join(line.split()) for line in text.split("\n"))))

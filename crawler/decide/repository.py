@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from crawler.hub.errors import RetryError, UnansweredError
 from crawler.hub.transport import Deadline
 from crawler.listing.query import EXPAND
 from crawler.listing.rows import File, is_repo_id
-from workspace import ModelError, Status
+from workspace import ModelError, Status, bounded_json
 from workspace.endpoint import is_hugging_face
 
 logger = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ def ask_row(client: HubClient, repo_id: str, deadline: Deadline) -> Any:
     except UnansweredError as error:
         return Whereabouts(error.status, error.reason)
     return (
-        json.loads(answer.body)
+        bounded_json.loads(answer.body)
         if answer.location is None
         else Whereabouts.of_redirect(client, repo_id, answer.location)
     )
@@ -67,7 +66,7 @@ def ask_row(client: HubClient, repo_id: str, deadline: Deadline) -> Any:
 
 def _is_object(answer: Answer) -> None:
     try:
-        if isinstance(json.loads(answer.body), dict):
+        if isinstance(bounded_json.loads(answer.body), dict):
             return
     except (ValueError, RecursionError):
         logger.debug("an answer about a repository is not JSON")
@@ -84,7 +83,7 @@ def new_name(location: str) -> str:
 def shards(raw: bytes) -> list[str]:
     """Return the files an index names, in order. Raises `ModelError` for an index that cannot be followed safely."""
     try:
-        names = sorted(set(json.loads(raw.decode("utf-8"))["weight_map"].values()))
+        names = sorted(set(bounded_json.loads(raw.decode("utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(Status.INVALID_HEADER, f"{INDEX} names no shards ({type(error).__name__})") from error
     if not names or len(names) > MAX_SHARDS or not all(isinstance(n, str) and _SHARD.fullmatch(n) for n in names):
@@ -133,7 +132,7 @@ def file_of(path: str, answer: Answer) -> File:
 def entries(raw: bytes) -> list[File]:
     """Return the files in an answer of tree or paths-info. Raises `UnansweredError` when it cannot be read."""
     try:
-        return [_entry(entry) for entry in json.loads(raw) if entry.get("type") != "directory"]
+        return [_entry(entry) for entry in bounded_json.loads(raw) if entry.get("type") != "directory"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnansweredError(Status.SERVER_ERROR, f"the Hub's list of files cannot be read ({error})") from error
 

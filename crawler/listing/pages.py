@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterator
@@ -15,13 +14,13 @@ from crawler.hub.client import Answer, HubClient
 from crawler.hub.errors import RetryError, UnansweredError
 from crawler.hub.transport import Deadline
 from crawler.listing.query import PAGE
-from workspace import HubError, Status
+from workspace import HubError, Status, bounded_json
 from workspace.runs import now
 from workspace.text import printable
 
 logger = logging.getLogger(__name__)
 
-MAX_PAGE = 256 * 1024**2  # bytes: a thousand repositories with many files each
+MAX_PAGE = 128 * 1024**2  # bytes: a thousand repositories with many files each
 PAGE_SECONDS = 1_800.0  # one page, with every try; waiting for our turn not counted
 CIRCLE_TRIES = 3
 SLOW_TRIES = 2  # of a page for which the server has too little time, before a smaller one is asked for
@@ -103,10 +102,12 @@ class Listing:
             try:
                 found = self._read(with_limit(url, size), SLOW_TRIES)
             except UnansweredError as error:
-                heavy = error.slow or error.http in (500, 502, 503, 504)
+                large = error.status is Status.TOO_MANY_BYTES
+                heavy = error.slow or large or error.http in (500, 502, 503, 504)
                 if not heavy or (size == sizes[-1] and not error.slow):
                     raise _cannot_list(error) from error
-                logger.warning("the server does not answer for pages of %d rows in time", size)
+                why = "are too large to be read" if large else "do not come in time"
+                logger.warning("the server's pages of %d rows %s", size, why)
             else:
                 self.size = self.size if size == most else size
                 return found
@@ -121,6 +122,8 @@ class Listing:
         def check(answer: Answer) -> None:
             try:
                 kept[:] = read_rows(answer.body)
+            except bounded_json.TooManyValuesError as error:
+                raise UnansweredError(Status.TOO_MANY_BYTES, f"a page of {error}", answer.status) from error
             except ValueError as error:
                 kind = printable(answer.headers.get("content-type", "no content type"))
                 problem = UnansweredError(Status.SERVER_ERROR, f"{kind} came in place of rows", answer.status)
@@ -163,7 +166,9 @@ def read_rows(body: bytes) -> list[Any]:
     Raises `ValueError` when the whole is no JSON array.
     """
     try:
-        rows = json.loads(body, parse_int=_bounded)
+        rows = bounded_json.loads(body, parse_int=_bounded)
+    except bounded_json.TooManyValuesError:
+        raise
     except (ValueError, RecursionError):
         rows = [_one(piece) for piece in _pieces(body)]
     if not isinstance(rows, list):
@@ -185,7 +190,7 @@ def _limit_of(url: str) -> int:
 
 def _one(piece: bytes) -> Any:
     try:
-        return json.loads(piece, parse_int=_bounded)
+        return bounded_json.loads(piece, parse_int=_bounded)
     except (ValueError, RecursionError):
         return piece.decode("utf-8", "backslashreplace")[:2000]
 

@@ -48,11 +48,21 @@ def test_a_summary_is_cut_at_a_word():
     assert found.endswith(" word…")
 
 
-@pytest.mark.parametrize("mark", ["<", "[", "![", "*", "|", "<!--", "```", "> ", "&", "[](", "<a", "1. ", "\xff"])
+@pytest.mark.parametrize(
+    "mark",
+    ["<", "[", "![", "*", "|", "<!--", "```", "> ", "&", "[](", "<a", "1. ", "\xff", "\n", "\n \n", "\t", "~~~\n"],
+)
 def test_no_card_takes_long(mark):
     started = time.perf_counter()
     summary((mark * READ).encode("latin-1")[:READ])
     assert time.perf_counter() - started < 1.0
+
+
+@pytest.mark.parametrize("card", [" " * (READ - 1) + "x", ("-" * 100 + "x\n") * 160, "\xa0" * (READ // 2)])
+def test_no_run_of_one_character_takes_long(card):
+    started = time.process_time()
+    summary(card.encode())
+    assert time.process_time() - started < 1.0
 
 
 @pytest.fixture

@@ -303,6 +303,17 @@ def test_pages_too_heavy_for_the_server_are_asked_for_in_parts(
     assert ends(workspace) == ALL_FINE
 
 
+def test_pages_of_more_values_than_are_read_are_asked_for_in_parts(
+    server: HubServer, harm: Faults, open_workspace: Open
+) -> None:
+    bomb = b"[" + b"{}," * 1_000_000 + b"{}]"
+    harm.add(Fault(faults.body(bomb), match=r"limit=1000", times=None))
+    workspace = open_workspace(server.url)
+    crawl(workspace)
+    assert ends(workspace) == ALL_FINE
+    assert lists(server).count("250") == 2  # two pages of two rows
+
+
 def test_a_bad_token_stops_the_crawl_with_a_reason(server: HubServer, harm: Faults, open_workspace: Open) -> None:
     refused = [("X-Error-Message", "Invalid credentials in Authorization header")]
     harm.add(Fault(faults.status(401, refused), times=None))

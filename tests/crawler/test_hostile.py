@@ -214,3 +214,15 @@ def test_a_body_without_end_is_not_read_to_its_end() -> None:
     assert part == b"x" * 50
     with pytest.raises(RetryError):
         bounded(Answer(206, {"content-range": "bytes 20-60/100"}), endless(), 50, 10, 60)
+
+
+def test_json_of_too_many_values_is_read_by_nobody() -> None:
+    """Each takes 6 MB as text; before there was a cap, 32 MB of the kind took a gigabyte of memory and 7 s."""
+    many = b"[" + b"[]," * 2_000_000 + b"[]]"
+    assert end_of(lambda: parse_config(b'{"model_type": "vit", "x": ' + many + b"}", 5)) == Status.MALFORMED_CONFIG
+    header = b'{"__metadata__": ' + many + b"}"
+    assert end_of(lambda: parse_header(header, 8 + len(header))) == Status.INVALID_HEADER
+    with pytest.raises(ModelError):
+        shards(b'{"weight_map": {"a": "a.safetensors"}, "x": ' + many + b"}")
+    with pytest.raises(ValueError, match="values"):
+        read_rows(many)

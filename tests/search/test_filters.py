@@ -1,5 +1,6 @@
 """SQL conditions: what they select, and what they refuse."""
 
+import gc
 import resource
 import time
 from contextlib import suppress
@@ -112,6 +113,15 @@ def test_a_filter_that_nothing_meets(opened):
 def test_a_filter_refuses_what_is_no_condition(condition):
     with pytest.raises(QueryError):
         parse(condition)
+
+
+def test_long_conditions_are_not_remembered():
+    """A megabyte each, as parsed: 256 of them would stay for ever."""
+    before = len(gc.get_objects())
+    for i in range(20):
+        parse(f"downloads IN ({i}, " + ",".join("1" * 4_000) + ")")
+    gc.collect()
+    assert len(gc.get_objects()) - before < 100_000
 
 
 @pytest.mark.parametrize(
