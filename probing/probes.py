@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from probing.images import Probe, read
+from probing.images.encoded import Probe, read
 from probing.sources import Item, Source, open_source
 from workspace import ConfigError, Workspace, WorkspaceError, records, runs
 from workspace.files import short_hash, write_json, write_table

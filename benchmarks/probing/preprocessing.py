@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from probing import inputs
-from probing.processors import Processor, for_transformers
+from probing.images import inputs
+from probing.images.processors import Processor, for_transformers
 from workspace.images import read_image
 
 

@@ -35,7 +35,7 @@ def run(count: int, seed: int) -> Report:
     from transformers import ViTConfig
 
     from probing.attempts import Attempt
-    from probing.processors import check_settings, for_transformers
+    from probing.images.processors import check_settings, for_transformers
     from tests.probing.conftest import PROCESSOR, vit_config
 
     config: Any = ViTConfig.from_dict(vit_config())

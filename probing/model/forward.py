@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from probing.attempts import is_out_of_memory
-from probing.inputs import Inputs
+from probing.images.inputs import Inputs
 from probing.model.batches import grown
 from workspace import ModelError, Status
 

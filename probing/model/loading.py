@@ -19,7 +19,7 @@ from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probing.processors import Processor, for_timm, for_transformers
+from probing.images.processors import Processor, for_timm, for_transformers
 from workspace import ModelError, Status
 from workspace.architectures import Architectures
 from workspace.model_config import ModelConfig, read_config, read_object

@@ -21,7 +21,7 @@ from probing.subset import Ids
 from workspace import ModelError, Status, Workspace
 
 if TYPE_CHECKING:
-    from probing.inputs import Inputs
+    from probing.images.inputs import Inputs
     from probing.model.forward import Outputs
     from probing.model.loading import Loaded
 
@@ -59,7 +59,7 @@ def _timed(attempt: Attempt, settings: Settings, name: str) -> Iterator[float]:
 
 def prepare(workspace: Workspace, folder: Path, attempt: Attempt, settings: Settings) -> Prepared:
     """Load the model in ``folder`` and its inputs; fill ``attempt`` with what became known. Raises `ModelError`."""
-    from probing import inputs
+    from probing.images import inputs
     from probing.model import forward, loading, placement
 
     fields = attempt.fields

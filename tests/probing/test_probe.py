@@ -234,7 +234,8 @@ def test_a_full_disk_ends_the_run_and_nothing_is_held_against_a_model(
 ) -> None:
     import errno
 
-    from probing import cache, responses
+    from probing import responses
+    from probing.images import cache
 
     def full(*_: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import search
-from probing.images import read
+from probing.images.encoded import read
 from workspace import Config, SearchConfig, Workspace, model_file_name, records
 from workspace.files import short_hash, write_table
 from workspace.runs import now

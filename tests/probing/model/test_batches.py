@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from probing.inputs import Inputs
+from probing.images.inputs import Inputs
 from probing.model import batches, forward, placement
 from tests.probing.conftest import vit_config
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from probing.inputs import Inputs
+from probing.images.inputs import Inputs
+from probing.images.processors import Affine
 from probing.model import forward
-from probing.processors import Affine
 from workspace import ModelError, Status
 
 ROOT = Path(__file__).parents[3]

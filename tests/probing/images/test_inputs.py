@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probing import cache, inputs, processors
-from probing import pictures as pictures_module
-from probing.processors import Processor
+from probing.images import cache, inputs, processors
+from probing.images import pictures as pictures_module
+from probing.images.processors import Processor
 from tests.probing.conftest import PROCESSOR
 from workspace import ModelError, Status, Workspace
 from workspace.images import read_image

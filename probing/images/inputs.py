@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from probing import cache
 from probing.attempts import is_out_of_memory
-from probing.pictures import Picture, Pictures
-from probing.processors import Affine, Arrays, Processor, check_settings, numbers
+from probing.images import cache
+from probing.images.pictures import Picture, Pictures
+from probing.images.processors import Affine, Arrays, Processor, check_settings, numbers
 from workspace import ModelError, Status, Workspace
 from workspace.text import printable
 

@@ -1,8 +1,8 @@
 """A model's own image processor, or the default of its family, as one function from images to arrays.
 
 Most processors end by scaling and shifting 8-bit pixels: ``x = (u - shift) / scale`` per channel. Where that is so, the
-pixels ``u`` are what is worth keeping (`probing.inputs`), because every model with the same geometry shares them; and
-asking the processor to leave that step out is quicker than undoing it.
+pixels ``u`` are what is worth keeping (`probing.images.inputs`), because every model with the same geometry shares
+them; and asking the processor to leave that step out is quicker than undoing it.
 
 Images go in as lists: a call of a transformers processor costs about as much as shrinking a small photograph.
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 import numpy as np
 import numpy.typing as npt
 
-from probing.pictures import Picture
+from probing.images.pictures import Picture
 from workspace import ModelError, Status
 from workspace.files import canonical_json, short_hash
 from workspace.model_config import ModelConfig, read_object
@@ -51,7 +51,7 @@ class Processor:
         affine: its last step, when that is a scale and a shift of 8-bit pixels.
         mode: what Pillow converts the image to first: ``RGB``, or ``L`` for models of one channel.
         pixels: from pictures to the 8-bit pixels before the last step, where the processor can be asked for them. It
-            is taken at its word only where it agrees with `apply` (`probing.inputs`).
+            is taken at its word only where it agrees with `apply` (`probing.images.inputs`).
         alone: give it one picture at a time: what it makes of one depends on the others in the list.
         others: further inputs of the model for one picture, by the names of its arguments, such as masks of patches.
         assumed: in words, what the repository does not state and was assumed; empty when nothing was.

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 import probing
-from probing import cache, inputs, processors
-from probing.images import read
+from probing.images import cache, inputs, processors
+from probing.images.encoded import read
 from tests.probing.conftest import PROCESSOR, Repos, write_model
 from workspace import ModelError, Status, Workspace
 
@@ -244,7 +244,7 @@ def test_what_a_killed_process_was_making_is_deleted(tmp_path: Path, workspace: 
     _prepare(workspace, _written(tmp_path, PROCESSOR))
     root = workspace.cache_dir / "inputs"
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom probing import cache\n"
+        "import sys, time\nfrom pathlib import Path\nfrom probing.images import cache\n"
         "with cache.making(Path(sys.argv[1])) as folder:\n"
         "    cache.room_for(folder, 'uint8', (1000, 1000))\n    print('ready', flush=True)\n    time.sleep(60)\n"
     )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from probing import cache
+from probing.images import cache
 from workspace import Workspace, WorkspaceError
 from workspace.files import batches, read_file
 from workspace.images import RefusedImageError, read_image

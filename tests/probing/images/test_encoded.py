@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from probing import images
+from probing.images import encoded
 from tests.probing.conftest import png
 from workspace.images import read_image
 
@@ -18,25 +18,25 @@ def _encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 def test_plain_bytes_are_kept_and_others_stored_as_what_they_show() -> None:
     plain = png(1)
-    assert images.read(plain).encoded == plain
+    assert encoded.read(plain).encoded == plain
     rotated = _encoded(Image.open(io.BytesIO(plain)), "JPEG", exif=_orientation(6))
-    kept = images.read(rotated)
+    kept = encoded.read(rotated)
     assert (kept.width, kept.height) == (36, 40), "turned upright"
-    assert images.read(kept.encoded).image_hash == kept.image_hash
+    assert encoded.read(kept.encoded).image_hash == kept.image_hash
     clear = Image.new("RGBA", (4, 4), (200, 0, 0, 0))
-    assert read_image(images.read(_encoded(clear)).encoded).getpixel((0, 0)) == (255, 255, 255)
+    assert read_image(encoded.read(_encoded(clear)).encoded).getpixel((0, 0)) == (255, 255, 255)
     deep = Image.fromarray(np.linspace(0, 65535, 16).reshape(4, 4).astype(np.uint16))
-    shown = np.asarray(read_image(images.read(_encoded(deep)).encoded))
+    shown = np.asarray(read_image(encoded.read(_encoded(deep)).encoded))
     assert shown.min() == 0
     assert shown.max() == 255
-    large = images.read(_encoded(Image.new("RGB", (2048, 512))))
+    large = encoded.read(_encoded(Image.new("RGB", (2048, 512))))
     assert (large.width, large.height) == (1024, 256)
 
 
 def test_the_hash_is_of_pixels_not_of_bytes() -> None:
     image = Image.open(io.BytesIO(png(2)))
-    assert images.read(_encoded(image)).image_hash == images.read(_encoded(image, compress_level=0)).image_hash
-    assert images.read(png(2)).image_hash != images.read(png(3)).image_hash
+    assert encoded.read(_encoded(image)).image_hash == encoded.read(_encoded(image, compress_level=0)).image_hash
+    assert encoded.read(png(2)).image_hash != encoded.read(png(3)).image_hash
 
 
 def _orientation(value: int) -> Image.Exif:
