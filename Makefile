@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint types clean dist lowest test-lowest
+.PHONY: demo test pytest lint types clean dist lowest test-lowest
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -13,7 +13,11 @@ $(VENV)/.installed: pyproject.toml
 demo: $(VENV)/.installed
 	$(BIN)/hubprobe demo --workspace demo-index
 
-test: lint types
+# Two cores: the types are checked beside the tests, which take longer.
+test: lint
+	$(MAKE) --no-print-directory --jobs=2 types pytest
+
+pytest: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.installed

@@ -53,9 +53,9 @@ def test_a_summary_is_cut_at_a_word():
     ["<", "[", "![", "*", "|", "<!--", "```", "> ", "&", "[](", "<a", "1. ", "\xff", "\n", "\n \n", "\t", "~~~\n"],
 )
 def test_no_card_takes_long(mark):
-    started = time.perf_counter()
+    started = time.process_time()
     summary((mark * READ).encode("latin-1")[:READ])
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 10, "more than linear"
 
 
 @pytest.mark.parametrize("card", [" " * (READ - 1) + "x", ("-" * 100 + "x\n") * 160, "\xa0" * (READ // 2)])

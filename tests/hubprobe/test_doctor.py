@@ -240,18 +240,18 @@ def test_an_endpoint_that_says_nothing_is_given_up_in_time():
         started = time.monotonic()
         found = asked(endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}", seconds=0.5)
     assert found["endpoint"].state == "fail"
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30, "its seconds did not count"
 
 
 def test_a_name_that_is_never_resolved_is_given_up_in_time(monkeypatch):
     hang = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_a, **_k: hang.wait(20))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_a, **_k: hang.wait(120))
     started = time.monotonic()
     found = asked(endpoint="https://hub.invalid", seconds=0.5)
     hang.set()
     assert found["endpoint"].state == "fail"
     assert "within 0.5 s" in found["endpoint"].found
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60, "it was waited for"
 
 
 def test_something_that_is_no_address():

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from search import filters
 from search.filters import Evaluator, parse
 from search.store.tables import LOGITS, MODELS
 from workspace import QueryError
@@ -169,7 +170,7 @@ def test_the_dearest_filters_stay_small(condition):
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with suppress(QueryError):
         assert not evaluator.mask(parse(condition), np.zeros(rows, np.int32)).any()
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 60, "nothing ended it"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700_000  # kilobytes
 
 
@@ -180,11 +181,10 @@ def test_a_filter_that_cannot_be_computed(opened, condition):
 
 
 @pytest.mark.parametrize("text", ["(" * 5_000, "(" * 4_000 + "1 = " + ")" * 4_000, "abs([" * 900 + "]) >" * 900])
-def test_brackets_that_would_keep_the_parser_busy_are_counted_first(text):
-    begun = time.monotonic()
+def test_brackets_that_would_keep_the_parser_busy_are_counted_first(text, monkeypatch):
+    monkeypatch.setattr(filters, "_parser", lambda: pytest.fail("it was parsed"))
     with pytest.raises(QueryError, match="brackets inside one another"):
         parse(text)
-    assert time.monotonic() - begun < 5
 
 
 def test_brackets_in_texts_and_comments_do_not_count_and_hide_none():
