@@ -67,13 +67,14 @@ def release(
       hubprobe release my-release --workspace my-index --licenses permissive,copyleft
       hubprobe release my-release --workspace my-index --push my-org/classifiers
     """
-    from hubprobe.release import hub
+    from hubprobe.release import push
     from hubprobe.release import release as write
+    from hubprobe.release.source import check_repo
     from workspace import Workspace
 
     workspace = Workspace.open(folder)
     if repo is not None:
-        hub.check_repo(repo)
+        check_repo(repo)
     summary = write(
         workspace,
         out,
@@ -89,7 +90,7 @@ def release(
     if repo is not None and not dry_run:
         config = config_with_endpoint(folder, endpoint)
         secret = token_to_send(config, endpoint, token)
-        pushed = hub.push(
+        pushed = push(
             out,
             repo,
             endpoint=config.endpoint,

@@ -107,10 +107,8 @@ REASONS = {name: sentence for name, sentence, _ in RULES} | {
 def why_left_out(row: Row, licences: Collection[str], opt_out: Collection[str]) -> str:
     """Return the reason why a repository is left out, or an empty string when it is kept.
 
-    Args:
-        row: of the catalog, with ``ends`` added: its eligibility and the status of its last attempt.
-        licences: classes and tags to keep, as `checked` returns them.
-        opt_out: lower-case owners and ``owner/name``.
+    ``row`` is of the catalog, with ``ends`` added: its eligibility and the status of its last attempt. ``licences`` are
+    those to keep, as `checked_licences` returns them, ``opt_out`` lower-case owners and ``owner/name``.
     """
     for name in (str(row["id"]).lower(), str(row["renamed_to"] or "").lower()):
         if name in opt_out or name.split("/", maxsplit=1)[0] in opt_out:
@@ -132,21 +130,13 @@ _FOREIGN = re.compile(rf"(?<![\w/:.])(?:/(?:{_PLACES})/|[A-Za-z]:\\)[^\s'\",;)]*
 
 @dataclass(frozen=True)
 class Plan:
-    """What is released.
+    """What is released."""
 
-    Attributes:
-        models: newest catalog rows of the repositories kept, `records.CATALOG`, by id.
-        attempts: last attempts at them, `records.ATTEMPTS`, by repository and commit.
-        left_out: repositories left out, by reason, most frequent first.
-        probe_images: whether the probes' images and captions may be passed on.
-        licences: classes and tags of models kept, sorted.
-    """
-
-    models: pa.Table
-    attempts: pa.Table
-    left_out: dict[str, int]
-    probe_images: bool
-    licences: tuple[str, ...]
+    models: pa.Table  # newest catalog rows of the repositories kept, `records.CATALOG`, by id
+    attempts: pa.Table  # last attempts at them, `records.ATTEMPTS`, by repository and commit
+    left_out: dict[str, int]  # repositories left out, by reason, most frequent first
+    probe_images: bool  # whether the probes' images and captions may be passed on
+    licences: tuple[str, ...]  # classes and tags of models kept, sorted
 
     @property
     def kept(self) -> frozenset[str]:
@@ -235,4 +225,4 @@ def scrub(text: str | None) -> Any:
     """Return ``text`` with absolute paths of a machine reduced to their last part."""
     if not text:
         return text
-    return _FOREIGN.sub(lambda found: "…/" + re.split(r"[/\\]", found[0].rstrip("/\\"))[-1], text)
+    return _FOREIGN.sub(lambda path: "…/" + re.split(r"[/\\]", path[0].rstrip("/\\"))[-1], text)

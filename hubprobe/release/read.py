@@ -6,7 +6,6 @@ with each other, and memory is bounded by a row group of the release and a file 
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 from collections.abc import Iterator
@@ -19,23 +18,13 @@ import pyarrow as pa
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from hubprobe.release import rules
-from hubprobe.release.hub import Source, open_source
-from hubprobe.release.manifest import EncoderFacts, Manifest
-from hubprobe.release.parquet import TableFile, as_table, refusal
-from hubprobe.release.tables import SHARD_BYTES, descriptors, in_buckets, plain_schema, probes, restored
-from workspace import Config, DiskError, HubError, Status, Workspace, WorkspaceError, records
+from hubprobe.release import checks
+from hubprobe.release.checks import refusal
+from hubprobe.release.source import EncoderFacts, Manifest, ReleaseSource, open_source
+from hubprobe.release.tables import SHARD_BYTES, as_table, check_room, descriptors, in_buckets, plain_schema, probes
+from workspace import Config, DiskError, HubError, Status, Workspace, WorkspaceError, files, records
 from workspace.endpoint import checked, token_for
-from workspace.files import (
-    IMPORTED_PREFIX,
-    canonical_json,
-    read_json,
-    replacing,
-    short_hash,
-    table_writer,
-    write_json,
-    write_table,
-)
+from workspace.files import canonical_json, read_json, replacing, short_hash, write_json
 from workspace.images import RefusedImageError, read_image
 from workspace.layout import MARKER
 from workspace.runs import new_run_id, now, versions
@@ -51,7 +40,6 @@ NOTE = ".importing.json"
 
 _TABLES = ("models", "attempts", "probes", "descriptors")  # logits say nothing that these do not
 _PART_BYTES = 64 * 1024**2  # of a file of models or attempts, in memory
-_SPARE = 256 * 1024**2  # bytes of disk that stay free
 _ENCODER = re.compile(r"(?:clip|captions|images):[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?")
 _DATASET = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _UNIT = 1e-2  # what the length of an embedding may be off by
@@ -116,11 +104,12 @@ def import_release(
     _check_target(home)
     config = replace(Config(), endpoint=checked(endpoint)) if endpoint else Config()
     token = token_for(config.endpoint, token, named=True) or ""
-    source = open_source(
-        str(where), home / "cache" / "release", endpoint=config.endpoint, token=token, progress=progress
-    )
+    fetched = home / "cache" / "release"
+    source = open_source(str(where), fetched, endpoint=config.endpoint, token=token, progress=progress)
     manifest = source.manifest
-    _check_disk(home, source)
+    # the files, the descriptors twice and the index
+    size = sum(manifest.files[name].bytes for name in _used(manifest))
+    check_room(home, size + 5 * 2 * manifest.rows["descriptors"] * manifest.n_probes)
     config = _settings(config, source)
     _claim(home, source)
     workspace = Workspace(home, config)
@@ -137,27 +126,30 @@ def import_release(
         _discard(workspace)
         raise
     made = search.index(
-        workspace,
-        encoder=sides["encoder"] or "none",
-        image_encoder=sides["image_encoder"],
-        token=token,
+        workspace, encoder=sides["encoder"] or "none", image_encoder=sides["image_encoder"], token=token,
         progress=progress,
-    )
-    about = {"source": source.where, "revision": source.revision, "release_id": manifest.release_id}
-    run = new_run_id("import")
-    workspace.manifest(
-        run, {"verb": "import", "started_at": now().isoformat(), "release": about, "versions": versions()}
-    )
-    _finish(workspace)
+    )  # fmt: skip
+    release = {"source": source.where, "revision": source.revision, "release_id": manifest.release_id}
+    about: dict[str, object] = {
+        "verb": "import",
+        "started_at": now().isoformat(),
+        "release": release,
+        "versions": versions(),
+    }
+    workspace.manifest(new_run_id("import"), about)
+    with replacing(home / MARKER) as temporary:  # last of all: now the folder is a workspace
+        temporary.write_text(workspace.config.to_toml(), encoding="utf-8")
+    shutil.rmtree(workspace.cache_dir / "release", ignore_errors=True)
+    (home / NOTE).unlink(missing_ok=True)
     return ImportSummary(
-        home,
-        manifest.release_id,
-        source.revision,
-        manifest.rows["models"],
-        made.logits,
-        manifest.n_probes,
-        manifest.probe_images,
-        made.encoder,
+        folder=home,
+        release_id=manifest.release_id,
+        revision=source.revision,
+        models=manifest.rows["models"],
+        logits=made.logits,
+        probes=manifest.n_probes,
+        probe_images=manifest.probe_images,
+        encoder=made.encoder,
     )
 
 
@@ -170,7 +162,7 @@ def _check_target(home: Path) -> None:
         raise WorkspaceError(f"{home} is not empty: import into a new folder")
 
 
-def _claim(home: Path, source: Source) -> None:
+def _claim(home: Path, source: ReleaseSource) -> None:
     """Write down what the folder is filled from; raises `WorkspaceError` when that was another release."""
     mine = short_hash(canonical_json(source.manifest.model_dump()))
     if (home / NOTE).exists() and read_json(home / NOTE).get("manifest") != mine:
@@ -191,23 +183,10 @@ def _discard(workspace: Workspace) -> None:
 
 def _used(manifest: Manifest) -> list[str]:
     encoders = [f"encoders/{about.file}" for about in (manifest.encoder, manifest.image_encoder) if about]
-    return [*(name for table in _TABLES for name in manifest.of(table)), *encoders]
+    return [*(part.path for table in _TABLES for part in manifest.tables[table]), *encoders]
 
 
-def _check_disk(home: Path, source: Source) -> None:
-    """Raise `WorkspaceError` when the disk is too small for the files, the descriptors twice and the index."""
-    manifest = source.manifest
-    size = sum(manifest.files[name].bytes for name in _used(manifest))
-    needed = size + 5 * 2 * manifest.rows["descriptors"] * manifest.n_probes + _SPARE
-    existing = next(parent for parent in (home.absolute(), *home.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise WorkspaceError(
-            f"{home} needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: name another disk"
-        )
-
-
-def _settings(config: Config, source: Source) -> Config:
+def _settings(config: Config, source: ReleaseSource) -> Config:
     """Return ``config`` with the released settings that this version knows; no path or address of a stranger's.
 
     Raises `WorkspaceError` for a setting that no workspace may have.
@@ -245,16 +224,16 @@ def _encoder_name(about: EncoderFacts | None) -> str:
 
 
 def _groups(
-    source: Source, table: str, schema: pa.Schema, bar: tqdm[Any] | None = None
+    source: ReleaseSource, table: str, schema: pa.Schema, bar: tqdm[Any] | None = None
 ) -> Iterator[tuple[str, int, pa.RecordBatch]]:
     """Yield a table's row groups with file and first row, their values checked, their number that of the manifest."""
     for part in source.manifest.tables[table]:
-        file = TableFile(source.folder / part.path, part.path, schema)
+        file = checks.TableFile(source.folder / part.path, part.path, schema)
         if file.rows != part.rows:
             raise refusal(part.path, f"has {file.rows:,} rows, where the manifest counts {part.rows:,}")
         read = 0
         for first, rows in file.groups():
-            rules.check_rows(part.path, first, table, rows)
+            checks.check_rows(part.path, first, table, rows)
             yield part.path, first, rows
             read += rows.num_rows
             if bar is not None:
@@ -263,21 +242,21 @@ def _groups(
             raise refusal(part.path, f"has {read:,} rows, where the manifest counts {part.rows:,}")
 
 
-def _write_repositories(workspace: Workspace, source: Source) -> dict[Model, int]:
+def _write_repositories(workspace: Workspace, source: ReleaseSource) -> dict[Model, int]:
     """Write catalog and attempts; return the number of outputs of every model that was probed."""
     ids: set[str] = set()
     outputs: dict[Model, int] = {}
 
     def models() -> Iterator[pa.Table]:
-        schema, rising = plain_schema(records.CATALOG), rules.Rising()
+        schema, rising = plain_schema(records.CATALOG), checks.Rising()
         for name, first, rows in _groups(source, "models", schema):
             ids.update(key[0] for key in rising.check(name, first, ["id"], rows))
-            yield restored(as_table(rows, schema), records.CATALOG)
+            yield as_table(rows, records.CATALOG)
 
     def attempts() -> Iterator[pa.Table]:
-        schema, rising = plain_schema(records.ATTEMPTS), rules.Rising()
+        schema, rising = plain_schema(records.ATTEMPTS), checks.Rising()
         for name, first, rows in _groups(source, "attempts", schema):
-            table = as_table(rows, schema)
+            table = as_table(rows, records.ATTEMPTS)
             keys = list(rising.check(name, first, ["repo_id", "sha"], rows))
             about = zip(keys, *(table[n].to_pylist() for n in ("outcome", "status", "num_logits")), strict=True)
             for row, (key, outcome, status, logits) in enumerate(about):
@@ -285,8 +264,8 @@ def _write_repositories(workspace: Workspace, source: Source) -> dict[Model, int
                     raise refusal(name, "its repository is not in the table models", first + row)
                 if outcome != Status(status).outcome.value:
                     raise refusal(name, f"'{status}' is not the status of an attempt that ended {outcome}", first + row)
-                outputs[key] = rules.MAX_LOGITS if logits is None else logits
-            yield restored(table, records.ATTEMPTS)
+                outputs[key] = checks.MAX_LOGITS if logits is None else logits
+            yield table
 
     _write_parts(workspace.catalog_dir, models())
     _write_parts(workspace.attempts_dir, attempts())
@@ -301,20 +280,20 @@ def _write_parts(folder: Path, tables: Iterator[pa.Table]) -> None:
     for table in tables:
         held.append(table)
         if sum(part.nbytes for part in held) > _PART_BYTES:
-            write_table(folder / f"{IMPORTED_PREFIX}{number:05d}.parquet", pa.concat_tables(held))
+            files.write_table(folder / f"{files.IMPORTED_PREFIX}{number:05d}.parquet", pa.concat_tables(held))
             held, number = [], number + 1
     if held or not number:
-        write_table(folder / f"{IMPORTED_PREFIX}{number:05d}.parquet", pa.concat_tables(held))
+        files.write_table(folder / f"{files.IMPORTED_PREFIX}{number:05d}.parquet", pa.concat_tables(held))
 
 
-def _write_probes(workspace: Workspace, source: Source, progress: bool) -> None:
+def _write_probes(workspace: Workspace, source: ReleaseSource, progress: bool) -> None:
     manifest = source.manifest
     schema = plain_schema(probes(manifest.probe_images))
     hashes: dict[str, None] = {}  # in order
     path = workspace.probes_dir(manifest.probe_set) / "probes.parquet"
     with (
         tqdm(total=manifest.n_probes, desc="probes", unit="probe", disable=not progress) as bar,
-        table_writer(path, records.PROBES) as writer,
+        files.table_writer(path, records.PROBES) as writer,
     ):
         for name, first, rows in _groups(source, "probes", schema, bar):
             table = as_table(rows, schema)
@@ -339,6 +318,8 @@ def _write_probes(workspace: Workspace, source: Source, progress: bool) -> None:
 
 def _check_image(name: str, row: int, probe: dict[str, Any]) -> None:
     """Raise `WorkspaceError` unless a probe's image can be used, and is the one that was measured with."""
+    from probing.images.encoded import image_hash
+
     image = probe["image"]
     if image is None or image["bytes"] is None:
         raise refusal(name, "has no image", row)
@@ -346,20 +327,12 @@ def _check_image(name: str, row: int, probe: dict[str, Any]) -> None:
         seen = read_image(image["bytes"], f"probe {probe['probe_id']}")
     except RefusedImageError as error:
         raise refusal(name, f"its image cannot be used ({printable(error, 160)})", row) from error
-    digest = hashlib.sha256(f"{seen.width}x{seen.height}:".encode() + seen.tobytes()).hexdigest()
-    if (digest, *seen.size) != (probe["image_hash"], probe["width"], probe["height"]):
+    if (image_hash(seen), *seen.size) != (probe["image_hash"], probe["width"], probe["height"]):
         raise refusal(name, "its image is another than 'image_hash', 'width' and 'height' say", row)
 
 
-def _write_descriptors(workspace: Workspace, source: Source, outputs: dict[Model, int], progress: bool) -> None:
-    """Write the descriptors in the order of the index they were released from.
-
-    Args:
-        workspace: to write to.
-        source: of the release.
-        outputs: number of outputs of every model that was probed.
-        progress: show a bar on stderr.
-    """
+def _write_descriptors(workspace: Workspace, source: ReleaseSource, outputs: dict[Model, int], progress: bool) -> None:
+    """Write the descriptors in the order of the index they were released from; ``outputs`` of each model bound them."""
     manifest = source.manifest
     n, total = manifest.n_probes, manifest.rows["descriptors"]
     schema, rows_of_file = descriptors(n), max(1, SHARD_BYTES // (2 * n))
@@ -370,14 +343,14 @@ def _write_descriptors(workspace: Workspace, source: Source, outputs: dict[Model
     taken = 0
 
     def checked() -> Iterator[pa.Table]:
-        rising = rules.Rising()
+        rising = checks.Rising()
         with tqdm(total=total, desc="descriptors", unit="logit", disable=not progress) as bar:
             for name, first, rows in _groups(source, "descriptors", schema, bar):
                 for row, (*key, logit) in enumerate(rising.check(name, first, ["repo_id", "sha", "logit"], rows)):
                     if logit >= outputs.get((key[0], key[1]), 0):
                         has = "was not probed" if tuple(key) not in outputs else "has fewer outputs"
                         raise refusal(name, f"logit {logit}: the model {has}, says the table attempts", first + row)
-                rules.check_vectors(name, first, rows, n)
+                checks.check_vectors(name, first, rows, n)
                 yield as_table(rows, schema)
 
     def bucket_of(table: pa.Table) -> NDArray[np.int64]:
@@ -388,10 +361,10 @@ def _write_descriptors(workspace: Workspace, source: Source, outputs: dict[Model
     order = [(name, "ascending") for name in ("position", "repo_id", "sha", "logit")]
     for number, table in enumerate(in_buckets(checked(), schema, -(-total // rows_of_file), bucket_of, folder)):
         ordered = table.sort_by(order).drop_columns(["position"]).cast(records.descriptors(n))
-        write_table(folder / f"{IMPORTED_PREFIX}{number:05d}.parquet", ordered)
+        files.write_table(folder / f"{files.IMPORTED_PREFIX}{number:05d}.parquet", ordered)
 
 
-def _ranks(source: Source, schema: pa.Schema) -> NDArray[np.int64]:
+def _ranks(source: ReleaseSource, schema: pa.Schema) -> NDArray[np.int64]:
     """Return the place of every descriptor in the order of ``position``, those without one last, as they come."""
     only = pa.schema([schema.field("position")], schema.metadata)
     positions = np.empty(source.manifest.rows["descriptors"], np.int64)
@@ -415,7 +388,7 @@ def _ranks(source: Source, schema: pa.Schema) -> NDArray[np.int64]:
 
 
 def _encoder(
-    workspace: Workspace, source: Source, side: str, given: Encoder | str | None, token: str | None
+    workspace: Workspace, source: ReleaseSource, side: str, given: Encoder | str | None, token: str | None
 ) -> Encoder | None:
     """Put the probes' released embeddings where the index looks for them; return the encoder at its released commit."""
     from search.text.embeddings import cache
@@ -467,11 +440,3 @@ def _check_embeddings(path: Path, name: str, about: EncoderFacts, n: int) -> Non
                     raise refusal(name, "is not of unit length", start + int(np.argmin(good)))
     except SafetensorError as error:
         raise refusal(name, f"cannot be read ({printable(error, 120)})") from error
-
-
-def _finish(workspace: Workspace) -> None:
-    """Make the folder a workspace, last of all, and delete what was fetched for it."""
-    with replacing(workspace.root / MARKER) as temporary:
-        temporary.write_text(workspace.config.to_toml(), encoding="utf-8")
-    shutil.rmtree(workspace.cache_dir / "release", ignore_errors=True)
-    (workspace.root / NOTE).unlink(missing_ok=True)

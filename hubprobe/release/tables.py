@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from search.store import sources, versions
 from search.store.tables import connect, read_logits, read_models
-from workspace import Workspace, records
+from workspace import Workspace, WorkspaceError, records
 from workspace.files import batches, read_file, table_files
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _GROUP_ROWS = {"models": 1_000, "logits": 10_000, "attempts": 1_000, "probes": 1
 _GROUP_BYTES = 4 * 1024**2  # of a row group of descriptors
 _MAX_GROUP_BYTES = 64 * 1024**2  # of any row group, in memory: an import reads one at a time
 _KEY = ["repo_id", "sha", "logit"]
+_SPARE = 256 * 1024**2  # bytes of disk that stay free
 Model = tuple[str, str]
 
 POSITION = pa.field(
@@ -73,6 +75,16 @@ def probes(images: bool) -> pa.Schema:
     return schema.with_metadata({**schema.metadata, "huggingface": json.dumps(about, sort_keys=True)})
 
 
+def check_room(folder: Path, needed: int) -> None:
+    """Raise `WorkspaceError` when the disk that ``folder`` will lie on has no room for ``needed`` bytes and some."""
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    needed, free = needed + _SPARE, shutil.disk_usage(existing).free
+    if free < needed:
+        raise WorkspaceError(
+            f"{folder} needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: name another disk"
+        )
+
+
 @dataclass(frozen=True)
 class Written:
     """A file of a table: its path within the release, and its rows."""
@@ -108,15 +120,9 @@ def write(folder: Path, name: str, parts: Iterator[pa.Table], count: int, *, gro
 
 def write_whole(folder: Path, name: str, table: pa.Table) -> list[Written]:
     """Write a table that is in memory, cut into files of a bounded number of rows."""
-    rows = _rows_of_shard(name, table)
+    rows = _SHARD_ROWS.get(name) or max(1, SHARD_BYTES // max(1, int(table.nbytes) // max(1, int(table.num_rows))))
     starts = range(0, max(table.num_rows, 1), rows)
     return write(folder, name, (table.slice(start, rows) for start in starts), len(starts))
-
-
-def _rows_of_shard(name: str, table: pa.Table) -> int:
-    if name in _SHARD_ROWS:
-        return _SHARD_ROWS[name]
-    return max(1, SHARD_BYTES // max(1, int(table.nbytes) // max(1, int(table.num_rows))))
 
 
 def write_descriptors(
@@ -158,10 +164,10 @@ def _buckets(files: list[Path], kept: frozenset[str], rows: int) -> tuple[Callab
         filled += counts[key]
 
     def bucket_of(table: pa.Table) -> NDArray[np.int64]:
-        found = np.empty(table.num_rows, np.int64)
+        buckets = np.empty(table.num_rows, np.int64)
         for key, start, stop in sources.runs(table):
-            found[start:stop] = of.get(key, -1)
-        return found
+            buckets[start:stop] = of.get(key, -1)
+        return buckets
 
     return bucket_of, bucket + 1
 
@@ -240,14 +246,11 @@ def in_buckets(
     bucket_of: Callable[[pa.Table], NDArray[Any]],
     scratch: Path,
 ) -> Iterator[pa.Table]:
-    """Yield the rows of ``tables`` as one table a bucket, in order of bucket; within one they keep their order.
+    """Yield the rows of ``tables``, of ``schema``, as one table a bucket, in order; within one they keep their order.
 
-    Args:
-        tables: any number of tables of ``schema``, each of a size that fits.
-        schema: of all of them.
-        buckets: how many; each must fit into memory twice.
-        bucket_of: returns the bucket of every row, int ``[rows]``; a negative one leaves the row out.
-        scratch: an existing folder with room for all rows, uncompressed; not touched when there is one bucket.
+    ``bucket_of`` returns the bucket of every row, int ``[rows]``; a negative one leaves the row out. Each bucket must
+    fit into memory twice. ``scratch`` is a folder with room for all rows, uncompressed; not touched when there is one
+    bucket.
     """
     if buckets <= 1:
         parts = [table.filter(pa.array(bucket_of(table) >= 0)) for table in tables]
@@ -259,9 +262,9 @@ def in_buckets(
             writers = [stack.enter_context(pa.OSFile(str(path), "wb")) for path in paths]
             streams = [stack.enter_context(pa.ipc.new_stream(file, schema)) for file in writers]
             for table in tables:
-                found = bucket_of(table)
-                for number in np.unique(found[found >= 0]).tolist():
-                    streams[number].write_table(table.filter(pa.array(found == number)).combine_chunks())
+                places = bucket_of(table)
+                for number in np.unique(places[places >= 0]).tolist():
+                    streams[number].write_table(table.filter(pa.array(places == number)).combine_chunks())
         for path in paths:
             with pa.memory_map(str(path)) as file:
                 yield pa.ipc.open_stream(file).read_all()
@@ -297,23 +300,18 @@ def plain_schema(schema: pa.Schema) -> pa.Schema:
     return pa.schema([field.with_type(plain_type(field.type)) for field in schema], schema.metadata)
 
 
-def plain(table: pa.Table) -> pa.Table:
-    """Return ``table`` without maps; field and table metadata stay."""
-    return table.cast(plain_schema(table.schema))
-
-
-def restored(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return a table of ``plain_schema(schema)`` as one of ``schema``."""
-    columns = []
-    for field in schema:
-        column = table[field.name]
-        if column.type != field.type:
-            column = pa.chunked_array([_with_maps(chunk, field.type) for chunk in column.chunks], field.type)
-        columns.append(column)
+def as_table(rows: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
+    """Return a batch of ``plain_schema(schema)``, its texts as dictionaries or not, as a table of ``schema``."""
+    columns = [
+        _with_maps(column.cast(plain_type(field.type)), field.type)
+        for column, field in zip(rows.columns, schema, strict=True)
+    ]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _with_maps(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    if values.type == kind:
+        return values
     if pa.types.is_map(kind):
         lengths = pc.list_value_length(values).fill_null(0).to_numpy()
         ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
@@ -321,7 +319,5 @@ def _with_maps(values: pa.Array, kind: pa.DataType) -> pa.Array:
         entries = values.flatten()
         keys, items = (entries.field(name) for name in ("key", "value"))
         return pa.MapArray.from_arrays(pa.array(ends, mask=null), keys, _with_maps(items, kind.item_type))
-    if pa.types.is_struct(kind):
-        parts = [_with_maps(pc.struct_field(values, [i]), part.type) for i, part in enumerate(kind)]
-        return pa.StructArray.from_arrays(parts, fields=list(kind), mask=values.is_null())
-    return values
+    parts = [_with_maps(pc.struct_field(values, [i]), part.type) for i, part in enumerate(kind)]  # of a struct
+    return pa.StructArray.from_arrays(parts, fields=list(kind), mask=values.is_null())

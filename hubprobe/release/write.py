@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,30 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hubprobe.counts import status
+from hubprobe.counts import StatusReport, status
 from hubprobe.plots import funnel
-from hubprobe.release import manifest, tables
-from hubprobe.release.card import Facts, card
-from hubprobe.release.plan import Plan, plan, scrub
+from hubprobe.release import tables
+from hubprobe.release.plan import CLASSES, REASONS, Plan, class_of, plan, scrub
+from hubprobe.release.source import FILE, file_hashes, write_manifest
+from hubprobe.release.source import release_id as id_of
 from search.store import sources
 from search.store.versions import open_current
-from workspace import Workspace, WorkspaceError
+from workspace import Workspace, WorkspaceError, records
 from workspace.files import TEMPORARY_PREFIX, read_json, short_hash
 from workspace.runs import versions
+from workspace.text import printable
+
+TITLE = "What public image classifiers recognise"
 
 _MADE_BY = ("hubprobe", "numpy", "pyarrow", "timm", "torch", "transformers")
-_SPARE = 256 * 1024**2  # bytes of disk that stay free
+_TEMPLATE = Path(__file__).parent / "templates" / "card.md"
+_ABOUT = {
+    "models": "repository, with what the Hub's API says of it (its field names) and the verdict of the crawl",
+    "logits": "output of a probed model: its label, mean and spread; or why it was excluded from search",
+    "attempts": "model that was tried: how it ended, why, times, versions",
+    "descriptors": "searchable output: its z-scored response to every probe, float16",
+    "probes": "probe image",
+}
 
 
 @dataclass(frozen=True)
@@ -87,84 +99,61 @@ def release(
     chosen = plan(workspace, keep=keep, probes_license=probes_license, probe_images=probe_images)
     if dry_run:
         return _estimated(workspace, target, chosen, index)
-    _check_disk(workspace, target)
+    needed = 3 * sum(path.stat().st_size for path in sources.descriptor_files(workspace))  # sorting takes room too
+    tables.check_room(target, needed)
     target.parent.mkdir(parents=True, exist_ok=True)
     made = target.parent / f"{TEMPORARY_PREFIX}release-{short_hash(str(target.absolute()))}"
     shutil.rmtree(made, ignore_errors=True)  # of a release that was killed
+    made.mkdir()
     try:
-        summary = _write(workspace, made, chosen, index, license or workspace.config.release.license, repo, progress)
+        rows, parts, probes = _write_tables(workspace, made, chosen, progress)
+        encoders = {side: _encoder(workspace, made, index.get(side)) for side in ("encoder", "image_encoder")}
+        content = {
+            "release_id": id_of(file_hashes(made)),
+            "probe_set": workspace.probe_set,
+            "n_probes": probes.num_rows,
+            "probe_images": chosen.probe_images,
+            "probe_source": _source(workspace),
+            "rows": rows,
+            "tables": parts,
+            "left_out": chosen.left_out,
+            "licences": list(chosen.licences),
+            "license": license or workspace.config.release.license,
+            "config": _settings(workspace),
+            "config_hash": workspace.config.hash,
+            "versions": {name: version for name, version in versions().items() if name in _MADE_BY},
+            **encoders,
+        }
+        report = status(workspace)
+        (made / "figures").mkdir()
+        funnel(report, made / "figures" / "funnel.png")
+        text = card(
+            content, report, models=chosen.models.select(["license", "crawled_at"]), probes=probes["license"], repo=repo
+        )
+        (made / "README.md").write_text(text, encoding="utf-8")
+        write_manifest(made, content)
+        files = {p.relative_to(made).as_posix(): p.stat().st_size for p in sorted(made.rglob("*")) if p.is_file()}
         _replace(made, target)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    return ReleaseSummary(target, *summary)
+    named = _named(encoders["encoder"])
+    return ReleaseSummary(target, content["release_id"], rows, chosen.left_out, chosen.probe_images, named, files)
 
 
-def _write(
-    workspace: Workspace,
-    made: Path,
-    chosen: Plan,
-    index: dict[str, Any],
-    license: str,  # noqa: A002
-    repo: str,
-    progress: bool,
-) -> tuple[str, dict[str, int], dict[str, int], bool, str | None, dict[str, int]]:
-    made.mkdir()
-    written = {
-        "models": tables.write_whole(made, "models", tables.plain(chosen.models)),
-        "logits": tables.write_whole(made, "logits", tables.logits(workspace, chosen.kept)),
-        "attempts": tables.write_whole(made, "attempts", tables.plain(chosen.attempts)),
-        "descriptors": tables.write_descriptors(workspace, made, chosen.kept, progress=progress),
-    }
+def _write_tables(
+    workspace: Workspace, made: Path, chosen: Plan, progress: bool
+) -> tuple[dict[str, int], dict[str, list[dict[str, Any]]], pa.Table]:
+    """Write every table; return their rows, their files, and the table of probes."""
     probes = _probes(workspace, chosen.probe_images)
-    written["probes"] = tables.write_whole(made, "probes", probes)
-    encoders = {side: _encoder(workspace, made, index.get(side)) for side in ("encoder", "image_encoder")}
+    written = {
+        "models": tables.write_whole(made, "models", chosen.models.cast(tables.plain_schema(records.CATALOG))),
+        "logits": tables.write_whole(made, "logits", tables.logits(workspace, chosen.kept)),
+        "attempts": tables.write_whole(made, "attempts", chosen.attempts.cast(tables.plain_schema(records.ATTEMPTS))),
+        "descriptors": tables.write_descriptors(workspace, made, chosen.kept, progress=progress),
+        "probes": tables.write_whole(made, "probes", probes),
+    }
     rows = {name: sum(part.rows for part in parts) for name, parts in written.items()}
-    release_id = manifest.release_id(manifest.file_hashes(made))
-    (made / "figures").mkdir()
-    report = status(workspace)
-    funnel(report, made / "figures" / "funnel.png")
-    by = {name: version for name, version in versions().items() if name in _MADE_BY}
-    about, encoder = _source(workspace), encoders["encoder"]
-    named = f"{encoder['name']}@{encoder['commit']}" if encoder else None
-    facts = Facts(
-        report=report,
-        rows=rows,
-        left_out=chosen.left_out,
-        licences=chosen.models["license"].to_pylist(),
-        kept_licences=chosen.licences,
-        license=license,
-        n_probes=probes.num_rows,
-        probe_licenses=probes["license"].to_pylist(),
-        probe_images=chosen.probe_images,
-        probe_source=about,
-        encoder=named,
-        crawled=_days(chosen.models["crawled_at"]),
-        versions=by,
-        release_id=release_id,
-        repo=repo,
-    )
-    (made / "README.md").write_text(card(facts), encoding="utf-8")
-    content = {
-        "release_id": release_id,
-        "probe_set": workspace.probe_set,
-        "n_probes": probes.num_rows,
-        "probe_images": chosen.probe_images,
-        "probe_source": about,
-        "rows": rows,
-        "tables": {name: [asdict(part) for part in parts] for name, parts in written.items()},
-        "left_out": chosen.left_out,
-        "licences": list(chosen.licences),
-        "license": license,
-        "config": _settings(workspace),
-        "config_hash": workspace.config.hash,
-        "versions": by,
-        **encoders,
-    }
-    manifest.write(made, content)
-    sizes = {
-        path.relative_to(made).as_posix(): path.stat().st_size for path in sorted(made.rglob("*")) if path.is_file()
-    }
-    return release_id, rows, chosen.left_out, chosen.probe_images, named, sizes
+    return rows, {name: [asdict(part) for part in parts] for name, parts in written.items()}, probes
 
 
 def _probes(workspace: Workspace, images: bool) -> pa.Table:
@@ -184,37 +173,37 @@ def _encoder(workspace: Workspace, made: Path, about: dict[str, Any] | None) -> 
     return {name: about[name] for name in ("name", "commit", "dim", "templates", "file")}
 
 
+def _named(encoder: Mapping[str, Any] | None) -> str | None:
+    return f"{encoder['name']}@{encoder['commit']}" if encoder else None
+
+
 def _is_local(name: str) -> bool:
     return Path(name).is_absolute() or name.startswith((".", "~"))
 
 
 def _source(workspace: Workspace) -> str:
     """Return where the probes came from, a folder of this machine by its last part only."""
-    path = workspace.probes_dir(workspace.probe_set) / "manifest.json"
-    source = str(read_json(path).get("source", "")) if path.exists() else ""
-    source = source or workspace.config.probes.source
+    source = str(_built(workspace).get("source", "")) or workspace.config.probes.source
     return Path(source).name if _is_local(source) else source
+
+
+def _built(workspace: Workspace) -> dict[str, Any]:
+    """Return the manifest of the probe set; empty when there is none."""
+    path = workspace.probes_dir(workspace.probe_set) / "manifest.json"
+    return read_json(path) if path.exists() else {}
 
 
 def _settings(workspace: Workspace) -> dict[str, Any]:
     """Return the settings that measured, without addresses, names of people who opted out, and this machine's paths."""
     settings = asdict(workspace.config)
     del settings["endpoint"], settings["release"], settings["crawl"]["opt_out"]
-    path = workspace.probes_dir(workspace.probe_set) / "manifest.json"
-    built = read_json(path) if path.exists() else {}
+    built = _built(workspace)
     settings["probes"] |= {name: built[name] for name in ("split", "n", "seed") if name in built}
     settings["probes"]["source"] = _source(workspace)
     for name in ("encoder", "image_encoder"):
         if _is_local(settings["search"][name].partition(":")[2]):
             settings["search"][name] = ""
     return settings
-
-
-def _days(times: pa.ChunkedArray) -> tuple[str, str]:
-    if not len(times):
-        return "unknown", "unknown"
-    ends = pc.min_max(times).as_py()
-    return f"{ends['min']:%Y-%m-%d}", f"{ends['max']:%Y-%m-%d}"
 
 
 def _estimated(workspace: Workspace, target: Path, chosen: Plan, index: dict[str, Any]) -> ReleaseSummary:
@@ -235,31 +224,16 @@ def _estimated(workspace: Workspace, target: Path, chosen: Plan, index: dict[str
     encoder = index.get("encoder")
     if encoder:
         sizes["encoders"] = 4 * n * int(encoder["dim"])
-    named = f"{encoder['name']}@{encoder['commit']}" if encoder else None
-    return ReleaseSummary(target, "", rows, chosen.left_out, chosen.probe_images, named, sizes)
+    return ReleaseSummary(target, "", rows, chosen.left_out, chosen.probe_images, _named(encoder), sizes)
 
 
 def _check_target(target: Path) -> None:
     if target.is_dir() and any(target.iterdir()):
-        if not (target / manifest.FILE).is_file():
-            raise WorkspaceError(f"{target} is not empty and holds no release: name a new folder")
-        manifest_of = read_json(target / manifest.FILE)
-        if not isinstance(manifest_of, dict) or "release_id" not in manifest_of:
+        earlier = read_json(target / FILE) if (target / FILE).is_file() else None
+        if not isinstance(earlier, dict) or "release_id" not in earlier:
             raise WorkspaceError(f"{target} is not empty and holds no release: name a new folder")
     elif target.exists() and not target.is_dir():
         raise WorkspaceError(f"{target} is a file: name a folder")
-
-
-def _check_disk(workspace: Workspace, target: Path) -> None:
-    """Raise `WorkspaceError` when the disk cannot hold the release and what sorting it takes."""
-    paths: Iterable[Path] = sources.descriptor_files(workspace)
-    needed = 3 * sum(path.stat().st_size for path in paths) + _SPARE
-    existing = next(parent for parent in (target.absolute(), *target.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise WorkspaceError(
-            f"{target} needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: name another disk"
-        )
 
 
 def _replace(made: Path, target: Path) -> None:
@@ -270,3 +244,97 @@ def _replace(made: Path, target: Path) -> None:
         target.rename(old)
     made.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+# ── the card: README.md, whose front matter says which files are which table ─────────────────────────────────────────
+
+
+def card(
+    content: Mapping[str, Any], report: StatusReport, *, models: pa.Table, probes: pa.ChunkedArray, repo: str
+) -> str:
+    """Return the card's text, drawn from a template.
+
+    ``content`` is that of the manifest; ``report`` counts those left out too; ``models`` has ``license`` and
+    ``crawled_at`` of those kept; ``probes`` the licence of every probe, or null; ``repo`` is the name it is published
+    under.
+
+    Raises `WorkspaceError` when its front matter does not read back as it was meant.
+    """
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    rows = content["rows"]
+    names = [name for name in _ABOUT if name in rows]
+    configs: list[dict[str, Any]] = [
+        {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/*.parquet"}]} for name in names
+    ]
+    data = DatasetCardData(
+        license=content["license"],
+        pretty_name=TITLE,
+        tags=["hubprobe", "image-classification", "model-search", "probelog"],
+        size_categories=[_size(rows["logits"])],
+        configs=[{**one, "default": True} if one["config_name"] == "models" else one for one in configs],
+    )
+    of_probes = ": picture, caption, hash, source" if content["probe_images"] else ": hash, size and source only"
+    about = _ABOUT | {"probes": _ABOUT["probes"] + of_probes}
+    licences = models["license"].to_pylist()
+    kinds = {class_of(tag) for tag in licences}
+    text = DatasetCard.from_template(
+        data,
+        template_path=str(_TEMPLATE),
+        title=TITLE,
+        facts=content,
+        report=report,
+        repo=repo,
+        crawled=_days(models["crawled_at"]),
+        encoder=_named(content["encoder"]),
+        code=code,
+        table=_table,
+        contents=[(f"`{name}`", f"{rows[name]:,}", about[name]) for name in names],
+        ends=[(r["outcome"], f"`{r['status']}`", r["repositories"], r["meaning"]) for r in report.by_status],
+        left_out=[(f"`{name}`", count, REASONS[name]) for name, count in content["left_out"].items()],
+        licences=_counted(licences),
+        classes="; ".join(f"{name}: {meaning}" for name, meaning in CLASSES.items() if name in kinds),
+        probe_licences=_counted(probes.to_pylist(), 8),
+    ).content
+    validate(text, names)
+    return f"{text}\n"
+
+
+def validate(text: str, names: Iterable[str]) -> None:
+    """Read the card as the Hub's client does; raises `WorkspaceError` unless every table has its files in it."""
+    from huggingface_hub import DatasetCard
+
+    data: Any = DatasetCard(text).data
+    front = data.to_dict()
+    configs = {config["config_name"]: config["data_files"][0]["path"] for config in front.get("configs", [])}
+    if configs != {name: f"{name}/*.parquet" for name in names} or not front.get("license"):
+        raise WorkspaceError("the card's front matter does not read back as written: please report it")
+
+
+def code(text: object, limit: int = 60) -> str:
+    """Return a stranger's text as a code span: nothing in one is Markdown, HTML, a link or a table's border."""
+    return f"`{printable(text, limit).replace('`', chr(39)).replace('|', '¦') or ' '}`"
+
+
+def _size(rows: int) -> str:
+    bounds = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+    return next((name for bound, name in bounds if rows < bound), "10M<n<100M")
+
+
+def _days(times: pa.ChunkedArray) -> tuple[str, str]:
+    """Return the first and the last day of the crawl, ISO dates."""
+    if not len(times):
+        return "unknown", "unknown"
+    ends = pc.min_max(times).as_py()
+    return f"{ends['min']:%Y-%m-%d}", f"{ends['max']:%Y-%m-%d}"
+
+
+def _table(head: list[str], rows: Iterable[Iterable[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def _counted(values: Iterable[str | None], most: int = 15) -> list[tuple[str, int]]:
+    counts = sorted(Counter(value or "none stated" for value in values).items(), key=lambda c: (-c[1], c[0]))
+    rest = sum(count for _, count in counts[most:])
+    return [(code(name), count) for name, count in counts[:most]] + ([("others", rest)] if rest else [])

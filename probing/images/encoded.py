@@ -39,8 +39,12 @@ def read(source: bytes | Path, name: str = "") -> Probe:
     as_it_came = as_it_came and len(encoded) <= KEEP_BYTES and max(image.size) <= MAX_EDGE
     if max(rgb.size) > MAX_EDGE:
         rgb.thumbnail((MAX_EDGE, MAX_EDGE), Image.Resampling.LANCZOS)
-    digest = hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode() + rgb.tobytes()).hexdigest()
-    return Probe(encoded if as_it_came else _png(rgb), digest, rgb.width, rgb.height)
+    return Probe(encoded if as_it_came else _png(rgb), image_hash(rgb), rgb.width, rgb.height)
+
+
+def image_hash(rgb: Image.Image) -> str:
+    """Return the sha256 of an image's size and pixels, 64 hex digits: what two files of one picture share."""
+    return hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode() + rgb.tobytes()).hexdigest()
 
 
 def _png(image: Image.Image) -> bytes:

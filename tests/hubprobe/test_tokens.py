@@ -96,7 +96,7 @@ def test_a_release_is_neither_pushed_nor_read_with_it(
 
     from crawler.listing.query import Query
     from crawler.listing.snapshot import Snapshot
-    from hubprobe.release.hub import open_source
+    from hubprobe.release.source import open_source
 
     with pytest.raises(HubError):
         open_source("hf://datasets/acme/none", workspace.root / "cache", endpoint=hub.url)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hubprobe.release import manifest
+from hubprobe.release import source
 
 
 def file_of(folder: Path, table: str) -> Path:
@@ -20,8 +20,8 @@ def seal(folder: Path) -> None:
     """Make the manifest true again: hashes and sizes of all files, the id they give, rows of all tables."""
 
     def edit(content: dict) -> None:
-        content["files"] = manifest.file_hashes(folder)
-        content["release_id"] = manifest.release_id(content["files"])
+        content["files"] = source.file_hashes(folder)
+        content["release_id"] = source.release_id(content["files"])
         for table, parts in content["tables"].items():
             for part in parts:
                 part["rows"] = pq.read_metadata(folder / part["path"]).num_rows
@@ -35,14 +35,14 @@ def seal_bytes(folder: Path, name: str, facts: dict) -> None:
 
     def edit(content: dict) -> None:
         content["files"][name] = facts
-        content["release_id"] = manifest.release_id(content["files"])
+        content["release_id"] = source.release_id(content["files"])
 
     change_manifest(folder, edit)
 
 
 def change_manifest(folder: Path, edit: Callable[[dict], None]) -> None:
     """Edit the manifest in place, and nothing else."""
-    path = folder / manifest.FILE
+    path = folder / source.FILE
     content = json.loads(path.read_text(encoding="utf-8"))
     edit(content)
     path.write_text(json.dumps(content), encoding="utf-8")

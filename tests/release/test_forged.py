@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from hubprobe.counts import status
 from hubprobe.release import import_release, release
-from hubprobe.release.parquet import MAX_GROUP
+from hubprobe.release.checks import MAX_GROUP
 from tests.release.forging import (
     change_manifest,
     change_table,

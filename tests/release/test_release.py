@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hubprobe.release import manifest, release, tables
+from hubprobe.release import release, source, tables
 from hubprobe.release.plan import OPT_OUT, scrub
 from tests.release.conftest import change_catalog, change_probes, questions_of, released, repos_in
 from workspace import ConfigError, MissingStepError, Workspace, WorkspaceError, records
@@ -170,7 +170,7 @@ def test_only_a_release_is_replaced(made, tmp_path):
     change_catalog(made.workspace, "owner1/model-006", gated="auto")
     second = release(made.workspace, tmp_path / "out", progress=False)
     assert first.release_id != second.release_id
-    assert manifest.read(tmp_path / "out").release_id == second.release_id
+    assert source.read_manifest(tmp_path / "out").release_id == second.release_id
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "out", "workspace"]
 
 
