@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hubprobe.cli.options import (
-    config_with_endpoint,
-    endpoint_option,
-    format_option,
-    quiet_option,
-    show_summary,
-    token_option,
-    token_to_send,
-    workspace_option,
-)
+from hubprobe.cli.options import ChosenHub, hub_options, output_options, show_summary, workspace_option
 from hubprobe.output import render
 from workspace.text import printable
 
@@ -37,19 +28,9 @@ if TYPE_CHECKING:
 @click.option("--restart", is_flag=True, help="Begin anew although an interrupted crawl could go on.")
 @click.option("--explain", "explained", metavar="OWNER/NAME", help="Say how one repository is decided, step by step.")
 @click.option("--dry-run", is_flag=True, help="Print repositories, requests, bytes and hours; write nothing.")
-@token_option
-@endpoint_option
-@quiet_option
-@format_option
-def crawl(
-    folder: Path,
-    text: str | None,
-    explained: str | None,
-    endpoint: str | None,
-    quiet: bool,
-    kind: str,
-    **options: Any,
-) -> None:
+@hub_options
+@output_options
+def crawl(hub: ChosenHub, text: str | None, explained: str | None, quiet: bool, kind: str, **options: Any) -> None:
     """List a Hub's image classifiers and decide, before any weights are fetched, which can be probed.
 
     Run again, it books what is new, changed or gone; interrupted, it goes on where it was.
@@ -61,23 +42,22 @@ def crawl(
       hubprobe crawl --workspace my-index --from hf://datasets/cfahlgren1/hub-stats/models.parquet
       hubprobe crawl --explain google/vit-base-patch16-224
     """
-    config = config_with_endpoint(folder, endpoint)
-    options["token"] = token_to_send(config, endpoint, options["token"])
     if explained is not None:
-        _explain(folder, config, explained, options["token"], kind)
+        _explain(hub, explained, kind)
         return
-    show_crawl(folder, config, {**options, "search": text, "progress": not quiet}, kind)
+    options |= {"search": text, "token": hub.token, "progress": not quiet}
+    show_crawl(hub.folder, hub.config, options, kind)
 
 
-def _explain(folder: Path, config: Config, repo_id: str, token: str | None, kind: str) -> None:
+def _explain(hub: ChosenHub, repo_id: str, kind: str) -> None:
     import crawler
     from workspace import Workspace
 
-    found = crawler.explain(Workspace(folder, config), repo_id, token=token)
-    steps = [{**step, "passed": "yes" if step["passed"] else "no"} for step in found.to_arrow().to_pylist()]
+    decision = crawler.explain(Workspace(hub.folder, hub.config), repo_id, token=hub.token)
+    steps = [{**step, "passed": "yes" if step["passed"] else "no"} for step in decision.to_arrow().to_pylist()]
     click.echo(render(steps, ["stage", "rule", "passed", "looks_for", "reason"], kind), nl=False)
-    sentence = f": {printable(found.reason, 300)}" if found.reason else ""
-    click.echo(f"\n{repo_id} is {found.status.value}{sentence}", err=kind != "table")
+    sentence = f": {printable(decision.reason, 300)}" if decision.reason else ""
+    click.echo(f"\n{repo_id} is {decision.status.value}{sentence}", err=kind != "table")
 
 
 def show_crawl(folder: Path, config: Config, options: dict[str, Any], kind: str) -> None:

@@ -8,14 +8,12 @@ from pathlib import Path
 import click
 
 from hubprobe.cli.options import (
+    ChosenHub,
     Group,
-    config_with_endpoint,
-    endpoint_option,
     format_option,
-    quiet_option,
+    hub_options,
+    output_options,
     show_summary,
-    token_option,
-    token_to_send,
     workspace_option,
 )
 from hubprobe.output import render
@@ -29,19 +27,15 @@ from hubprobe.output import render
 )
 @click.option("--rebuild", is_flag=True, help="Read every descriptor again, not only new ones.")
 @click.option("--verify", is_flag=True, help="Compare every byte of the index with its checksums; build nothing.")
-@token_option
-@endpoint_option
-@quiet_option
-@format_option
+@hub_options
+@output_options
 @click.pass_context
 def index(
     context: click.Context,
-    folder: Path,
+    hub: ChosenHub,
     encoder: str | None,
     rebuild: bool,
     verify: bool,
-    token: str | None,
-    endpoint: str | None,
     quiet: bool,
     kind: str,
 ) -> None:
@@ -56,16 +50,13 @@ def index(
     if context.invoked_subcommand is not None:
         return
     import search
-    from workspace import Workspace
 
-    config = config_with_endpoint(folder, endpoint)
-    workspace = Workspace(Workspace.open(folder).root, config)
+    workspace = hub.workspace()
     if verify:
-        found = search.verify(workspace)
-        click.echo(render([found], list(found), kind), nl=False)
+        compared = search.verify(workspace)
+        click.echo(render([compared], list(compared), kind), nl=False)
         return
-    secret = token_to_send(config, endpoint, token)
-    show_summary(search.index(workspace, encoder=encoder, token=secret, rebuild=rebuild, progress=not quiet), kind)
+    show_summary(search.index(workspace, encoder=encoder, token=hub.token, rebuild=rebuild, progress=not quiet), kind)
 
 
 @index.command("info")

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from hubprobe.output import FORMATS, duration, render, size
 from workspace.text import printable
+
+if TYPE_CHECKING:
+    from workspace import Config, Workspace
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,6 +57,11 @@ def quiet_option(function: F) -> F:
     return click.option("-q", "--quiet", is_flag=True, callback=quiet, help="No progress bars.")(function)
 
 
+def output_options(function: F) -> F:
+    """``--quiet`` and ``--format``."""
+    return quiet_option(format_option(function))
+
+
 def endpoint_option(function: F) -> F:
     """``--endpoint``: which Hub, as huggingface_hub reads it from HF_ENDPOINT."""
     return click.option(
@@ -60,23 +69,48 @@ def endpoint_option(function: F) -> F:
     )(function)
 
 
-def config_with_endpoint(folder: Path, endpoint: str | None) -> Any:
-    """Return the workspace's configuration with ``endpoint`` in place of its own, when one is given."""
-    from dataclasses import replace
+@dataclass(frozen=True)
+class ChosenHub:
+    """The Hub of a command: that of ``--endpoint``, else of the workspace in ``folder``; and the token for it."""
 
-    from workspace import Config
-    from workspace.endpoint import checked
-    from workspace.layout import MARKER
+    folder: Path
+    endpoint: str | None
+    given: str | None
 
-    config = Config.load(folder / MARKER)
-    return replace(config, endpoint=checked(endpoint)) if endpoint else config
+    @cached_property
+    def config(self) -> Config:
+        """The workspace's configuration, with the endpoint that was given in place of its own."""
+        from workspace import Config
+        from workspace.endpoint import checked
+        from workspace.layout import MARKER
+
+        config = Config.load(self.folder / MARKER)
+        return replace(config, endpoint=checked(self.endpoint)) if self.endpoint else config
+
+    @cached_property
+    def token(self) -> str:
+        """The token for it; "" for none."""
+        from workspace.endpoint import token_for
+
+        return token_for(self.config.endpoint, self.given, named=self.endpoint is not None) or ""
+
+    def workspace(self) -> Workspace:
+        """Return the workspace, which must be one, with this Hub in its configuration."""
+        from workspace import Workspace
+
+        return Workspace(Workspace.open(self.folder).root, self.config)
 
 
-def token_to_send(config: Any, endpoint: str | None, token: str | None) -> str:
-    """Return the token for the Hub of ``config``, which ``endpoint`` named if it is not None; "" for none."""
-    from workspace.endpoint import token_for
+def hub_options(function: F) -> F:
+    """``--token`` and ``--endpoint``, handed on with the folder of the workspace as ``hub``, a `ChosenHub`."""
 
-    return token_for(config.endpoint, token, named=endpoint is not None) or ""
+    @token_option
+    @endpoint_option
+    @wraps(function)
+    def with_hub(*args: Any, folder: Path, token: str | None, endpoint: str | None, **options: Any) -> Any:
+        return function(*args, hub=ChosenHub(folder, endpoint, token), **options)
+
+    return cast("F", with_hub)
 
 
 def local_offline() -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from hubprobe.cli.options import Group, format_option, quiet_option, workspace_option
+from hubprobe.cli.options import Group, format_option, output_options, workspace_option
 from hubprobe.output import render
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -85,8 +85,7 @@ def throughput(folder: Path, out: Path, every: float | None, run_id: str | None,
 @click.option("--seed", type=int, default=0, show_default=True, help="Which models are held out, and which probes.")
 @click.option("--from", "source", type=click.Path(path_type=Path, dir_okay=False, exists=True),
               help="Draw this record of benchmarks.accuracy in place of the workspace.")  # fmt: skip
-@quiet_option
-@format_option
+@output_options
 def curve(
     folder: Path, out: Path, shares: tuple[float, ...], seed: int, source: Path | None, quiet: bool, kind: str
 ) -> None:
@@ -118,8 +117,7 @@ def curve(
 @_out
 @click.option("--scoring", "scorings", multiple=True, help="May be repeated; contrastive and probelog if none.")
 @click.option("--queries", type=click.IntRange(1, 1_024), default=512, show_default=True, help="Concepts to ask for.")
-@quiet_option
-@format_option
+@output_options
 def hubness(folder: Path, out: Path, scorings: tuple[str, ...], queries: int, quiet: bool, kind: str) -> None:
     """How often each logit is among the ten best hits: hubs come up whatever is asked.
 
@@ -144,8 +142,7 @@ def hubness(folder: Path, out: Path, scorings: tuple[str, ...], queries: int, qu
 @click.option("--limit", type=click.IntRange(3, 100_000), default=5_000, show_default=True, help="Points at most.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sample, and of UMAP.")
 @click.option("--where", help="SQL condition on models and logits, as in a search.")
-@quiet_option
-@format_option
+@output_options
 def logit_map(
     folder: Path, out: Path, method: Any, colour: Any, limit: int, seed: int, where: str | None, quiet: bool, kind: str
 ) -> None:
@@ -173,8 +170,7 @@ def logit_map(
 @_out
 @click.option("--sha", help="Commit of REPO_ID; the last indexed when not given.")
 @click.option("--limit", type=click.IntRange(3, 120), default=40, show_default=True, help="Logits drawn at most.")
-@quiet_option
-@format_option
+@output_options
 def heatmap(folder: Path, repo_id: str, out: Path, sha: str | None, limit: int, quiet: bool, kind: str) -> None:
     """Which outputs of REPO_ID answer alike: those it confuses, or that mean the same.
 

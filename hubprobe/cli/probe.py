@@ -8,15 +8,12 @@ from typing import Any
 import click
 
 from hubprobe.cli.options import (
+    ChosenHub,
     Group,
-    config_with_endpoint,
-    endpoint_option,
-    format_option,
+    hub_options,
     local_offline,
-    quiet_option,
+    output_options,
     show_summary,
-    token_option,
-    token_to_send,
     workspace_option,
 )
 
@@ -35,19 +32,17 @@ def probes() -> None:
 @click.option("--image-column", help="Column that holds the images; found by its type when not given.")
 @click.option("--caption-column", help="Column that holds captions; 'caption', 'text' ... when not given.")
 @click.option("--dry-run", is_flag=True, help="Say what would be built, write nothing.")
-@quiet_option
-@format_option
+@output_options
 def build(
     folder: Path,
     source: str | None,
     n: int | None,
     seed: int | None,
     split: str | None,
-    image_column: str | None,
-    caption_column: str | None,
     dry_run: bool,
     quiet: bool,
     kind: str,
+    **columns: str | None,
 ) -> None:
     """Sample the probe images, refuse duplicates, bombs and broken files, and write the probe set.
 
@@ -59,8 +54,7 @@ def build(
     from probing import probes as probe_images
     from workspace import Workspace
 
-    config = config_with_endpoint(folder, None)
-    workspace = Workspace(folder, config) if dry_run else Workspace.create(folder)
+    workspace = Workspace(folder, ChosenHub(folder, None, None).config) if dry_run else Workspace.create(folder)
     settings = workspace.config.probes
     summary = probe_images.build(
         workspace,
@@ -68,10 +62,9 @@ def build(
         n=n or settings.n,
         seed=settings.seed if seed is None else seed,
         split=split or (settings.split if source is None else "train"),
-        image_column=image_column,
-        caption_column=caption_column,
         dry_run=dry_run,
         progress=not quiet,
+        **columns,
     )
     show_summary(summary, kind)
 
@@ -97,20 +90,16 @@ def build(
 @click.option("--keep", is_flag=True, help="Keep model files after probing.")
 @click.option("--max-disk", type=click.FloatRange(0, min_open=True), help="GB that fetched files may take.")
 @click.option("--retry", help="Statuses to try again, with commas: rate_limited,network_error")
-@token_option
-@endpoint_option
-@quiet_option
-@format_option
+@hub_options
+@output_options
 def probe(
-    folder: Path,
+    hub: ChosenHub,
     workers: int,
     retry: str | None,
     models: str | None,
     deadlines: str | None,
     no_isolate: bool,
     max_disk: float | None,
-    token: str | None,
-    endpoint: str | None,
     quiet: bool,
     kind: str,
     **options: Any,
@@ -125,31 +114,21 @@ def probe(
     """
     local_offline()
     from hubprobe import front, launch
-    from workspace import Workspace
 
-    config = config_with_endpoint(folder, endpoint)
-    workspace = Workspace(Workspace.open(folder).root, config)
-    token = token_to_send(config, endpoint, token)
+    workspace = hub.workspace()
     if workers > 1:
-        given = {
-            **options,
-            "retry": retry,
-            "models": models,
-            "deadlines": deadlines,
-            "no_isolate": no_isolate,
-            "max_disk": max_disk,
-        }
-        given |= {"format": kind, "quiet": quiet}
+        given = {**options, "retry": retry, "models": models, "deadlines": deadlines, "no_isolate": no_isolate}
+        given |= {"max_disk": max_disk, "format": kind, "quiet": quiet}
         # By the environment: a command line is seen by everyone. Without a token from us they look for none themselves.
-        access = {"HF_ENDPOINT": config.endpoint, "HF_TOKEN": token}
-        access["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "" if token else "1"
-        launch.probe_with_workers(folder, workers, launch.as_arguments(given), **access)
+        access = {"HF_ENDPOINT": hub.config.endpoint, "HF_TOKEN": hub.token}
+        access["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "" if hub.token else "1"
+        launch.probe_with_workers(hub.folder, workers, launch.as_arguments(given), **access)
         return
     settings = {name: value for name, value in options.items() if value is not None}
     settings |= {"retry": _listed(retry) or (), "models": _listed(models), "isolate": not no_isolate}
     settings["deadlines"] = _times(deadlines)
     settings["max_disk_bytes"] = None if max_disk is None else int(max_disk * 1e9)
-    summary = front.probe(workspace, token=token, progress=not quiet, **settings)
+    summary = front.probe(workspace, token=hub.token, progress=not quiet, **settings)
     if launch.is_first_process():
         show_summary(summary, kind)
 
@@ -186,8 +165,7 @@ def _listed(text: str | None) -> tuple[str, ...] | None:
 @click.option("--device", default="", help="cpu, cuda ...; the best there is when not given.")
 @click.option("--refit", is_flag=True, help="Fit anew although the gallery has hardly changed.")
 @click.option("--dry-run", is_flag=True, help="Count what would be written, write nothing.")
-@quiet_option
-@format_option
+@output_options
 def complete(folder: Path, dry_run: bool, quiet: bool, kind: str, **options: Any) -> None:
     """Turn responses into one descriptor per searchable logit; full responses pass through bit-equal.
 

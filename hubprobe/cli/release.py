@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hubprobe.cli.options import (
-    config_with_endpoint,
+    ChosenHub,
     endpoint_option,
-    format_option,
+    hub_options,
     local_offline,
-    quiet_option,
+    output_options,
     show_summary,
     token_option,
-    token_to_send,
     workspace_option,
 )
 from hubprobe.output import render
@@ -36,12 +36,10 @@ if TYPE_CHECKING:
 @click.option("--without-images", is_flag=True, help="Hashes in place of probe images and captions.")
 @click.option("--dry-run", is_flag=True, help="Print rows, sizes and what is left out; write and upload nothing.")
 @click.option("--yes", is_flag=True, help="Upload without asking.")
-@token_option
-@endpoint_option
-@quiet_option
-@format_option
+@hub_options
+@output_options
 def release(
-    folder: Path,
+    hub: ChosenHub,
     out: Path,
     repo: str | None,
     public: bool,
@@ -51,8 +49,6 @@ def release(
     without_images: bool,
     dry_run: bool,
     yes: bool,
-    token: str | None,
-    endpoint: str | None,
     quiet: bool,
     kind: str,
 ) -> None:
@@ -72,7 +68,7 @@ def release(
     from hubprobe.release.source import check_repo
     from workspace import Workspace
 
-    workspace = Workspace.open(folder)
+    workspace = Workspace.open(hub.folder)
     if repo is not None:
         check_repo(repo)
     summary = write(
@@ -88,17 +84,10 @@ def release(
     )
     shown = _show(summary, kind)
     if repo is not None and not dry_run:
-        config = config_with_endpoint(folder, endpoint)
-        secret = token_to_send(config, endpoint, token)
         pushed = push(
-            out,
-            repo,
-            endpoint=config.endpoint,
-            token=secret,
-            public=public,
-            progress=not quiet,
+            out, repo, endpoint=hub.config.endpoint, token=hub.token, public=public, progress=not quiet,
             confirm=lambda what: _ask(what, yes),
-        )
+        )  # fmt: skip
         shown |= {"push": asdict(pushed)}
         state = "uploaded" if pushed.changed else "nothing to upload: it is there already"
         click.echo(f"{state}: {pushed.url} at {pushed.commit}", err=True)
@@ -117,10 +106,12 @@ def _show(summary: ReleaseSummary, kind: str) -> dict[str, Any]:
     """Print what a release holds, unless as JSON, which is printed when all is done; return it."""
     from hubprobe.release.plan import REASONS
 
-    rows = [{"what": name, "rows": count, "bytes": _bytes_of(summary, name)} for name, count in summary.rows.items()]
-    rows += [
-        {"what": name, "bytes": size} for name, size in summary.files.items() if name.split("/")[0] not in summary.rows
-    ]
+    sizes = Counter[str]()
+    for name, size in summary.files.items():
+        table = name.split("/")[0]
+        sizes[table if table in summary.rows else name] += size
+    rows: list[dict[str, Any]] = [{"what": name, "rows": n, "bytes": sizes[name]} for name, n in summary.rows.items()]
+    rows += [{"what": name, "bytes": size} for name, size in sizes.items() if name not in summary.rows]
     rows += [
         {"what": f"left out: {name}", "rows": count, "meaning": REASONS[name]}
         for name, count in summary.left_out.items()
@@ -128,15 +119,10 @@ def _show(summary: ReleaseSummary, kind: str) -> dict[str, Any]:
     if kind != "json":
         click.echo(render(rows, ["what", "rows", "bytes", "meaning"], kind, width=80), nl=False)
         images = "with" if summary.probe_images else "without"
-        about = (
-            f"release {summary.release_id} in {summary.folder}" if summary.release_id else "dry run, sizes are about"
-        )
+        where = f"release {summary.release_id} in {summary.folder}"
+        about = where if summary.release_id else "dry run, sizes are about"
         click.echo(f"{about}; {images} probe images; encoder {summary.encoder or 'none: no text queries'}", err=True)
     return {**asdict(summary), "folder": str(summary.folder)}
-
-
-def _bytes_of(summary: ReleaseSummary, table: str) -> int:
-    return sum(size for name, size in summary.files.items() if name.split("/")[0] == table)
 
 
 @click.command("import")
@@ -146,8 +132,7 @@ def _bytes_of(summary: ReleaseSummary, table: str) -> int:
               help="Fetch the released encoder, or do without text queries.")  # fmt: skip
 @token_option
 @endpoint_option
-@quiet_option
-@format_option
+@output_options
 def import_(
     source: str, folder: Path, encoder: str, token: str | None, endpoint: str | None, quiet: bool, kind: str
 ) -> None:

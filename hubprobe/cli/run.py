@@ -7,15 +7,7 @@ from pathlib import Path
 
 import click
 
-from hubprobe.cli.options import (
-    config_with_endpoint,
-    endpoint_option,
-    format_option,
-    quiet_option,
-    token_option,
-    token_to_send,
-    workspace_option,
-)
+from hubprobe.cli.options import ChosenHub, format_option, hub_options, output_options, workspace_option
 from hubprobe.output import render
 
 
@@ -54,20 +46,9 @@ def status(folder: Path, plot: Path | None, kind: str) -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="List at most this many repositories.")
 @click.option("--probes-from", help="Folder or dataset of probe images, when the workspace has none yet.")
 @click.option("--dry-run", is_flag=True, help="List and decide, print what would be done, write nothing.")
-@token_option
-@endpoint_option
-@quiet_option
-@format_option
-def run(
-    folder: Path,
-    limit: int | None,
-    probes_from: str | None,
-    dry_run: bool,
-    token: str | None,
-    endpoint: str | None,
-    quiet: bool,
-    kind: str,
-) -> None:
+@hub_options
+@output_options
+def run(hub: ChosenHub, limit: int | None, probes_from: str | None, dry_run: bool, quiet: bool, kind: str) -> None:
     """Crawl, probe, complete and index; run it again to go on or to bring the index up to date.
 
     \b
@@ -78,15 +59,14 @@ def run(
     from hubprobe import front
     from workspace import Workspace
 
-    config = config_with_endpoint(folder, endpoint)
-    token = token_to_send(config, endpoint, token)
     if dry_run:
         from hubprobe.cli.crawl import show_crawl
 
-        show_crawl(folder, config, {"limit": limit, "token": token, "dry_run": True, "progress": not quiet}, kind)
+        options = {"limit": limit, "token": hub.token, "dry_run": True, "progress": not quiet}
+        show_crawl(hub.folder, hub.config, options, kind)
         return
-    workspace = Workspace.create(folder, config)
-    summary = front.run(workspace, limit=limit, token=token, probes_from=probes_from, progress=not quiet)
+    workspace = Workspace.create(hub.folder, hub.config)
+    summary = front.run(workspace, limit=limit, token=hub.token, probes_from=probes_from, progress=not quiet)
     report = front.status(workspace)
     if kind == "json":
         click.echo(
@@ -94,7 +74,7 @@ def run(
         )
     else:
         click.echo(render(report.by_status, ["outcome", "status", "repositories", "meaning"], kind, width=80), nl=False)
-    click.echo(f'\nnext: hubprobe search --workspace {folder} "dog"', err=True)
+    click.echo(f'\nnext: hubprobe search --workspace {hub.folder} "dog"', err=True)
 
 
 @click.command()
@@ -108,8 +88,7 @@ def run(
     help="Folder of the demo's workspace; made when missing.",
 )
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that probe.")
-@quiet_option
-@format_option
+@output_options
 def demo(folder: Path, workers: int, quiet: bool, kind: str) -> None:
     """Serve the embedded demo hub and do everything on it: crawl, probe, complete, index, search, evaluate.
 

@@ -1,8 +1,9 @@
-"""The verbs ``search``, ``similar`` and ``sql``: questions to an index."""
+"""The verbs ``search``, ``similar``, ``describe``, ``audit``, ``evaluate`` and ``sql``: questions to an index."""
 
 from __future__ import annotations
 
 import io
+import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from hubprobe.cli.options import OutPath, format_option, workspace_option
+from hubprobe.cli.options import OutPath, format_option, output_options, workspace_option
 from hubprobe.output import BINARY, SUFFIXES, output_file, render, write_batches
 
 if TYPE_CHECKING:
@@ -63,10 +64,10 @@ def search(
     several = bool(all_of or any_of or none_of)
     if (text is not None) + (image is not None) + several != 1:
         raise click.UsageError("give a text, --image, or --all-of, --any-of and --none-of: one of the three")
-    found = front.open(folder)
+    index = front.open(folder)
     asked = text if text is not None else image
-    query = found.search(asked, all_of=all_of, any_of=any_of, none_of=none_of, k=k, scoring=scoring, hybrid=hybrid)
-    some = _show_hits(found, query, **shown)
+    query = index.search(asked, all_of=all_of, any_of=any_of, none_of=none_of, k=k, scoring=scoring, hybrid=hybrid)
+    some = _show_hits(index, query, **shown)
     if some and text is not None and query.scoring == "bridged" and not hybrid and query.descriptor.signs is not None:
         where = shown["where"]
         coverage = (query.where(where) if where else query).coverage()
@@ -97,20 +98,20 @@ def similar(
     """
     from hubprobe import front
 
-    found = front.open(folder)
+    index = front.open(folder)
     if logit is None:
         if same_model or whole or shown["where"] or shown["evidence"]:
             raise click.UsageError("--same-model, --whole, --where and --evidence need a LOGIT")
-        rows = found.similar_models(repo_id, sha=sha, limit=shown["limit"]).to_pylist()
+        rows = index.similar_models(repo_id, sha=sha, limit=shown["limit"]).to_pylist()
         columns = ["rank", "repo_id", "score", "shared", "num_logits", "downloads"]
         click.echo(render(rows, columns if shown["kind"] == "table" else list(rows[0]), shown["kind"]), nl=False)
         return
-    query = found.similar(repo_id, logit, sha=sha, other_models_only=not same_model, whole=whole)
-    _show_hits(found, query, **shown)
+    query = index.similar(repo_id, logit, sha=sha, other_models_only=not same_model, whole=whole)
+    _show_hits(index, query, **shown)
 
 
 def _show_hits(
-    found: Index,
+    index: Index,
     query: Query,
     *,
     where: str | None,
@@ -137,7 +138,7 @@ def _show_hits(
     if not hits:
         click.echo("no logit passes the filter", err=True)
     if evidence is not None and hits:
-        found.contact_sheet(hits, evidence, title=query.descriptor.about)
+        index.contact_sheet(hits, evidence, title=query.descriptor.about)
         click.echo(f"evidence: {evidence}", err=True)
     return bool(hits)
 
@@ -199,3 +200,87 @@ def _format_of(out: Path | None, kind: str | None) -> str:
     if out is None and kind in BINARY and sys.stdout.isatty():
         raise click.UsageError(f"{kind} is no text for a terminal: add --out FILE")
     return kind or suffix or "table"
+
+
+@click.command()
+@workspace_option
+@click.argument("repo_id")
+@click.option("--sha", help="Commit of REPO_ID; the last indexed when not given.")
+@click.option("--names", "count", type=click.IntRange(1, 8), default=3, show_default=True, help="Names per output.")
+@output_options
+def describe(folder: Path, repo_id: str, sha: str | None, count: int, quiet: bool, kind: str) -> None:
+    """Name every output of REPO_ID by what it recognises, whatever it is called.
+
+    Names come from the labels of other models whose outputs answer alike ("labels"), else from the concept bank
+    ("zero-shot"). The confidence is between 0 and 1.
+
+    \b
+    Example:
+      hubprobe describe --workspace my-index pixel-garden/checkpoint-1200
+    """
+    from hubprobe import front
+
+    rows = front.open(folder).describe(repo_id, sha=sha, count=count, progress=not quiet).to_pylist()
+    click.echo(render(rows, ["logit", "label", "name", "confidence", "source", "others"], kind), nl=False)
+
+
+@click.command()
+@workspace_option
+@click.option("--repo", "repo_id", help="One repository only; all when not given.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="How many outputs.")
+@output_options
+def audit(folder: Path, repo_id: str | None, limit: int, quiet: bool, kind: str) -> None:
+    """List outputs whose label, in words, disagrees with what they recognise; most doubtful first.
+
+    \b
+    Examples:
+      hubprobe audit --workspace my-index
+      hubprobe audit --workspace my-index --repo open-shelf/things-demo --format json
+    """
+    from hubprobe import front
+
+    rows = front.open(folder).audit(repo_id=repo_id, limit=limit, progress=not quiet).to_pylist()
+    columns = ["doubt", "repo_id", "logit", "label", "name", "confidence", "source"]
+    click.echo(render(rows, columns if kind == "table" or not rows else list(rows[0]), kind), nl=False)
+    if not rows:
+        click.echo("no label disagrees with its output's behaviour", err=True)
+
+
+@click.command()
+@workspace_option
+@click.option(
+    "--truth",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    required=True,
+    help="JSON (concepts with names, and the concept of every logit), or TREC qrels: concept 0 repo_id#logit 1.",
+)
+@click.option("--scoring", "scorings", multiple=True, help="Scoring to measure; may be repeated; all when not given.")
+@click.option("--k", type=click.IntRange(min=1), help="Probes compared; each scoring's own when not given.")
+@click.option("--trec", type=OutPath(folder=True), help="Also write TREC runs and qrels into this folder.")
+@output_options
+def evaluate(
+    folder: Path, truth: Path, scorings: tuple[str, ...], k: int | None, trec: Path | None, quiet: bool, kind: str
+) -> None:
+    """Measure text-to-logit and logit-to-logit accuracy where the truth is known.
+
+    \b
+    Examples:
+      hubprobe evaluate --workspace demo-index --truth truth.json
+      hubprobe evaluate --workspace my-index --truth my.qrels --scoring bridged --trec runs/
+    """
+    import search as room
+    from search.evaluation import read_qrels, write_trec
+    from workspace import Workspace
+
+    try:
+        text = truth.read_text(encoding="utf-8")
+        known = read_qrels(text) if truth.suffix == ".qrels" else json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{truth} is not JSON: {error}; qrels end in .qrels") from error
+    asked = scorings or tuple(sorted(room.SCORINGS))
+    evaluation = room.evaluate(Workspace.open(folder), known, scorings=asked, k=k, progress=not quiet)
+    rows = evaluation.rows()
+    click.echo(render(rows, list(rows[0]), kind), nl=False)
+    if trec is not None:
+        files = write_trec(Workspace.open(folder), known, trec, scorings=asked, k=k)
+        click.echo(f"{len(files)} files: {trec}", err=True)

@@ -133,9 +133,9 @@ _FIELDS = (
 
 def _recorded(axes: Axes, rows: list[dict[str, Any]], task: str) -> None:
     for mode, (label, colour, marks) in _MODES.items():
-        found = sorted((row["share"], row[f"{task}_of_full"]) for row in rows if row["mode"] == mode)
-        if found:
-            axes.plot(*zip(*found, strict=True), marks, color=colour, label=label)
+        points = sorted((row["share"], row[f"{task}_of_full"]) for row in rows if row["mode"] == mode)
+        if points:
+            axes.plot(*zip(*points, strict=True), marks, color=colour, label=label)
     axes.axhline(1.0, color=SOFT, lw=1, ls="--")
     axes.set_ylabel("share of the full top-1")
     axes.set_ylim(0, 1.08)
@@ -188,8 +188,10 @@ def held_out(
         row: dict[str, Any] = {"share": round(share, 4), "probes": math.ceil(share * n), "r2": round(r2, 4)}
         for name, asked in queries.items():
             for ending, vectors in (("", filled), ("_observed", alone)):
-                kept = None if asked is None else round(_same(best[name], _best(asked, vectors)), 4)
-                row[f"{name}{ending}"] = kept
+                row[f"{name}{ending}"] = None
+                if asked is not None:
+                    pairs = zip(best[name], _best(asked, vectors), strict=True)
+                    row[f"{name}{ending}"] = round(float(np.mean([np.isin(a, b).mean() for a, b in pairs])), 4)
         rows.append(row)
     fitted = int(np.unique(gallery.model_of[rest]).size)
     return rows, {"measured": int(measured.size), "fitted": fitted, "logits": len(truth)}
@@ -259,9 +261,5 @@ def _as_partial(
 def _best(asked: NDArray[np.float32], vectors: NDArray[np.float32]) -> NDArray[np.int64]:
     """Return the `HITS` logits of highest score for every query, int64 ``[queries, hits]``, in no order."""
     hits = min(HITS, len(vectors) // 3)
-    found: NDArray[np.int64] = np.argpartition(-(asked @ strengths(vectors).T), hits - 1, axis=1)[:, :hits]
-    return found
-
-
-def _same(before: NDArray[np.int64], after: NDArray[np.int64]) -> float:
-    return float(np.mean([np.isin(a, b).mean() for a, b in zip(before, after, strict=True)]))
+    best: NDArray[np.int64] = np.argpartition(-(asked @ strengths(vectors).T), hits - 1, axis=1)[:, :hits]
+    return best

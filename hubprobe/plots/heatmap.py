@@ -43,7 +43,7 @@ def heatmap(
     rows = np.flatnonzero(gallery.is_model(repo_id, gallery.commit(repo_id, sha))).astype(np.int64)
     if rows.size < 3:
         raise QueryError(f"{repo_id} has {rows.size} searchable logits: nothing to compare")
-    alike = correlations(gallery.vectors(rows))
+    alike = np.atleast_2d(np.corrcoef(gallery.vectors(rows).astype(np.float64)))
     total = rows.size
     if total > limit:
         nearest = (alike - 2 * np.eye(total)).max(axis=1)
@@ -54,17 +54,9 @@ def heatmap(
     logits = gallery.logits.column("logit").to_numpy()[rows].tolist()
     named = _names(index, rows, progress)
     pairs = _pairs(alike, logits, [" ".join(filter(None, names)) for names in named])
-    texts = [f"{shown(told or label, 26)}  {i}" for i, (label, told) in zip(logits, named, strict=True)]
+    texts = [f"{shown(name or label, 26)}  {i}" for i, (label, name) in zip(logits, named, strict=True)]
     _draw(path, repo_id, alike, texts, pairs[0]["correlation"], total)
     return pairs
-
-
-def correlations(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return Pearson's correlation of the rows of float32 ``[logits, n]``."""
-    centred = vectors.astype(np.float64) - vectors.mean(axis=1, keepdims=True)
-    centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
-    found: NDArray[np.float64] = centred @ centred.T
-    return found
 
 
 def clustered(alike: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from jinja2 import Environment, PackageLoader
 
 from hubprobe.plots.style import GREY, INK, SERIES, SOFT, checked, note, number, picture, shown
 from search.text import bank
@@ -112,26 +113,23 @@ def placed(vectors: NDArray[np.float32], method: str, seed: int) -> tuple[NDArra
     if method == "pca":
         share = power[::-1][:2].sum() / max(float(power.sum()), 1e-12)
         return components[:, :2], f"two principal components, {share:.0%} of the variance"
-    found = (
-        import_module("umap")
-        .UMAP(metric="euclidean", random_state=seed, n_jobs=1)
-        .fit_transform(components.astype(np.float32))
-    )
-    return np.asarray(found, np.float64), f"UMAP of {wide} principal components"
+    umap = import_module("umap").UMAP(metric="euclidean", random_state=seed, n_jobs=1)
+    places = umap.fit_transform(components.astype(np.float32))
+    return np.asarray(places, np.float64), f"UMAP of {wide} principal components"
 
 
 def _groups(index: Index, rows: NDArray[np.int64], named: list[tuple[str, float]], colour: Colour) -> list[str]:
     """Return the group of every point: as many as there are colours, and `OTHERS`."""
     if colour == "model":
         repos = index.gallery.models.column("repo_id").to_pylist()
-        found = [repos[i] for i in index.gallery.model_of[rows].tolist()]
+        kinds_of = [repos[i] for i in index.gallery.model_of[rows].tolist()]
     elif colour == "concept":
         kinds = _kinds()
-        found = [kinds.get(bank.fold(name), OTHERS) if sure >= _SURE else OTHERS for name, sure in named]
+        kinds_of = [kinds.get(bank.fold(name), OTHERS) if sure >= _SURE else OTHERS for name, sure in named]
     else:
         raise ConfigError(f"points are coloured by concept or model, not by '{colour}'")
-    largest = {name for name, _ in Counter(n for n in found if n != OTHERS).most_common(len(SERIES))}
-    return [name if name in largest else OTHERS for name in found]
+    largest = {name for name, _ in Counter(n for n in kinds_of if n != OTHERS).most_common(len(SERIES))}
+    return [name if name in largest else OTHERS for name in kinds_of]
 
 
 def _kinds() -> dict[str, str]:
@@ -202,7 +200,7 @@ def _labelled(points: NDArray[np.float64], named: list[tuple[str, float]]) -> li
     """Return points that are named in the picture, surest first, none over another, and what is written there."""
     low, high = points.min(axis=0), points.max(axis=0)
     places = (points - low) / np.maximum(high - low, 1e-12)
-    found: list[tuple[int, str]] = []
+    labels: list[tuple[int, str]] = []
     boxes: list[tuple[float, float, float, str]] = []
     for row in sorted((i for i, (name, _) in enumerate(named) if name), key=lambda i: (-named[i][1], i)):
         (x, y), text = places[row], shown(named[row][0], 20)
@@ -211,10 +209,10 @@ def _labelled(points: NDArray[np.float64], named: list[tuple[str, float]]) -> li
         again = any(t == text and abs(x - a) < _APART and abs(y - c) < _APART for a, _, c, t in boxes)
         if end <= 1.08 and not over and not again:
             boxes.append((x, end, y, text))
-            found.append((row, text))
-            if len(found) == _LABELS:
+            labels.append((row, text))
+            if len(labels) == _LABELS:
                 break
-    return found
+    return labels
 
 
 def sampled(index: Index, limit: int, seed: int, where: str | None = None) -> tuple[NDArray[np.int64], int]:
@@ -238,8 +236,8 @@ def suggested(index: Index, rows: NDArray[np.int64], *, progress: bool) -> list[
 
     if index.gallery.calibration is None:
         return [("", 0.0)] * rows.size
-    found = Namer(index, progress=progress).names(rows, 1)
-    return [(names[0].name, names[0].confidence) if names else ("", 0.0) for names in found]
+    named = Namer(index, progress=progress).names(rows, 1)
+    return [(names[0].name, names[0].confidence) if names else ("", 0.0) for names in named]
 
 
 # ── as HTML: one file with its script inside, which asks nobody for anything ────────────────────────────────────────
@@ -262,23 +260,14 @@ def write_map(
     title: str,
     about: str,
 ) -> None:
-    """Write points with a legend that switches groups off, and what each is under the pointer.
+    """Write points with a legend that switches groups off, and what each is under the pointer: about 5 MB.
 
-    Args:
-        path: the HTML file; about 5 MB, most of it plotly's script.
-        points: float64 ``[points, 2]``.
-        groups: of every point.
-        texts: repository, logit with label, and suggested name of every point; strangers' text.
-        title: our own words.
-        about: our own words.
-
-    Raises `ConfigError` when plotly is not installed.
+    ``texts`` are repository, logit with label, and suggested name of every point: strangers' text. Raises `ConfigError`
+    when plotly is not installed.
     """
     if find_spec("plotly") is None:
-        raise ConfigError(
-            "interactive HTML needs plotly: pip install 'hubprobe[plots]', "
-            "or name a file that ends in .png, .svg or .pdf"
-        )
+        other = "or name a file that ends in .png, .svg or .pdf"
+        raise ConfigError(f"interactive HTML needs plotly: pip install 'hubprobe[plots]', {other}")
     import plotly.graph_objects as go
 
     figure = go.Figure()
@@ -309,23 +298,7 @@ def write_map(
         config={"displaylogo": False, "scrollZoom": True, "responsive": True},
         default_height="82vh",
     )
-    page = _PAGE.format(title=html.escape(title), about=html.escape(about), ink=INK, soft=SOFT, drawn=drawn)
+    pages = Environment(loader=PackageLoader("hubprobe.plots"), autoescape=True, keep_trailing_newline=True)
+    page = pages.get_template("map.html").render(title=title, about=about, ink=INK, soft=SOFT, drawn=drawn)
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-  body {{ margin: 1em; font-family: system-ui, sans-serif; color: {soft} }}
-  h1 {{ margin: 0 0 .2em; font-size: 1.1em; color: {ink} }}
-  p {{ margin: 0; font-size: .85em }}
-</style>
-<h1>{title}</h1>
-<p>{about}</p>
-{drawn}
-</html>
-"""

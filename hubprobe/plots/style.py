@@ -23,6 +23,9 @@ INK, SOFT = "#1b1f24", "#667080"
 SERIES = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, INK)
 """Colours of things that have no colour of their own, in order. The palette's yellow is lost on white."""
 
+FAILURES = (VERMILION, BLUE, ORANGE, PURPLE, SKY, YELLOW)
+"""Colours of kinds of failure: no green, which is that of what was probed."""
+
 OUTCOMES = {"ok": GREEN, "failed": VERMILION, "skipped": GREY, "waiting": ORANGE}
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -120,7 +123,7 @@ def _drawable() -> frozenset[int]:
     """Return the code points that one of the fonts has a glyph for."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
-    found: set[int] = set()
+    points: set[int] = set()
     for name in _fonts():
-        found.update(get_font(findfont(FontProperties(family=[name]))).get_charmap())
-    return frozenset(found)
+        points.update(get_font(findfont(FontProperties(family=[name]))).get_charmap())
+    return frozenset(points)

@@ -1,40 +1,67 @@
-"""How fast probing went, and what failed when."""
+"""How far a crawl came, how each repository ended, and how fast probing went."""
 
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hubprobe.counts import StatusReport
 from hubprobe.output import duration
-from hubprobe.plots.style import (
-    BLUE,
-    GREY,
-    INK,
-    ORANGE,
-    OUTCOMES,
-    PURPLE,
-    SKY,
-    VERMILION,
-    YELLOW,
-    number,
-    picture,
-    plain_numbers,
-)
+from hubprobe.plots.style import BLUE, FAILURES, GREY, INK, OUTCOMES, SKY, number, picture, plain_numbers
 from workspace import ConfigError, MissingStepError, Workspace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_ROWS = 40
+"""Statuses drawn at most; there are fewer than 60 in all."""
+
+
+def funnel(report: StatusReport, path: str | Path) -> list[dict[str, Any]]:
+    """Draw the way from listed to probed, and how many repositories ended in each status, as a PNG, SVG or PDF.
+
+    Returns what is drawn: the rows of ``report.by_status``.
+    """
+    rows = report.by_status[:_ROWS]
+    with picture(path, 9, 2.1 + 0.2 * max(len(rows), 3)) as figure:
+        top, below = figure.subplots(2, 1, height_ratios=[1, 0.17 * max(len(rows), 3)])
+        steps = {"listed": report.listed, "eligible": report.eligible, "probed": report.ok}
+        top.barh(list(steps), list(steps.values()), color=[BLUE, SKY, OUTCOMES["ok"]], height=0.72)
+        shares = [f" {count / report.listed:.0%}" if report.listed else "" for count in steps.values()]
+        texts = [f"{number(count)}  {share}" for count, share in zip(steps.values(), shares, strict=True)]
+        top.bar_label(top.containers[0], texts, padding=4)
+        top.set_title(
+            f"{number(report.ok)} of {number(report.listed)} listed repositories were probed; {number(report.skipped)} "
+            f"skipped, {number(report.failed)} failed, {number(report.waiting)} waiting"
+        )
+        top.set_xlim(0, 1.15 * max(report.listed, 1))
+        names = [row["status"] if row["status"] == "ok" else f"{row['outcome']}: {row['status']}" for row in rows]
+        counts = [row["repositories"] for row in rows]
+        names, colours = [name.replace("_", " ") for name in names], [OUTCOMES[row["outcome"]] for row in rows]
+        bars = below.barh(names, counts, color=colours, height=0.72)
+        below.bar_label(bars, [number(count) for count in counts], padding=4)
+        below.set_xscale("symlog")  # thousands of one status must not hide the one of another
+        below.set_xlim(0, 1.6 * max([1, *counts]))
+        plain_numbers(below.xaxis)
+        below.set_title("How each of them ended (logarithmic)")
+        below.margins(y=0.01)
+        for axes in (top, below):
+            axes.invert_yaxis()
+            axes.tick_params(axis="y", length=0)
+        top.xaxis.set_visible(False)
+        top.spines["bottom"].set_visible(False)
+    return rows
+
 
 WIDTHS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21_600, 43_200, 86_400, 604_800)
 """Widths of a bar, in seconds, that are chosen from when none is given."""
 
 _BARS = 60
 _MOST = 10_000
-_FAILURES = (VERMILION, BLUE, ORANGE, PURPLE, SKY, YELLOW)  # no green: that is what was probed
 _PHASES = ("fetch", "load", "preprocess", "forward", "write")
 
 
@@ -123,9 +150,9 @@ def _draw(
         )
         top.set_ylabel("models probed an hour")
         plain_numbers(top.yaxis)
-        kinds = [name for name, _ in failures.most_common(len(_FAILURES))]
+        kinds = [name for name, _ in failures.most_common(len(FAILURES))]
         base = np.zeros(len(rows))
-        for name, colour in zip(kinds, _FAILURES, strict=False):
+        for name, colour in zip(kinds, FAILURES, strict=False):
             counts = np.array([row["failures"].get(name, 0) for row in rows])
             below.bar(left, counts, days, bottom=base, align="edge", color=colour, lw=0, label=name.replace("_", " "))
             base += counts
@@ -146,6 +173,4 @@ def _draw(
 
 
 def _utc(seconds: float) -> datetime:
-    from datetime import timezone
-
     return datetime.fromtimestamp(seconds, timezone.utc)
