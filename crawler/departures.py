@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
 
 from crawler.catalog import departed_row
 from crawler.decide.repository import Whereabouts, ask_row
@@ -38,15 +40,21 @@ def book_departures(workspace: Workspace, client: HubClient, query: Query, pipel
             if found.status.outcome is Outcome.FAILED:
                 logger.warning("%s is no longer listed, and why is not known: %s", before["id"], found.reason)
                 continue  # the next crawl asks again
-            pipeline.depart(departed_row(before, moment, found))
+            _book(pipeline, before, moment, found)
             continue
         again = list(_still_listed(found, query))
         missed += again
         if not again:
             elsewhere = Whereabouts(Status.NOT_A_CLASSIFIER, "its author no longer lists it under this task")
-            pipeline.depart(departed_row(before, moment, elsewhere))
+            _book(pipeline, before, moment, elsewhere)
     pipeline.decide_missed(missed, moment)
     pipeline.close_books()
+
+
+def _book(pipeline: Pipeline, before: Mapping[str, Any], moment: datetime, found: Whereabouts) -> None:
+    """Add a row, unless the last one says the same: a repository under another task stays there for many crawls."""
+    if (before["eligibility"], before["reason"]) != (found.status.value, found.reason):
+        pipeline.depart(departed_row(before, moment, found))
 
 
 def _still_listed(row: object, query: Query) -> Iterator[Listed]:

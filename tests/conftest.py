@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from tests.demo_run import demo, installed, report
+from tests.once import once
+from workspace.architectures import Architectures
 
 __all__ = ["demo", "installed", "report"]  # fixtures for every folder
 pytest_plugins = ["tests.documentation"]
+
+
+ROOMS = ("completion", "crawler", "hubprobe", "probing", "search", "workspace")
+
+
+@pytest.fixture(scope="session")
+def names(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder in which transformers and timm have been asked what they know: five seconds, once for this run."""
+    return once(tmp_path_factory, "names", _ask)
+
+
+def _ask(folder: Path) -> None:
+    Architectures.load(folder)
+
+
+@pytest.fixture(autouse=True)
+def _loggers() -> Iterator[None]:
+    """Take back what the command line, called in this process, made of our loggers: others' tests listen to them."""
+    ours = [logging.getLogger(room) for room in ROOMS]
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in ours]
+    yield
+    for logger, (handlers, propagate, level) in zip(ours, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 @pytest.hookimpl(tryfirst=True)  # before the marks are read by whoever hands the tests to processes

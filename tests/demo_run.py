@@ -24,7 +24,7 @@ class Installed:
         self.site, self.cwd = site, cwd
         cwd.mkdir(exist_ok=True)
 
-    def python(self, *args: str, timeout: float = 600, **env: str) -> subprocess.CompletedProcess[str]:
+    def python(self, *args: str, timeout: float = 1_200, **env: str) -> subprocess.CompletedProcess[str]:
         # What other tests, or the machine, set for Hugging Face's libraries is not for a new user
         theirs = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_")
         environment = {k: v for k, v in os.environ.items() if not k.startswith(theirs)}
@@ -35,7 +35,7 @@ class Installed:
             cwd=self.cwd, env=environment, capture_output=True, text=True, check=False, timeout=timeout,
         )  # fmt: skip
 
-    def hubprobe(self, *args: str, timeout: float = 600, **env: str) -> subprocess.CompletedProcess[str]:
+    def hubprobe(self, *args: str, timeout: float = 1_200, **env: str) -> subprocess.CompletedProcess[str]:
         return self.python("-m", "hubprobe", *args, timeout=timeout, **env)
 
     def json(self, *args: str) -> Any:
@@ -57,11 +57,11 @@ def _install(base: Path) -> None:
     )
     tree = shutil.copytree(ROOT, base / "tree", ignore=ignored)
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(base / "dist"), str(tree)]
-    done = subprocess.run(build, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(build, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = (base / "dist").glob("*.whl")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(base / "site"), str(wheel)]
-    subprocess.run(pip, check=True, timeout=300)
+    subprocess.run(pip, check=True, timeout=900)
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +69,7 @@ def demo(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Inst
     """The wheel, with a finished ``demo-index`` in its working folder."""
 
     def run(_folder: Path) -> None:
-        done = installed.hubprobe("demo", "--quiet", "--format", "json", timeout=900)
+        done = installed.hubprobe("demo", "--quiet", "--format", "json", timeout=3_000)
         assert done.returncode == 0, done.stderr[-4000:]
         (installed.cwd / "report.json").write_text(done.stdout, encoding="utf-8")
 

@@ -41,8 +41,8 @@ class DamagedFileError(WorkspaceError):
     """A file of the workspace does not hold what was written to it. ``path`` names it, ``why`` says what is wrong."""
 
     def __init__(self, path: Path, why: object, remedy: str) -> None:
-        super().__init__(f"{path} is damaged ({why}): {remedy}")
-        self.path, self.why = path, str(why)
+        self.path, self.why = path, " ".join(str(why).split())  # Arrow ends some of its sentences in a line break
+        super().__init__(f"{path} is damaged ({self.why}): {remedy}")
 
 
 class DiskError(WorkspaceError, OSError):

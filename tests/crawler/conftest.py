@@ -10,19 +10,7 @@ import pytest
 from hubprobe.demo import tiny, unhealthy
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer
-from tests.once import once
 from workspace import Config, CrawlConfig, Workspace
-from workspace.architectures import Architectures
-
-
-@pytest.fixture(scope="session")
-def names(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder in which transformers and timm have been asked once, for this run."""
-    return once(tmp_path_factory, "crawler-names", _ask)
-
-
-def _ask(folder: Path) -> None:
-    Architectures.load(folder)
 
 
 def healthy(name: str, **changes: Any) -> Repo:
@@ -53,9 +41,7 @@ def open_workspace(tmp_path: Path, names: Path) -> Callable[..., Workspace]:
 
     def make(endpoint: str, folder: str = "w", **crawl: Any) -> Workspace:
         workspace = Workspace.create(tmp_path / folder, Config(endpoint=endpoint, crawl=CrawlConfig(**crawl)))
-        workspace.cache_dir.mkdir(exist_ok=True)
-        for file in names.glob("architectures-*.json"):
-            shutil.copy(file, workspace.cache_dir)
+        shutil.copytree(names, workspace.cache_dir, dirs_exist_ok=True)
         return workspace
 
     return make

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import crawler
+from crawler.fetch.download import PART
 from crawler.hub import client
 from hubprobe.demo import tiny, unhealthy
 from hubprobe.demo.repository import Repo
@@ -25,17 +28,25 @@ def rows_of(workspace: Workspace) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in workspace.catalog().to_pylist()}
 
 
+PROBED = ("config.json", "model.safetensors", "preprocessor_config.json")
+
+
+def read(repo: Repo, name: str) -> bytes:
+    """What a repository holds under a name."""
+    return repo.files[name].content.read(0, repo.files[name].size)
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def test_brings_exactly_the_files_of_a_probe(hub: HubServer, home: Repo, open_workspace: Open) -> None:
     workspace = open_workspace(hub.url)
     row = rows_of(workspace)[home.id]
     with_token = crawler.Fetcher(workspace, token="hf_secret")
     fetched = with_token(row)
-    names = sorted(path.name for path in fetched.folder.iterdir())
-    assert names == ["config.json", "model.safetensors", "preprocessor_config.json"]
-    for name in names:
-        wanted = home.files[name]
-        assert (fetched.folder / name).read_bytes() == wanted.content.read(0, wanted.size)
-    assert fetched.bytes_fetched == sum(home.files[name].size for name in names)
+    assert content_of(fetched.folder) == {name: read(home, name) for name in PROBED}
+    assert fetched.bytes_fetched == sum(home.files[name].size for name in PROBED)
     assert not any(asked.has_token for asked in hub.requests if asked.bucket == "cdn")
     fetched.release()
     fetched.release()
@@ -49,7 +60,12 @@ def test_a_row_without_hashes_is_completed_first(hub: HubServer, home: Repo, ope
     row = rows_of(workspace)[home.id]
     bare = [{"path": file["path"], "size": None, "oid": None, "sha256": None} for file in row["files"]]
     fetched = crawler.Fetcher(workspace, token=False)({**row, "files": bare})
-    assert (fetched.folder / "model.safetensors").exists()
+    assert content_of(fetched.folder) == {name: read(home, name) for name in PROBED}
+    lying = rows_of(workspace)[unhealthy.repo_id(Status.CORRUPT_FILE)]
+    bare = [{"path": file["path"], "size": None, "oid": None, "sha256": None} for file in lying["files"]]
+    with pytest.raises(ModelError) as caught:  # the hashes that were asked for are held against what comes
+        crawler.Fetcher(workspace, token=False)({**lying, "files": bare})
+    assert caught.value.status is Status.CORRUPT_FILE
 
 
 def test_other_content_of_the_same_length_is_never_handed_on(hub: HubServer, open_workspace: Open) -> None:
@@ -152,6 +168,54 @@ def test_weights_without_their_bytes_are_truncated(
         workspace = open_workspace(server.url)
         row = rows_of(workspace)["acme/m"]
         assert (row["eligibility"], bool(row["reason"])) == ("truncated_weights", True)
+
+
+def test_every_shard_is_brought_and_nothing_else(open_workspace: Open) -> None:
+    tensors = tiny.weights()
+    first = dict(list(tensors.items())[:5])
+    parts = {"model-1-of-2.safetensors": first, "model-2-of-2.safetensors": {**tensors}}
+    for name in first:
+        del parts["model-2-of-2.safetensors"][name]
+    shards = {path: tiny.safetensors(held) for path, held in parts.items()}
+    index = {"weight_map": {name: path for path, held in parts.items() for name in held}}
+    repo = sharded("acme/m", index, shards | {"unnamed.safetensors": WEIGHTS})
+    with HubServer([repo]) as server:
+        workspace = open_workspace(server.url)
+        row = rows_of(workspace)["acme/m"]
+        assert (row["eligibility"], row["weights_bytes"]) == ("eligible", sum(map(len, shards.values())))
+        fetcher = crawler.Fetcher(workspace, token=False, keep=False)
+        fetched = fetcher(row)
+        wanted = {*shards, "model.safetensors.index.json", "config.json", "preprocessor_config.json"}
+        assert content_of(fetched.folder) == {name: read(repo, name) for name in wanted}
+        fetched.release()
+        server.intercept = faults.Faults(Fault(faults.corrupt(), bucket="cdn", times=None))
+        with pytest.raises(ModelError) as caught:
+            fetcher(row)
+        assert caught.value.status is Status.CORRUPT_FILE
+        assert left(workspace) == []
+
+
+def test_a_full_disk_is_not_held_against_the_model(
+    hub: HubServer, home: Repo, open_workspace: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = open_workspace(hub.url)
+    row = rows_of(workspace)[home.id]
+    fetcher = crawler.Fetcher(workspace, token=False)
+    opened = Path.open
+
+    def full(path: Path, mode: str = "r", **options: Any) -> Any:
+        if "w" in mode and path.name.endswith(PART):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return opened(path, mode, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(ModelError) as caught:
+            fetcher(row)
+    assert (caught.value.status, caught.value.repo_id) == (Status.DISK_FULL, home.id)
+    assert "no space for" in caught.value.reason
+    assert left(workspace) == []
+    assert content_of(fetcher(row).folder) == {name: read(home, name) for name in PROBED}
 
 
 def test_shards_without_a_byte_are_truncated_weights(open_workspace: Open) -> None:

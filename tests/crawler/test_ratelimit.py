@@ -79,6 +79,30 @@ def test_others_on_the_same_quota_are_made_room_for() -> None:
     assert sent <= 11
 
 
+def test_what_is_spent_elsewhere_in_the_middle_of_a_window_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing.random, "random", lambda: 0.0)  # no jitter
+    clock = Clock()
+    bucket = Bucket(clock)
+    bucket.reserve()
+    bucket.answered(RateLimitInfo("api", 400, 200, 500, 300))
+    bucket.reserve()
+    bucket.answered(RateLimitInfo("api", 7, 200, 500, 300))  # two of ours cannot have cost 393
+    waits = [bucket.reserve() for _ in range(20)]
+    assert sum(wait < 200 for wait in waits) == 7
+    bucket.answered(RateLimitInfo("api", 300, 200, 500, 300))  # an answer that was overtaken gives nothing back
+    assert bucket.reserve() > 200
+
+
+def test_what_is_under_way_counts_against_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing.random, "random", lambda: 0.0)
+    clock = Clock()
+    bucket = Bucket(clock)
+    for _ in range(5):
+        bucket.reserve()
+    bucket.answered(RateLimitInfo("api", 10, 100, 500, 300))  # to the first: four are still to be counted
+    assert sum(bucket.reserve() < 100 for _ in range(20)) == 6
+
+
 def test_a_hub_that_states_no_limits_is_not_paced() -> None:
     bucket = Bucket()
     for _ in range(1000):

@@ -359,5 +359,5 @@ def test_a_head_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     began = time.monotonic()
     with pytest.raises(UnansweredError):
         ask(f"http://127.0.0.1:{listener.getsockname()[1]}")
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 120
     listener.close()

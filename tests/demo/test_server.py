@@ -330,10 +330,10 @@ def test_the_real_client_waits_as_long_as_it_is_told():
 def test_a_server_that_is_down_refuses_and_comes_back():
     with HubServer([home()]) as server:
         url = server.url
-        server.down(0.3).join(timeout=0.0)
+        server.down(2.0).join(timeout=0.0)
         with pytest.raises(httpx.ConnectError):
             httpx.get(url + "/api/models")
-        for _ in range(50):
+        for _ in range(1_000):
             try:
                 assert httpx.get(url + "/api/models").status_code == 200
                 break
@@ -346,7 +346,7 @@ def test_a_server_that_is_down_refuses_and_comes_back():
 def test_a_server_stopped_while_down_stays_stopped():
     with HubServer([home()]) as server:
         back = server.down(0.2)
-    back.join(1)
+    back.join(60)
     with pytest.raises(httpx.ConnectError):
         httpx.get(server.url + "/api/models")
 
@@ -357,7 +357,7 @@ def test_a_server_stopped_while_down_stays_stopped():
      b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked", b"GET / HTTP/1.1\r\nContent-Length: 99999999999"],
 )  # fmt: skip
 def test_what_is_no_request_gets_a_refusal_or_nothing(hub, lines):
-    with socket.create_connection(("127.0.0.1", int(hub.url.rsplit(":", 1)[1])), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", int(hub.url.rsplit(":", 1)[1])), timeout=60) as connection:
         connection.sendall(lines + b"\r\n\r\n")
         assert connection.recv(1000)[:12] in (b"", b"HTTP/1.1 400", b"HTTP/1.1 413")
 

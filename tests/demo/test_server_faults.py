@@ -35,7 +35,7 @@ def hub(faults):
 
 @pytest.fixture
 def client():
-    with httpx.Client(follow_redirects=True, timeout=5) as client:
+    with httpx.Client(follow_redirects=True, timeout=60) as client:
         yield client
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import re
 import shutil
@@ -20,7 +19,6 @@ from tests.once import once
 if TYPE_CHECKING:
     from hubprobe.demo.server import HubServer
 
-_ROOMS = ("completion", "crawler", "hubprobe", "probing", "search", "workspace")
 _readers: list[Reader] = []
 
 
@@ -81,7 +79,6 @@ def reader(finished: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.M
         (folder / name / "hubprobe.toml").unlink()
         settings = re.sub(r"http://127\.0\.0\.1:\d+", hub.url, settings)
         (folder / name / "hubprobe.toml").write_text(settings, encoding="utf-8")
-    before = {name: (logging.getLogger(name).handlers, logging.getLogger(name).propagate) for name in _ROOMS}
     monkeypatch.chdir(folder)
     found = Reader(folder, environment(hub.url))
     _keep_registries(monkeypatch)
@@ -90,8 +87,6 @@ def reader(finished: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.M
     yield found
     os.environ.clear()
     os.environ.update(kept)
-    for name, (handlers, propagate) in before.items():
-        logging.getLogger(name).handlers, logging.getLogger(name).propagate = handlers, propagate
     _readers.append(found)
 
 

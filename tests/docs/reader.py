@@ -33,7 +33,7 @@ OUTSIDE = {
     "git": "needs the network", "docker": "needs Docker", "podman": "needs Podman",
     "sbatch": "needs SLURM", "srun": "needs SLURM", "accelerate": "needs several GPUs",
 }  # fmt: skip
-_SECONDS = 120
+_SECONDS = 600
 _SHELL = re.compile(r"^\s*(for|while|if|case|function|set)\b|<<|^\s*\w+\(\)", re.MULTILINE)
 
 

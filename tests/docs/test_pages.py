@@ -18,7 +18,7 @@ OURS = [p.relative_to(ROOT).as_posix() for p in pages()]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", [n for n in OURS if any(b.language in RUN for b in blocks(ROOT / n))])
 def test_what_a_page_says_works(name: str, reader: Reader) -> None:
     for block in blocks(ROOT / name):

@@ -11,7 +11,7 @@ from PIL import Image
 from hubprobe.demo.unhealthy import EXPECTED
 from workspace import Status
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 def test_it_runs_from_the_wheel_and_not_from_the_checkout(installed):

@@ -28,14 +28,14 @@ def test_there_are_three_notebooks():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs(path, demo, tmp_path, monkeypatch):
     monkeypatch.setenv("HUBPROBE_WORKSPACE", str(demo.cwd / "demo-index"))
     monkeypatch.setenv("HUBPROBE_RESULTS", str(ROOT / "benchmarks" / "accuracy" / "results"))
     monkeypatch.setenv("PYTHONPATH", str(demo.site))
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert _kinds(notebook) == _kinds(nbformat.read(path, as_version=4)), "run notebooks/refresh.py"
 
 

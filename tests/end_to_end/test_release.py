@@ -13,7 +13,7 @@ from PIL import Image
 from hubprobe.demo.server import serve_demo
 from tests.release.conftest import questions_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 REPO = "demo-lab/what-classifiers-recognise"
 QUESTIONS = ("dog", "strawberry", "fire engine")

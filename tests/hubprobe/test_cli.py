@@ -17,7 +17,7 @@ VERBS = [
 
 def hubprobe(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "hubprobe", *args], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-m", "hubprobe", *args], capture_output=True, text=True, check=False, timeout=300
     )
 
 

@@ -25,7 +25,7 @@ class Built:
 
 def build(tree: Path, out: Path, *what: str) -> None:
     command = [sys.executable, "-m", "build", *what, "--no-isolation", "--outdir", str(out), str(tree)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -78,7 +78,8 @@ def test_every_option_of_accelerate_in_it_exists() -> None:
 
 
 @pytest.mark.slow
-def test_two_hosts_probe_every_model(cluster: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.timeout(1200)
+def test_two_hosts_probe_every_model(cluster: dict[str, str], tmp_path: Path, names: Path) -> None:
     import crawler
     from hubprobe.demo.server import serve_demo
     from probing import probes
@@ -86,13 +87,14 @@ def test_two_hosts_probe_every_model(cluster: dict[str, str], tmp_path: Path) ->
     with serve_demo(with_unhealthy=False, with_lite0=False) as hub:
         workspace = Workspace.create(tmp_path / "index", Config(endpoint=hub.url))
         probes.build(workspace, str(ROOT / "hubprobe" / "demo" / "probes.parquet"), n=24, seed=0, progress=False)
+        shutil.copytree(names, workspace.cache_dir, dirs_exist_ok=True)
         crawler.crawl(workspace, limit=2, token=False, progress=False)
         job = subprocess.Popen(
             ["bash", str(SCRIPT), str(workspace.root)],
             env=cluster, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
         try:
-            _, said = job.communicate(timeout=240)
+            _, said = job.communicate(timeout=900)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(job.pid, signal.SIGKILL)
@@ -126,14 +128,14 @@ def test_a_launch_that_dies_is_started_again_and_three_are_enough(cluster: dict[
 
 
 def test_before_its_time_is_over_it_is_sent_again(cluster: dict[str, str]) -> None:
-    stub_launcher(cluster, 'touch "$LOG.started"; exec sleep 20')
+    stub_launcher(cluster, 'touch "$LOG.started"; exec sleep 600')
     job = subprocess.Popen(["bash", str(SCRIPT), "w"], env=cluster, stderr=subprocess.PIPE, start_new_session=True)
     try:
         until = time.monotonic() + 60
         while not Path(cluster["LOG"] + ".started").exists() and time.monotonic() < until:
             time.sleep(0.05)
         job.send_signal(signal.SIGUSR1)
-        assert job.wait(timeout=15) == 0
+        assert job.wait(timeout=120) == 0
     finally:
         with suppress(ProcessLookupError):
             os.killpg(job.pid, signal.SIGKILL)

@@ -126,7 +126,7 @@ class serving:  # noqa: N801 - used as a function
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listening]}, daemon=True)
         self._thread.start()
-        current.prepare().join(120)
+        current.prepare().join(600)
         while not self._server.started:
             time.sleep(0.01)
         return Served(f"http://127.0.0.1:{listening.getsockname()[1]}/", current, self._made)
@@ -167,7 +167,7 @@ def visiting(chromium: Any, url: str, **options: Any) -> Iterator[Visit]:
     """Open a tab that records; afterwards nothing may have left this machine, and no script may have failed."""
     context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
     visit = Visit(context.new_page(), url)
-    visit.page.set_default_timeout(20_000)
+    visit.page.set_default_timeout(120_000)
     visit.page.on("request", lambda request: visit.requests.append(request.url))
     visit.page.on("pageerror", lambda error: visit.errors.append(str(error)))
     yield visit

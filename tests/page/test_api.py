@@ -19,7 +19,7 @@ from workspace import QueryError
 
 @pytest.fixture(scope="module")
 def http(served: Served):
-    with httpx.Client(base_url=served.url, timeout=30, trust_env=False) as client:
+    with httpx.Client(base_url=served.url, timeout=300, trust_env=False) as client:
         yield client
 
 
@@ -358,12 +358,12 @@ def test_a_new_index_is_picked_up(tmp_path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("hubprobe.page.opened.CHECK_S", 0.05)
     made = bridged(tmp_path / "growing", models=6, n=120)
     made.index()
-    with serving(made, Limits(rate=0)) as one, httpx.Client(base_url=one.url, trust_env=False, timeout=30) as http:
+    with serving(made, Limits(rate=0)) as one, httpx.Client(base_url=one.url, trust_env=False, timeout=300) as http:
         before = http.get("health").json()["index"]
         assert "owner1/model-006" not in http.get("?q=dog&by=model&n=100").text
         made.add(range(6, 8))
         made.index()
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while http.get("health").json()["index"] == before and time.monotonic() < until:
             time.sleep(0.1)
         assert http.get("health").json()["index"] == made.open().version != before

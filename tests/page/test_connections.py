@@ -30,7 +30,7 @@ def connect(served: Served, source: str = "127.0.0.1", *, small: bool = False) -
     one = socket.socket()
     if small:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    one.settimeout(20)
+    one.settimeout(60)
     one.bind((source, 0))
     one.connect(("127.0.0.1", port))
     return one
@@ -165,7 +165,7 @@ def test_heads_that_are_none(tight: Served, head: bytes) -> None:
             one.sendall(head)
         except ConnectionError:
             return  # refused before it was sent whole
-        one.settimeout(10)
+        one.settimeout(60)
         try:
             status = one.recv(4096).split(b" ")[1:2]
         except ConnectionError:

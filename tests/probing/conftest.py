@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +153,39 @@ def workspace(tmp_path: Path, pictures: Path) -> Workspace:
     made = Workspace.create(tmp_path / "work")
     probing.probes.build(made, pictures, n=100, progress=False)
     return made
+
+
+@pytest.fixture(scope="session")
+def _probed(
+    tmp_path_factory: pytest.TempPathFactory, pictures: Path, vit_tensors: Callable[..., dict[str, Any]]
+) -> Callable[[int], Path]:
+    """Returns a folder with the repositories ``model-0`` and on, and a workspace in which they were probed, once."""
+
+    @cache
+    def make(models: int) -> Path:
+        folder = tmp_path_factory.mktemp("probed")
+        repos, workspace = Repos(folder / "repos", vit_tensors), Workspace.create(folder / "work")
+        probing.probes.build(workspace, pictures, n=100, progress=False)
+        for i in range(models):
+            repos.vit(f"model-{i}", seed=i)
+        repos.write_catalog(workspace)
+        probing.probe(workspace, repos.fetch, progress=False, isolate=False)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def probe_once(_probed: Callable[[int], Path], tmp_path: Path, repos: Repos) -> Callable[[int], Workspace]:
+    """Gives a test a copy of such a workspace, and puts the repositories where it has its own."""
+
+    def copy(models: int) -> Workspace:
+        shutil.copytree(_probed(models), tmp_path, dirs_exist_ok=True)
+        for i in range(models):
+            repos.list(f"model-{i}")
+        return Workspace.open(tmp_path / "work")
+
+    return copy
 
 
 @pytest.fixture

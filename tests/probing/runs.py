@@ -1,16 +1,22 @@
-"""What the tests of processes run in processes of their own: ``python runs.py WORKSPACE REPOS [FRACTION]``, chosen."""
+"""Runs of the prober in processes of their own: forks of one that has imported torch and transformers, once."""
 
 from __future__ import annotations
 
-import sys
+import multiprocessing
+import os
+import socket
 import time
 from collections.abc import Mapping
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import probing
 from workspace import Workspace
 from workspace.seams import Fetched
+
+SECONDS = 240  # after which a run has hung
 
 
 def run(root: str, repos: str, seconds: float = 0.0, isolate: bool = False, **options: Any) -> None:
@@ -25,6 +31,33 @@ def run(root: str, repos: str, seconds: float = 0.0, isolate: bool = False, **op
     probing.probe(Workspace.open(root), fetch, progress=False, isolate=isolate, batch_size=16, **options)
 
 
-if __name__ == "__main__":
-    share = {"adaptive": True, "fraction": float(sys.argv[3])} if len(sys.argv) > 3 else {}
-    run(sys.argv[1], sys.argv[2], **share)
+def start(*arguments: Any, **options: Any) -> BaseProcess:
+    """Begin `run` in a process of its own."""
+    process = _context().Process(target=run, args=arguments, kwargs=options)
+    process.start()
+    return process
+
+
+def together(size: int, *arguments: Any, **options: Any) -> None:
+    """Do `run` in ``size`` processes, joined through the variables that a launcher sets for them."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    processes = [_context().Process(target=_as, args=(r, size, port, arguments, options)) for r in range(size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(SECONDS)
+        process.kill()
+    assert [process.exitcode for process in processes] == [0] * size
+
+
+def _as(rank: int, size: int, port: int, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+    values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in values.items()} | {"MASTER_ADDR": "127.0.0.1"})
+    run(*arguments, **options)
+
+
+def _context() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.probing.runs", "torch", "transformers.models.vit.modeling_vit"])
+    return context

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,8 @@ def _names(workspace: Workspace) -> list[str]:
 
 
 @pytest.fixture
-def probed(workspace: Workspace, repos: Repos) -> Workspace:
-    for i in range(MODELS):
-        repos.vit(f"model-{i}", seed=i)
-    repos.write_catalog(workspace)
-    probing.probe(workspace, repos.fetch, progress=False, isolate=False)
-    return workspace
+def probed(probe_once: Callable[[int], Workspace]) -> Workspace:
+    return probe_once(MODELS)
 
 
 def _probe(workspace: Workspace, repos: Repos, **options: Any) -> probing.ProbeSummary:

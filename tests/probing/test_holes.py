@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,8 @@ def _path(workspace: Workspace, i: int) -> Path:
 
 
 @pytest.fixture
-def probed(workspace: Workspace, repos: Repos) -> Workspace:
-    for i in range(MODELS):
-        repos.vit(f"model-{i}", seed=i)
-    repos.write_catalog(workspace)
-    _probe(workspace, repos)
-    return workspace
+def probed(probe_once: Callable[[int], Workspace]) -> Workspace:
+    return probe_once(MODELS)
 
 
 def _gone(workspace: Workspace) -> None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import random
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +14,10 @@ import pytest
 
 from probing import inflight
 from tests.probing.conftest import Repos
-from tests.probing.runs import run
+from tests.probing.runs import run, start, together
+from tests.probing.test_adaptive import write_factors
 from workspace import Workspace
 
-ROOT = Path(__file__).parents[2]
 MODELS = 12
 
 
@@ -50,22 +46,8 @@ def undisturbed(workspace: Workspace, hub: Repos, tmp_path: Path) -> Workspace:
     return Workspace.open(tmp_path / "undisturbed")
 
 
-@pytest.mark.slow
 def test_two_processes_write_the_bits_of_one(undisturbed: Workspace, workspace: Workspace, hub: Repos) -> None:
-    command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-        str(ROOT / "tests" / "probing" / "runs.py"), str(workspace.root), str(hub.root),
-    ]  # fmt: skip
-    done = subprocess.run(
-        command,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    together(2, str(workspace.root), str(hub.root), 0.1)
     assert _responses(workspace).equals(_responses(undisturbed))
     assert _ends(workspace) == _ends(undisturbed)
     ranks = [r for r in workspace.attempts(["rank"])["rank"].to_pylist() if r is not None]
@@ -75,18 +57,26 @@ def test_two_processes_write_the_bits_of_one(undisturbed: Workspace, workspace: 
     assert sorted(fetched) == sorted(set(fetched)), "no model was run by both"
 
 
+def test_two_processes_choose_what_one_chooses(workspace: Workspace, hub: Repos, tmp_path: Path) -> None:
+    write_factors(workspace)
+    shutil.copytree(workspace.root, tmp_path / "one")
+    run(str(tmp_path / "one"), str(hub.root), adaptive=True, fraction=0.4)
+    together(2, str(workspace.root), str(hub.root), adaptive=True, fraction=0.4)
+    one = _responses(Workspace.open(tmp_path / "one"))
+    assert one.num_rows == 5 * MODELS
+    assert len(one["probe_ids"][0]) == 28
+    assert _responses(workspace).equals(one)
+
+
 def test_three_kills_leave_what_an_undisturbed_run_leaves(
     undisturbed: Workspace, workspace: Workspace, hub: Repos
 ) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.probing.runs", "torch", "transformers.models.vit.modeling_vit"])
     log = workspace.root / "fetched.txt"
     committed: set[str] = set()
     for seed in range(3):
         log.write_text("")
         before = len(committed)
-        process = context.Process(target=run, args=(str(workspace.root), str(hub.root), 0.3))
-        process.start()
+        process = start(str(workspace.root), str(hub.root), 0.3)
         _wait(lambda: len(_committed(workspace)) > before, process)  # noqa: B023
         time.sleep(random.Random(seed).uniform(0, 0.1))
         process.kill()
@@ -107,7 +97,7 @@ def _committed(workspace: Workspace) -> set[str]:
     return {r["repo_id"] for r in workspace.attempts(["repo_id", "outcome"]).to_pylist() if r["outcome"] == "ok"}
 
 
-def _wait(condition: Callable[[], bool], process: Any, seconds: float = 60) -> None:
+def _wait(condition: Callable[[], bool], process: Any, seconds: float = 240) -> None:
     until = time.monotonic() + seconds
     while not condition() and process.is_alive():
         assert time.monotonic() < until

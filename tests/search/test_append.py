@@ -89,6 +89,22 @@ def test_an_append_leaves_no_file_open(fresh):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads memory as Linux shows it")
+def test_a_vector_index_is_built_extended_and_answers(fresh, monkeypatch):
+    """As a gallery of many thousand logits has one, here of 50 and then 70."""
+    monkeypatch.setattr("search.store.tables.ANN_ROWS", 50)
+    fresh.index()
+    index = fresh.open()
+    assert index.info()["vector_index"] == "IVF_RQ"
+    fresh.add(range(5, 7))
+    assert fresh.index().mode == "appended"
+    index = fresh.open()
+    assert index.info()["vector_index"] == "IVF_RQ"
+    for key in list(fresh.vectors)[::9]:
+        expected = [k for _, k in fresh.distances(fresh.vectors[key], 120) if k[0] != key[0]]
+        hits = index.similar(key[0], key[2], whole=True).limit(5).to_dicts()
+        assert [(hit["repo_id"], hit["sha"], hit["logit"]) for hit in hits] == expected[:5]
+
+
 def test_memory_is_flat_while_threads_ask(fresh):
     """Private memory after many queries is what it was after few; mapped tiles belong to the page cache."""
     fresh.index()

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from search.scan import kernels
 from search.scan.nearest import Finder
 from search.scan.scan import CpuScanner
 from search.scan.scoring import BRIDGE, MAP, Comparison
@@ -119,3 +120,23 @@ def test_bounds_hold_where_float32_loses_most(tmp_path, columns, positive):
     (found,) = _Bare(tmp_path, vectors).scanner.scan([comparison], [None], 0, [np.inf])
     assert len(found.rows) == 500
     assert (found.bounds <= exact[found.rows]).all()
+
+
+@pytest.mark.parametrize("upper", [False, True])
+def test_what_is_left_out_unseen_is_really_above_the_ceiling(upper):
+    """Where the line that is compared first touches the bound, only its allowance for rounding keeps it below."""
+    shrink, error = 1.0 - 1e-5, 0.01
+    touching = (64 * error) ** 2 * (shrink if upper else 1 / shrink)
+    total = (touching * (1 + np.linspace(-1e-3, 1e-3, 20_001))).astype(np.float32)
+    rng = np.random.default_rng(0)
+    scale = (rng.uniform(1e-4, 1.0, total.size) * (-1 if upper else 1)).astype(np.float32)
+    shift = rng.uniform(-1_000, 1_000, total.size).astype(np.float32)
+    x = total.astype(np.float64)
+    root = np.sqrt(x / shrink) + error if upper else np.sqrt(x * shrink) - error
+    bound = root**2 * scale.astype(np.float64) + shift
+    under = np.empty(total.size, np.float32)
+    logits = kernels.Logits(np.empty(0, bool), scale, shift)
+    lowest = kernels._estimate(total, 0, total.size, 0, logits, kernels._line(shrink, error, upper), under)
+    assert (under <= bound).all()
+    assert (bound - under < 1e-2).all()
+    assert lowest == under.min()

@@ -80,7 +80,7 @@ def test_a_killed_writer_leaves_nothing_that_a_reader_sees(tmp_path):
             temporary.write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], check=False, timeout=300)
     assert done.returncode == -signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 1  # the temporary file is still there ...
     assert table_files(tmp_path) == []  # ... and no reader takes it for a shard

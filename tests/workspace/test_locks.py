@@ -54,7 +54,7 @@ def test_who_waits_for_a_file_that_is_deleted_meanwhile_locks_the_new_one(tmp_pa
     waiting.start()
     path.unlink()
     held.close()
-    waiting.join(timeout=20)
+    waiting.join(timeout=120)
     assert len(got) == 1
     assert path.exists()
     assert lock(path) is None

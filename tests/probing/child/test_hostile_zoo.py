@@ -80,7 +80,7 @@ def _parent(stat: Path) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3600)
 def test_hostile_repositories_end_in_a_row_and_reach_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, repos: Repos
 ) -> None:

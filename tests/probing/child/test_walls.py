@@ -53,7 +53,7 @@ def _inside(code: str, folder: Path, kernel: bool = False, **environment: str) -
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
@@ -248,7 +248,7 @@ def test_a_child_finds_no_token(
     events: queue.Queue[Any] = queue.Queue()
     child = runners.Child(workspace, settings, events, command=(sys.executable, "-c", said))
     try:
-        message = events.get(timeout=60)[1]
+        message = events.get(timeout=300)[1]
     finally:
         child.close()
     assert (message["token"], message["offline"]) == (None, "1")

@@ -158,7 +158,6 @@ def test_a_gpu_agrees_with_the_processor() -> None:
 
 _HUNGRY = """
 import torch
-import timm, transformers  # as the worker does, before it is bounded
 from tests.probing.model.test_forward import _model, _run
 from probing.child.worker import bound_memory
 

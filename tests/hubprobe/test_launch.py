@@ -1,0 +1,44 @@
+"""Several processes are started by a launcher: what it is told, and what is said when one of them fails."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from hubprobe.launch import as_arguments, probe_with_workers
+from workspace import HubprobeError
+
+
+@pytest.fixture
+def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Python that notes how it was started and ends with the code in ``code``."""
+    program = tmp_path / "python"
+    note = f'echo "$OMP_NUM_THREADS $HF_ENDPOINT $*" > {tmp_path}/log'
+    program.write_text(f"#!/bin/sh\n{note}\nexit $(cat {tmp_path}/code)")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    (tmp_path / "code").write_text("0")
+    return tmp_path
+
+
+def test_it_starts_the_verb_in_so_many_processes(launcher: Path) -> None:
+    given = as_arguments({"max_labels": 7, "quiet": True, "adaptive": False, "limit": None})
+    probe_with_workers(launcher / "w", 2, given, HF_ENDPOINT="http://127.0.0.1:9")
+    threads, endpoint, *words = (launcher / "log").read_text().split()
+    assert int(threads) >= 1
+    assert endpoint == "http://127.0.0.1:9"
+    assert words[:2] == ["-m", "accelerate.commands.launch"]
+    assert words[words.index("--num_processes") + 1] == "2"
+    assert "--multi_gpu" in words
+    assert words[words.index("--module") :] == [
+        "--module", "hubprobe", "probe", "--workspace", str(launcher / "w"), "--max-labels", "7", "--quiet",
+    ]  # fmt: skip
+
+
+def test_its_failure_is_a_sentence_that_says_how_to_go_on(launcher: Path) -> None:
+    (launcher / "code").write_text("3")
+    with pytest.raises(HubprobeError, match="exit code 3; what was committed stays") as caught:
+        probe_with_workers(launcher / "w", 2)
+    assert f"run 'hubprobe probe --workspace {launcher / 'w'} --workers 2' again" in str(caught.value)
