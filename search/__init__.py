@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from search.open_index import Index, open, sql  # noqa: A004 - reads as search.open(workspace)
     from search.query import Query
     from search.scan.scoring import SCORINGS, Descriptor
+    from search.text.encoder_choice import settle
     from search.text.encoders import Encoder, load_encoder
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "index",
     "load_encoder",
     "open",
+    "settle",
     "sql",
     "verify",
 ]
@@ -49,6 +51,7 @@ _HOME = {
     "index": "build",
     "load_encoder": "text.encoders",
     "open": "open_index",
+    "settle": "text.encoder_choice",
     "sql": "open_index",
     "verify": "info",
 }

@@ -20,6 +20,7 @@ from search.scan.neighbours import SAMPLE, Reduction, measured_recall
 from search.store import sources, tables, tiles, versions
 from search.store.tables import LOGITS, PRINT_LOGITS, families, models_table, prints, with_families
 from search.store.versions import folder_bytes
+from search.text import encoder_choice
 from search.text.calibration import Calibration, calibrate
 from search.text.embeddings import cache, cached_texts, embed_probes, read_embeddings
 from search.text.encoders import Encoder, load_encoder
@@ -238,8 +239,8 @@ def index(
 
     Args:
         workspace: where everything is read and ``index/`` is written.
-        encoder: ``clip:<repo>``, ``captions:<repo>``, a folder in place of the repo, an `Encoder`, or ``none`` for an
-            index without text and image queries; the configuration's when None.
+        encoder: ``auto``, ``clip:<repo>``, ``captions:<repo>``, a folder in place of the repo, an `Encoder`, or
+            ``none`` for an index without text and image queries; the configuration's when None.
         image_encoder: sees example images; the configuration's, if it names one, when None.
         token: for fetching the encoder from the Hub.
         rebuild: read every descriptor again.
@@ -297,12 +298,10 @@ def _appendable(workspace: Workspace, n: int, entries: list[sources.Source]) -> 
 
 
 def _encoder(workspace: Workspace, encoder: str | Encoder | None, token: str | None) -> Encoder | None:
-    if encoder == "none":
-        return None
     if isinstance(encoder, Encoder):
         return encoder
     with using(workspace.cache_dir / "encoders", "write"):  # a full disk is not the encoder's fault
-        return load_encoder(workspace, encoder or workspace.config.search.encoder, token=token)
+        return encoder_choice.load(workspace, encoder or workspace.config.search.encoder, token)
 
 
 def _image_encoder(workspace: Workspace, token: str | None) -> Encoder | None:

@@ -27,7 +27,7 @@ from search.text.calibration import Coverage
 from search.text.calibration import of as coverage_of
 from search.text.contrast import zero_shot
 from search.text.embeddings import read_embeddings
-from search.text.encoders import Encoder, checked_text, load_encoder, text_embeddings
+from search.text.encoders import Encoder, checked_text, load_encoder, read_of, text_embeddings
 from workspace import QueryError, Workspace
 from workspace.images import read_image
 
@@ -38,6 +38,11 @@ Asked: TypeAlias = Union[str, "Image", Path, Descriptor, NDArray[Any]]
 """What can be searched for: words, an image or a path to one, a descriptor, or one number per probe."""
 
 _REMEMBERED_TEXTS = 1_024
+
+_BLIND = (
+    "this index was built without an encoder, so it answers logit queries only ('hubprobe similar'); "
+    "for texts and images run 'hubprobe index --encoder auto'"
+)
 
 
 def open(  # noqa: A001
@@ -308,7 +313,7 @@ class Index:
         with self._lock:
             about = self.gallery.manifest.get(side)
             if about is None:
-                raise QueryError("this index was built without an encoder: it answers logit queries only")
+                raise QueryError(_BLIND)
             if side not in self._encoders:
                 self._encoders[side] = load_encoder(
                     self.workspace, about["name"], commit=about["commit"], token=self._token
@@ -326,7 +331,7 @@ class Index:
             if side not in self._probes:
                 about = self.gallery.manifest.get(side)
                 if about is None:
-                    raise QueryError("this index was built without an encoder: it answers logit queries only")
+                    raise QueryError(_BLIND)
                 self._probes[side] = read_embeddings(self.workspace.index_dir / "encoders" / about["file"])
             return self._probes[side]
 
@@ -351,7 +356,9 @@ class Index:
         self, text: str, embedding: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None
     ) -> Descriptor:
         similarity = (self.probe_embeddings @ embedding).astype(np.float32)
+        read = read_of(self.encoder, text, self._about["templates"] if self._about else ())
         plain = Descriptor.from_raw(similarity, about=text, kind="text")
+        plain = plain if read == text else replace(plain, read=read)
         calibration, bridge = self.gallery.calibration, self.gallery.bridge
         if calibration is None:
             return plain

@@ -162,6 +162,14 @@ class Query:
         """Bypass codes and approximate indexes: read every allowed logit's fp16 values."""
         return replace(self, approximate=False)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What somebody who asked should know before looking at the hits: of every text that was cut, what was read."""
+        asked = [self.descriptor]
+        if self.concepts is not None:
+            asked = [*self.concepts.wanted, *self.concepts.none_of]
+        return tuple(dict.fromkeys(one.note for one in asked if one.note))
+
     def to_arrow(self) -> pa.Table:
         """Run the search and return its hits, best first."""
         return self._run(SILENT)

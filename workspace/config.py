@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, Strict, StrictBool, StrictStr, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from workspace.conversions import CONVERTERS
 from workspace.disk import require_file, using
 from workspace.errors import ConfigError
 from workspace.files import canonical_json, short_hash
@@ -52,6 +53,10 @@ class CrawlConfig:
     cards: Annotated[
         StrictBool, _about("read the top of an eligible repository's card, one request, for full-text search")
     ] = True
+    converted: Annotated[
+        StrictBool, _about("of pickled weights, use the safetensors that a conversion bot offers in a pull request")
+    ] = True
+    converters: Annotated[Texts, _about("accounts whose conversions are taken")] = CONVERTERS
     excluded_licenses: Annotated[Texts, _about('as the Hub tags them: "cc-by-nc-4.0"')] = ()
     opt_out: Annotated[Texts, _about("owners, or owner/name, that are left alone")] = ()
 
@@ -78,9 +83,7 @@ class ProbeConfig:
 class SearchConfig:
     """How queries are answered."""
 
-    encoder: Annotated[StrictStr, _about("what reads texts: clip:, captions: or none")] = (
-        "clip:openai/clip-vit-base-patch16"
-    )
+    encoder: Annotated[StrictStr, _about("what reads texts: auto, clip:, captions: or none; docs/encoders.md")] = "auto"
     image_encoder: Annotated[StrictStr, _about("images:OWNER/NAME sees example images in place of the encoder")] = ""
     scoring: Annotated[StrictStr, _about('beats the published "probelog"; docs/results.md has the figures')] = "bridged"
     k: Annotated[
@@ -100,6 +103,10 @@ class ReleaseConfig:
     opt_out: Annotated[Texts, _about("owners, or owner/name")] = ()
 
 
+_CAME_LATER = (("crawl", "converted"), ("crawl", "converters"))
+"""Settings that earlier hashes know nothing of."""
+
+
 @dataclass(frozen=True, config=_STRICT)
 class Config:
     """All settings of a workspace."""
@@ -117,10 +124,14 @@ class Config:
     def hash(self) -> str:
         """First 16 hex digits of the sha256 of the canonical JSON.
 
-        What measures nothing is left out: the endpoint, an address, and ``[release]``.
+        What measures nothing is left out: the endpoint, an address, and ``[release]``. So is a setting that came later,
+        at its default: what was measured before keeps its hash.
         """
-        settings = asdict(self)
+        settings, defaults = asdict(self), asdict(Config())
         del settings["endpoint"], settings["release"]
+        for section, name in _CAME_LATER:
+            if settings[section][name] == defaults[section][name]:
+                del settings[section][name]
         return short_hash(canonical_json(settings))
 
     @classmethod

@@ -131,6 +131,8 @@ def _show_hits(
     hits = query.limit(limit).to_dicts()
     if explain:
         click.echo(str(query.limit(limit).explain()), err=True)
+    for note in query.notes:
+        click.echo(note, err=True)
     columns = [*HIT_COLUMNS, *(["found_by"] if hits and "found_by" in hits[0] else [])]
     if kind != "table" and hits:
         columns = list(hits[0])

@@ -198,10 +198,17 @@ class Endpoints:
         """Say how probable it is that a concept can be answered by this index.
 
         Returns:
-            covered, probability (that one of the ten nearest is right), and said, the same in words
+            covered, probability (that one of the ten nearest is right), said (the same in words) and notes (such
+            as that a text was cut)
         """
-        found = questions.prepared(self._current, self._current.get(), Question(q=text, where=where)).coverage()
-        return {"covered": found.covered, "probability": round(found.probability, 4), "said": str(found)}
+        query = questions.prepared(self._current, self._current.get(), Question(q=text, where=where))
+        found, notes = query.coverage(), list(query.notes)
+        return {
+            "covered": found.covered,
+            "probability": round(found.probability, 4),
+            "said": str(found),
+            "notes": notes,
+        }
 
     def _found(self, question: Question) -> Records:
         opened = self._current.get()

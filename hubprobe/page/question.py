@@ -140,11 +140,13 @@ class Answer:
         hits: records, best first: the columns above, ``row`` (its position), ``names`` and ``evidence``.
         coverage: how sure one can be; None where that is not known: images, logits, other scorings, no hits.
         seconds: from the question to the records.
+        notes: what to know before looking at the hits, such as that the text was cut.
     """
 
     hits: list[dict[str, Any]]
     coverage: Coverage | None
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 def answer(current: Current, opened: Opened, question: Question) -> Answer:
@@ -155,7 +157,7 @@ def answer(current: Current, opened: Opened, question: Question) -> Answer:
     sure = None
     if hits and question.kind == "text" and query.scoring == "bridged" and query.descriptor.signs is not None:
         sure = query.coverage()
-    return Answer(hits, sure, time.perf_counter() - started)
+    return Answer(hits, sure, time.perf_counter() - started, query.notes)
 
 
 def prepared(current: Current, opened: Opened, question: Question) -> Query:

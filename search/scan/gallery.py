@@ -193,7 +193,7 @@ class Gallery(Finder):
             if repo_id in self._where:
                 commits = ", ".join(commit for commit, _ in self._where[repo_id])
                 raise QueryError(f"{repo_id} is in the index at {commits}, not at {printable(sha)}")
-            near = get_close_matches(repo_id, self._where, n=3)
+            near = _near(repo_id, list(self._where))
             advice = (
                 f"did you mean {', '.join(near)}?"
                 if near
@@ -249,3 +249,10 @@ def _scanner(device: str, tiles: list[Tile], starts: NDArray[np.int64]) -> Scann
     from search.scan.device import TorchScanner
 
     return TorchScanner(tiles, starts, device)
+
+
+def _near(asked: str, known: list[str]) -> list[str]:
+    """Return repositories that may have been meant: of the same name by another owner, then those written alike."""
+    name = asked.rpartition("/")[2].lower()
+    same = [repo for repo in known if repo.rpartition("/")[2].lower() == name]
+    return list(dict.fromkeys([*same[:3], *get_close_matches(asked, known, n=3)]))[:3]

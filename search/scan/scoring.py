@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workspace import QueryError
+from workspace.text import printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+_SHOWN = 100  # characters of what was read of a text, in a note
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +37,7 @@ class Descriptor:
         logit: index of that logit, else None.
         sides: what else is known to look for, by where it comes from: float32 ``[n_probes]``, not negative, the
             zero-shot side of length 1. Texts and images have some; `search.scan.scoring.bridged` adds them up.
+        read: the part of a text that the encoder reads, when that is not all of it; else None.
         signs: of a text, its best contrast with a probe and the trust in the nearest label; see `Coverage`.
     """
 
@@ -45,6 +50,7 @@ class Descriptor:
     logit: int | None = None
     sides: Mapping[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
     signs: tuple[float, float] | None = None
+    read: str | None = None
 
     @classmethod
     def from_raw(cls, raw: Any, *, about: str = "", kind: str = "vector") -> Descriptor:
@@ -58,6 +64,18 @@ class Descriptor:
         if std <= 1e-12 * max(1.0, abs(mean)):
             raise QueryError("the query answers every probe alike, so there is nothing to rank by")
         return cls(((values - mean) / std).astype(np.float32), mean, std, about, kind)
+
+    @property
+    def note(self) -> str:
+        """What somebody who asked should know: that a text was cut. Empty otherwise."""
+        if self.read is None:
+            return ""
+        shown = self.read if len(self.read) <= _SHOWN else f"{self.read[: _SHOWN // 2]} … {self.read[-_SHOWN // 2 :]}"
+        left = len(self.about) - len(self.read)
+        return (
+            f"the text is longer than the encoder reads: it read “{printable(shown, 2 * _SHOWN)}” and left out the "
+            f"last {left} of {len(self.about)} characters; say it in fewer words"
+        )
 
     @property
     def raw(self) -> NDArray[np.float32]:

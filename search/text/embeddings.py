@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from search.text.encoders import TEMPLATES, Encoder, text_embeddings
+from search.text.tokens import READING
 from workspace import Workspace, WorkspaceError
 from workspace.errors import DamagedFileError
 from workspace.files import canonical_json, damaged, read_tensors, sha256_of, short_hash, write_tensors
@@ -78,7 +79,8 @@ def cached_texts(
     """
     if getattr(encoder, "of_captions", False):
         templates = ("{}",)
-    path = folder / f"{what}-{short_hash(canonical_json([encoder.name, encoder.commit, *templates]))}.safetensors"
+    key = short_hash(canonical_json([encoder.name, encoder.commit, READING, *templates]))
+    path = folder / f"{what}-{key}.safetensors"
     known: dict[str, NDArray[np.float32]] = {}
     if path.exists():
         try:

@@ -1,55 +1,256 @@
-"""Fetching an encoder's files from a Hub, pinned to a commit, safetensors only."""
+"""An encoder's files on a Hub: what a repository has, whether that can be loaded, and bringing it. Safetensors only.
+
+Everything is pinned to a commit. Weights that a repository has as a pickle only are taken from the pull request of the
+Hub's conversion bot, when there is one: its commit is then the encoder's.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from importlib import import_module
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from workspace import HubError, Workspace
+from workspace import HubError, ModelError, Workspace, conversions
+from workspace.architectures import Architectures
 from workspace.endpoint import token_for
-from workspace.files import short_hash
+from workspace.files import sha256_of, short_hash
+from workspace.hub_client import patiently, status_of, transport_errors
+from workspace.safetensors_header import FIRST_READ, Header, header_length, parse_header
 from workspace.text import printable
 
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+_TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
+_SENTENCEPIECE = ("spiece.model",)
+"""Tokenizers that need the sentencepiece library, which hubprobe does not bring."""
+
 _FILES = (
-    "config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model",
-    "model.safetensors.index.json",
+    "config.json", *_PROCESSORS, *(name for names in _TOKENIZERS for name in names), *_SENTENCEPIECE,
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "model.safetensors.index.json",
 )  # fmt: skip
 _POOLING = "1_Pooling/config.json"
 """Where sentence-transformers says how token embeddings become one."""
 
+_MOST_CONFIG = 4 * 1024**2
 
-def fetch(workspace: Workspace, repo: str, commit: str | None, token: str | None) -> tuple[Path, str]:
-    """Return the folder of a repository's files in the workspace's cache, and its commit; raises `HubError`."""
-    from huggingface_hub import HfApi, hf_hub_download
 
-    cache, endpoint = workspace.cache_dir / "encoders", workspace.config.endpoint
-    if commit and _mark(cache, repo, commit).is_file():  # complete on disk: no request, so it works without a network
-        return cache / f"models--{repo.replace('/', '--')}" / "snapshots" / commit, commit
-    secret = token_for(endpoint, token) or False  # None would make the client look for one by itself
+class UnfitEncoderError(HubError):
+    """A repository is not there, or holds no encoder that can be loaded here: another may do."""
+
+
+@dataclass(frozen=True)
+class EncoderFiles:
+    """What a repository has for an encoder.
+
+    Attributes:
+        repo: its name.
+        commit: what is fetched.
+        names: files that are fetched, the weights last.
+        weights: those that are weights.
+        sizes: bytes of each file, None where the Hub does not say.
+        hashes: sha256 of each file in large storage.
+        converted: the commit of the pull request that the weights are from; empty when they are on main.
+    """
+
+    repo: str
+    commit: str
+    names: tuple[str, ...]
+    weights: tuple[str, ...]
+    sizes: dict[str, int | None]
+    hashes: dict[str, str]
+    converted: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that are fetched, as far as the Hub says."""
+        return sum(self.sizes.get(name) or 0 for name in self.names)
+
+
+def fetch(workspace: Workspace, kind: str, repo: str, commit: str | None, token: str | None) -> tuple[Path, str]:
+    """Return the folder of an encoder's files in the workspace's cache, and its commit; raises `HubError`.
+
+    What is complete on disk at ``commit`` is not asked for, so it works without a network.
+    """
+    from huggingface_hub import hf_hub_download
+
+    cache = workspace.cache_dir / "encoders"
+    if commit and is_here(workspace, repo, commit):
+        return _snapshot(cache, repo, commit), commit
+    with _asking(workspace, repo, token) as (endpoint, secret):
+        found = patiently(lambda: _listed(workspace, kind, repo, commit, token))
+        for file in found.names:
+            ask = partial(hf_hub_download, repo, file, revision=found.commit, endpoint=endpoint, token=secret)
+            _require_hash(Path(patiently(partial(ask, cache_dir=cache))), file, found)
+    _mark(cache, repo, found.commit).touch()
+    return _snapshot(cache, repo, found.commit), found.commit
+
+
+def examine(workspace: Workspace, kind: str, repo: str, commit: str | None, token: str | None) -> EncoderFiles:
+    """Say what an encoder would be made of, by a few small requests: nothing is written, no weights are fetched.
+
+    The list of files, the configuration and the head of the weights are read and judged. Raises `UnfitEncoderError`
+    with what is wrong, `HubError` when the Hub cannot be asked.
+    """
+    with _asking(workspace, repo, token) as (endpoint, secret):
+        found = patiently(lambda: _listed(workspace, kind, repo, commit, token))
+        _judge(kind, repo, _part(found, "config.json", endpoint, secret, 0, _MOST_CONFIG))
+        for name in found.weights:
+            header = _header(found, name, endpoint, secret)
+            if header.packed is not None or not header.parameters:
+                raise UnfitEncoderError(f"the weights of {repo} cannot be used: {header.packed or 'there are none'}")
+    return found
+
+
+def is_here(workspace: Workspace, repo: str, commit: str) -> bool:
+    """Return whether an encoder's files are complete in the workspace's cache."""
+    return _mark(workspace.cache_dir / "encoders", repo, commit).is_file()
+
+
+def _listed(workspace: Workspace, kind: str, repo: str, commit: str | None, token: str | None) -> EncoderFiles:
+    from huggingface_hub import HfApi
+
+    endpoint = workspace.config.endpoint
+    api = HfApi(endpoint=endpoint, token=token_for(endpoint, token) or False)
+    info = api.model_info(repo, revision=commit, files_metadata=True)
+    converted = ""
+    if not _weights(info) and commit is None:
+        info, converted = _converted(workspace, api, info)
+    sizes = {str(one.rfilename): one.size for one in info.siblings or []}
+    weights = _weights(info)
+    if not info.sha or not weights:
+        pickle = any(name.endswith((".bin", ".msgpack", ".h5")) for name in sizes)
+        why = "no safetensors weights, neither on main nor in a pull request of the conversion bot"
+        more = "; what it has instead may run code, and is not opened" if pickle else ""
+        raise UnfitEncoderError(f"{repo} has {why}{more}")
+    if "config.json" not in sizes:
+        raise UnfitEncoderError(f"{repo} has no config.json, so transformers cannot load it")
+    if kind in ("clip", "captions"):
+        _require_tokenizer(repo, set(sizes))
+    if kind in ("clip", "images") and not any(name in sizes for name in _PROCESSORS):
+        raise UnfitEncoderError(f"{repo} has no {_PROCESSORS[0]}, which says how it sees images")
+    names = [name for name in sizes if name in _FILES or name == _POOLING]
+    hashes = {str(one.rfilename): str(one.lfs.sha256) for one in info.siblings or [] if one.lfs is not None}
+    return EncoderFiles(repo, info.sha, (*names, *weights), weights, sizes, hashes, converted)
+
+
+def _require_hash(path: Path, name: str, found: EncoderFiles) -> None:
+    """Raise `HubError` when a file is not what the Hub says, and forget it: the Hub's client compares sizes only."""
+    if name in found.hashes and sha256_of(path) != found.hashes[name]:
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
+        raise HubError(f"{name} of {found.repo} came with another content than the Hub states: run the same again")
+
+
+def _weights(info: Any) -> tuple[str, ...]:
+    names = [str(one.rfilename) for one in info.siblings or []]
+    found = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
+    return ("model.safetensors",) if "model.safetensors" in found else tuple(found)
+
+
+def _converted(workspace: Workspace, api: Any, main: Any) -> tuple[Any, str]:
+    """Return what a conversion bot offers in place of pickled weights, and where; else what is on main."""
+    crawl = workspace.config.crawl
+    offer = conversions.find(api, main, crawl.converters) if crawl.converted and crawl.converters else None
+    return (main, "") if offer is None else (offer, str(offer.sha))
+
+
+def _require_tokenizer(repo: str, names: set[str]) -> None:
+    if any(names.issuperset(needed) for needed in _TOKENIZERS):
+        return
+    if not names.intersection(_SENTENCEPIECE):
+        raise UnfitEncoderError(f"{repo} has no tokenizer.json, and no other tokenizer that is known here")
+    if find_spec("sentencepiece") is None:
+        raise UnfitEncoderError(f"{repo} has a sentencepiece tokenizer only: pip install sentencepiece protobuf")
+
+
+def _judge(kind: str, repo: str, raw: bytes) -> None:
+    """Raise `UnfitEncoderError` unless transformers knows a model of this configuration, of the right kind."""
     try:
-        info = HfApi(endpoint=endpoint, token=secret).model_info(repo, revision=commit)
-        names = [s.rfilename for s in info.siblings or []]
-        weights = [n for n in names if n.endswith(".safetensors") and "/" not in n]
-        if not weights or not info.sha:
-            raise HubError(f"the encoder {repo} has no safetensors weights; choose another with [search] encoder")
-        for file in [n for n in names if n in _FILES or n == _POOLING] + weights:
-            local = hf_hub_download(repo, file, revision=info.sha, endpoint=endpoint, token=secret, cache_dir=cache)
-    except _transport_errors() as error:
+        config = json.loads(raw)
+        model_type = config["model_type"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UnfitEncoderError(f"the config.json of {repo} names no model_type of transformers") from error
+    known = Architectures.here()
+    shown = printable(model_type)
+    if not isinstance(model_type, str) or model_type not in known.model_types:
+        raise UnfitEncoderError(
+            f"{repo} is a {shown}, which this transformers does not know: pip install -U transformers"
+        )
+    if kind == "clip" and model_type not in known.zero_shot:
+        raise UnfitEncoderError(f"{repo} is a {shown}, not an image-text model such as CLIP or SigLIP")
+    if kind == "captions" and model_type in known.zero_shot:
+        raise UnfitEncoderError(f"{repo} is an image-text model: write clip: in place of captions:")
+
+
+def _header(found: EncoderFiles, name: str, endpoint: str, secret: str | bool) -> Header:
+    size = found.sizes.get(name) or 0
+    try:
+        first = _part(found, name, endpoint, secret, 0, FIRST_READ)
+        length = header_length(first, size)
+        raw = first[8 : 8 + length]
+        if len(raw) < length:
+            raw = _part(found, name, endpoint, secret, 8, 8 + length)
+        return parse_header(raw, size)
+    except ModelError as error:
+        raise UnfitEncoderError(f"{name} of {found.repo} cannot be used: {error.reason}") from error
+
+
+def _part(found: EncoderFiles, name: str, endpoint: str, secret: str | bool, start: int, stop: int) -> bytes:
+    """Return bytes ``[start, stop)`` of a file, fewer at its end; no more is read even where a server ignores that."""
+    from huggingface_hub import hf_hub_url, utils
+
+    client: Any = utils
+    url = hf_hub_url(found.repo, name, revision=found.commit, endpoint=endpoint)
+    headers = client.build_hf_headers(token=secret)
+    headers |= {"range": f"bytes={start}-{stop - 1}", "accept-encoding": "identity"}
+    return patiently(lambda: _read(client, url, headers, start, stop))
+
+
+def _read(client: Any, url: str, headers: dict[str, str], start: int, stop: int) -> bytes:
+    body = bytearray()
+    with client.get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=_SECONDS) as answer:
+        if answer.status_code >= 400:
+            answer.read()
+        client.hf_raise_for_status(answer)
+        skip = start if answer.status_code == 200 else 0
+        for chunk in answer.iter_bytes():
+            body += chunk
+            if len(body) >= skip + stop - start:
+                break
+    return bytes(body[skip : skip + stop - start])
+
+
+_SECONDS = 30.0  # silence between two pieces of an answer
+
+
+@contextmanager
+def _asking(workspace: Workspace, repo: str, token: str | None) -> Iterator[tuple[str, str | bool]]:
+    """Yield endpoint and token; turn what the client raises into `HubError`."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    endpoint = workspace.config.endpoint
+    # None would make the client look for a token by itself
+    secret = token_for(endpoint, token) or False
+    try:
+        yield endpoint, secret
+    except GatedRepoError as error:
+        raise UnfitEncoderError(f"{repo} is gated: ask for access on its page, and set HF_TOKEN") from error
+    except RepositoryNotFoundError as error:
+        raise UnfitEncoderError(f"{repo} is not on {endpoint}, or not for everybody") from error
+    except transport_errors() as error:
+        if status_of(error) in (401, 403, 404):  # some hubs say no more of what is not there
+            raise UnfitEncoderError(f"{repo} cannot be had from {endpoint}: {printable(error, 300)}") from error
         raise HubError(f"the encoder {repo} cannot be fetched from {endpoint}: {printable(error, 300)}") from error
-    _mark(cache, repo, info.sha).touch()
-    return Path(local).parent, info.sha
 
 
-def _transport_errors() -> tuple[type[Exception], ...]:
-    """Return what the HTTP client raises; huggingface_hub 1 rests on httpx, 2 on httpx2."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    clients = [import_module(name) for name in ("httpx", "httpx2") if find_spec(name) is not None]
-    return (OSError, HfHubHTTPError, HFValidationError, *(client.HTTPError for client in clients))
+def _snapshot(cache: Path, repo: str, commit: str) -> Path:
+    return cache / f"models--{repo.replace('/', '--')}" / "snapshots" / commit
 
 
 def _mark(cache: Path, repo: str, commit: str) -> Path:

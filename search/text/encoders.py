@@ -6,20 +6,26 @@ They are folders in Hugging Face layout that transformers loads. No pickle, no r
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from search.text.contrast import unit
-from workspace import HubError, QueryError, Workspace
+from search.text.encoder_files import UnfitEncoderError, fetch, folder_hash
+from search.text.tokens import Reader, tokenizer_of
+from workspace import HubError, HubprobeError, QueryError, Workspace
 from workspace.text import printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+
+_LOG = logging.getLogger(__name__)
 
 TEMPLATES = ("{}", "a photo of a {}", "a picture of a {}", "a drawing of a {}")
 """Prompt ensemble: the text embedding is the normalised mean over these. The paper does not publish its own."""
@@ -33,7 +39,7 @@ class Encoder(Protocol):
     """Embeds texts and images into one space, rows of unit length.
 
     Attributes:
-        name: how the configuration names it, e.g. ``clip:openai/clip-vit-base-patch16``.
+        name: how the configuration names it, e.g. ``clip:openai/clip-vit-large-patch14``.
         commit: the exact version; embeddings are cached under it.
     """
 
@@ -61,22 +67,31 @@ def load_encoder(workspace: Workspace, name: str, *, commit: str | None = None, 
     The commit is resolved once and every file is fetched at it. Raises `QueryError` for an unknown kind and `HubError`
     when it cannot be fetched or loaded.
     """
-    from search.text.encoder_files import fetch, folder_hash
+    kind, repo, folder = parts_of(name)
+    if folder is not None:
+        return MODELS[kind](folder, name, folder_hash(folder))
+    folder, commit = fetch(workspace, kind, repo, commit, token)
+    return MODELS[kind](folder, name, commit)
 
+
+def parts_of(name: str) -> tuple[str, str, Path | None]:
+    """Return an encoder's kind, its repository, and its folder where it is one on this disk.
+
+    Raises `QueryError` for a name that is none, `HubError` for a folder that holds no model.
+    """
     kind, _, what = name.partition(":")
     if kind not in KINDS or not what:
         raise QueryError(
             f"unknown encoder '{printable(name)}': write clip:<repo>, captions:<repo> or images:<repo>, "
-            "or a folder in place of the repo"
+            "a folder in place of the repo, auto, or none"
         )
     path = Path(what)
-    if path.is_absolute() or what.startswith((".", "~")):
-        folder = path.expanduser()
-        if not (folder / "config.json").is_file():
-            raise HubError(f"{folder} is no model folder: it has no config.json")
-        return MODELS[kind](folder, name, folder_hash(folder))
-    folder, commit = fetch(workspace, what, commit, token)
-    return MODELS[kind](folder, name, commit)
+    if not (path.is_absolute() or what.startswith((".", "~"))):
+        return kind, what, None
+    folder = path.expanduser()
+    if not (folder / "config.json").is_file():
+        raise HubError(f"{folder} is no model folder: it has no config.json")
+    return kind, what, folder
 
 
 def text_embeddings(
@@ -90,6 +105,23 @@ def text_embeddings(
     rows = encoder.encode_texts(prompts)
     mean: NDArray[np.float32] = rows.reshape(len(texts), len(templates), -1).mean(axis=1)
     return unit(mean)
+
+
+def read_of(encoder: Encoder, text: str, templates: Sequence[str] = TEMPLATES) -> str:
+    """Return the part of a text that ``encoder`` reads in the longest of its prompts: all of it, unless it is too long.
+
+    An encoder that does not say (``kept`` is no part of `Encoder`) is taken to read everything.
+    """
+    kept = getattr(encoder, "kept", None)
+    if kept is None:
+        return text
+    shortest = text
+    for template in templates:
+        before = len(template.partition("{}")[0])
+        prompt = template.replace("{}", text)
+        if (part := kept(prompt)) != prompt and len(found := part[before:][: len(text)].rstrip()) < len(shortest):
+            shortest = found
+    return shortest
 
 
 def checked_text(text: str) -> str:
@@ -110,23 +142,24 @@ class ClipEncoder:
         name: how it was asked for.
         commit: its version.
 
-    Raises `HubError` when transformers cannot load it.
+    Raises `HubError` when transformers cannot load it, or its weights are not all there.
     """
 
     def __init__(self, folder: Path, name: str, commit: str) -> None:
-        from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
-
         self.name, self.commit = name, commit
-        self._model, self._tokenizer, self._processor = _loaded(
-            folder, name, AutoModel, AutoTokenizer, AutoImageProcessor
-        )
+        self._model, missing = _model(folder, name)
         if not hasattr(self._model, "get_text_features") or not hasattr(self._model, "get_image_features"):
-            raise HubError(f"{name} is a {type(self._model).__name__}, not an image-text model such as CLIP or SigLIP")
-        self._device = _placed(self._model)
+            raise UnfitEncoderError(
+                f"{name} is a {type(self._model).__name__}, not an image-text model such as CLIP or SigLIP"
+            )
+        if missing:
+            raise UnfitEncoderError(f"the encoder {name} lacks weights, {printable(missing[0])} first: choose another")
+        self._processor = _processor(folder, name)
         text = getattr(self._model.config, "text_config", None)
-        self._tokens = int(getattr(text, "max_position_embeddings", 77))
-        # SigLIP was trained on texts padded to full length and answers differently to shorter ones
-        self._padding = "max_length" if str(self._model.config.model_type).startswith("siglip") else True
+        context = int(getattr(text, "max_position_embeddings", 77))
+        kind = str(self._model.config.model_type)
+        self._reader = Reader.of(_tokenizer(folder, name), folder, kind, context)
+        self._device = _placed(self._model)
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return float32 ``[len(texts), dim]``, each row of unit length; texts are cut to the encoder's tokens."""
@@ -134,15 +167,15 @@ class ClipEncoder:
 
         rows = []
         for start in range(0, len(texts), 256):
-            batch = self._tokenizer(
-                list(texts[start : start + 256]),
-                padding=self._padding, truncation=True, max_length=self._tokens, return_tensors="pt",
-            )  # fmt: skip
-            names = [n for n in ("input_ids", "attention_mask") if n in batch]
+            batch = self._reader.batch(texts[start : start + 256])
             with torch.inference_mode():
-                out = self._model.get_text_features(**{n: batch[n].to(self._device) for n in names})
+                out = self._model.get_text_features(**{n: batch[n].to(self._device) for n in batch})
             rows.append(_features(out))
         return unit(np.concatenate(rows))
+
+    def kept(self, text: str) -> str:
+        """Return the part of ``text`` that is read; the rest is beyond the encoder's tokens."""
+        return self._reader.kept(text)
 
     def encode_images(self, images: Sequence[Image]) -> NDArray[np.float32]:
         """Return float32 ``[len(images), dim]``, each row of unit length; images are RGB."""
@@ -151,10 +184,15 @@ class ClipEncoder:
         rows = []
         for start in range(0, len(images), 64):
             batch = self._processor(images=list(images[start : start + 64]), return_tensors="pt")
+            names = [n for n in _PIXELS if n in batch]
             with torch.inference_mode():
-                out = self._model.get_image_features(pixel_values=batch["pixel_values"].to(self._device))
+                out = self._model.get_image_features(**{n: batch[n].to(self._device) for n in names})
             rows.append(_features(out))
         return unit(np.concatenate(rows))
+
+
+_PIXELS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
+"""What image-text models take of their image processors; the last two are NaFlex's, which keeps an image's shape."""
 
 
 def _features(out: Any) -> NDArray[np.float32]:
@@ -173,17 +211,18 @@ class CaptionEncoder:
     """The probes are embedded by their captions, not their pixels; texts are asked without a prompt around them."""
 
     def __init__(self, folder: Path, name: str, commit: str) -> None:
-        from transformers import AutoModel, AutoTokenizer
-
         self.name, self.commit = name, commit
-        self._model, self._tokenizer = _loaded(folder, name, AutoModel, AutoTokenizer)
+        self._model, missing = _model(folder, name)
         if getattr(self._model.config, "vision_config", None) is not None:
             raise HubError(f"{name} is an image-text model: write clip: in place of captions:")
+        if missing := [key for key in missing if not _is_pooler(key)]:  # tokens are averaged here, pooled nowhere
+            raise UnfitEncoderError(f"the encoder {name} lacks weights, {printable(missing[0])} first: choose another")
         self._device = _placed(self._model)
         pooling = folder / "1_Pooling" / "config.json"
         wanted = json.loads(pooling.read_text("utf-8")) if pooling.is_file() else {}
         self._first_token = bool(wanted.get("pooling_mode_cls_token"))
-        self._tokens = min(256, int(getattr(self._model.config, "max_position_embeddings", 512)) - 2)
+        context = min(256, int(getattr(self._model.config, "max_position_embeddings", 512)) - 2)
+        self._reader = Reader(_tokenizer(folder, name), context)
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return float32 ``[len(texts), dim]``, each row of unit length; texts are cut to the encoder's tokens."""
@@ -193,9 +232,7 @@ class CaptionEncoder:
         out: NDArray[np.float32] | None = None
         for start in range(0, len(order), 128):
             rows = order[start : start + 128]
-            batch = self._tokenizer(
-                [texts[i] for i in rows], padding=True, truncation=True, max_length=self._tokens, return_tensors="pt"
-            ).to(self._device)
+            batch = {n: v.to(self._device) for n, v in self._reader.batch([texts[i] for i in rows]).items()}
             with torch.inference_mode():
                 hidden = self._model(**batch).last_hidden_state
             mask = batch["attention_mask"].unsqueeze(-1)
@@ -204,6 +241,10 @@ class CaptionEncoder:
             out = np.zeros((len(texts), found.shape[1]), np.float32) if out is None else out
             out[rows] = found
         return np.zeros((0, 1), np.float32) if out is None else unit(out)
+
+    def kept(self, text: str) -> str:
+        """Return the part of ``text`` that is read; the rest is beyond the encoder's tokens."""
+        return self._reader.kept(text)
 
     def encode_images(self, images: Sequence[Image]) -> NDArray[np.float32]:  # noqa: ARG002
         """Raise `QueryError`: captions say nothing of an example image."""
@@ -216,10 +257,12 @@ class ImageEncoder:
     """A vision backbone (DINOv2, ViT, ConvNeXt...) for example images: its pooled output, or its tokens' mean."""
 
     def __init__(self, folder: Path, name: str, commit: str) -> None:
-        from transformers import AutoImageProcessor, AutoModel
-
         self.name, self.commit = name, commit
-        self._model, self._processor = _loaded(folder, name, AutoModel, AutoImageProcessor)
+        self._model, missing = _model(folder, name)
+        if others := [key for key in missing if not _is_pooler(key)]:
+            raise UnfitEncoderError(f"the encoder {name} lacks weights, {printable(others[0])} first: choose another")
+        self._pooled = not missing  # a pooler that is not among the weights would be random
+        self._processor = _processor(folder, name)
         self._device = _placed(self._model)
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:  # noqa: ARG002
@@ -235,7 +278,7 @@ class ImageEncoder:
             batch = self._processor(images=list(images[start : start + 64]), return_tensors="pt")
             with torch.inference_mode():
                 out = self._model(pixel_values=batch["pixel_values"].to(self._device))
-            pooled = getattr(out, "pooler_output", None)
+            pooled = getattr(out, "pooler_output", None) if self._pooled else None
             if pooled is None:
                 pooled = out.last_hidden_state
                 pooled = pooled.mean(dim=1) if pooled.ndim == 3 else pooled.mean(dim=(2, 3))
@@ -251,20 +294,46 @@ MODELS: dict[str, Callable[[Path, str, str], Encoder]] = {
 """What loads each kind of `search.text.encoders.KINDS`."""
 
 
-def _loaded(folder: Path, name: str, *classes: Any) -> list[Any]:
-    """Load a folder with each of transformers' auto classes; raises `HubError` when one cannot."""
+def _model(folder: Path, name: str) -> tuple[Any, list[str]]:
+    """Return the model in ``folder`` and the names of its weights that are not there."""
+    from transformers import AutoModel
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # type: ignore[no-untyped-call]  # one bar a weight file says nothing here, and quiet means quiet
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    found = []
+    with _refused(name):
+        model, about = AutoModel.from_pretrained(
+            str(folder), use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
+    return model, sorted(about["missing_keys"])
+
+
+def _processor(folder: Path, name: str) -> Any:
+    from transformers import AutoImageProcessor
+
+    with _refused(name):
+        auto: Any = AutoImageProcessor
+        return auto.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+
+
+def _tokenizer(folder: Path, name: str) -> Any:
+    with _refused(name):
+        return tokenizer_of(folder, name)
+
+
+@contextmanager
+def _refused(name: str) -> Iterator[None]:
+    """Turn what transformers raises for files that it cannot load into an `UnfitEncoderError`."""
     try:
-        for cls in classes:
-            weights = {"use_safetensors": True} if cls.__name__ == "AutoModel" else {}
-            found.append(cls.from_pretrained(str(folder), **weights, **options))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise HubError(f"the encoder {name} cannot be loaded: {printable(error, 300)}") from error
-    return found
+        yield
+    except HubprobeError:
+        raise
+    except Exception as error:  # a stranger's files: transformers raises whatever comes of them
+        _LOG.debug("loading %s failed", name, exc_info=True)
+        raise UnfitEncoderError(f"the encoder {name} cannot be loaded: {printable(error, 300)}") from error
+
+
+def _is_pooler(key: str) -> bool:
+    return key.startswith("pooler.")
 
 
 def _placed(model: Any) -> Any:

@@ -73,7 +73,7 @@ def test_a_hub_that_the_user_names_is(
 
 
 def test_an_encoder_is_fetched_without_it(hub: HubServer, workspace: Workspace) -> None:
-    folder, _ = fetch(workspace, "other/encoder", None, None)
+    folder, _ = fetch(workspace, "images", "other/encoder", None, None)
     assert (folder / "model.safetensors").exists()
     assert len(hub.requests) > 0
     assert not any(asked.has_token for asked in hub.requests)
@@ -84,7 +84,7 @@ def test_an_encoders_files_elsewhere_are_fetched_without_a_token(
     token: str | None, hub: HubServer, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    fetch(workspace, "other/encoder", None, token)
+    fetch(workspace, "images", "other/encoder", None, token)
     assert any(asked.has_token for asked in hub.requests if asked.bucket != "cdn")
     assert not any(asked.has_token for asked in hub.requests if asked.bucket == "cdn")
 

@@ -145,7 +145,7 @@ def test_settings_of_strangers_name_no_folder_and_no_address(shared, tmp_path, c
     import_release(str(copied), tmp_path / "copy", progress=False)
     config = Workspace.open(tmp_path / "copy").config
     assert config.endpoint == "https://huggingface.co"
-    assert config.search.encoder == "clip:openai/clip-vit-base-patch16"
+    assert config.search.encoder == "auto"
     assert (config.search.scoring, config.search.k, config.crawl.opt_out) == ("full", 0, ())
 
 

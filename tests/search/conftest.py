@@ -12,6 +12,7 @@ from PIL import Image
 
 import search
 from probing.images.encoded import read
+from tests.hubs import encoders
 from workspace import Config, SearchConfig, Workspace, model_file_name, records
 from workspace.files import short_hash, write_table
 from workspace.runs import now
@@ -194,6 +195,24 @@ def made(tmp_path_factory) -> Made:
 @pytest.fixture(scope="session")
 def opened(made) -> "search.Index":
     return made.open()
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory) -> Path:
+    """A CLIP as OpenAI's repositories have it."""
+    return encoders.clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="session")
+def siglip(tmp_path_factory) -> Path:
+    """A SigLIP as Google's repositories have it."""
+    return encoders.siglip(tmp_path_factory.mktemp("siglip"))
+
+
+@pytest.fixture(scope="session")
+def siglip2(tmp_path_factory) -> Path:
+    """A SigLIP2 of fixed size as Google's repositories have it."""
+    return encoders.siglip2(tmp_path_factory.mktemp("siglip2"))
 
 
 @pytest.fixture

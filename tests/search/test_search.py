@@ -131,6 +131,12 @@ def test_queries_that_cannot_be_compared(opened):
         opened.similar("owner0/model-000", 99)
 
 
+@pytest.mark.parametrize("asked", ["model-001", "somebody/MODEL-001", "owner1/modell-001"])
+def test_a_repository_that_is_unknown_is_answered_with_near_names(opened, asked):
+    with pytest.raises(QueryError, match="did you mean owner1/model-001"):
+        opened.similar(asked, 0)
+
+
 def test_more_hits_asked_than_there_are(made, opened):
     assert opened.search("dog").limit(10_000).to_arrow().num_rows == len(made.vectors)
 

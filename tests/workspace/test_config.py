@@ -26,9 +26,11 @@ def test_toml_round_trip(tmp_path_factory, encoder, k, opt_out):
 
 
 def test_hashes_of_runs_already_made_stay_what_they_are():
-    assert Config().hash == "6e4a385f874c667c"
-    crawl = replace(Config().crawl, opt_out=("a", "b"), cards=False)
-    assert replace(Config(), crawl=crawl).hash == "206408addcba10f1"
+    then = Config(search=SearchConfig(encoder="clip:openai/clip-vit-base-patch16"))  # as workspaces were made
+    assert then.hash == "6e4a385f874c667c"
+    crawl = replace(then.crawl, opt_out=("a", "b"), cards=False)
+    assert replace(then, crawl=crawl).hash == "206408addcba10f1"
+    assert replace(then, crawl=replace(then.crawl, converted=False)).hash != then.hash
 
 
 def test_hash_follows_settings_but_not_the_address():
