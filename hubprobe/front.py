@@ -15,6 +15,7 @@ from workspace import Workspace, WorkspaceError
 if TYPE_CHECKING:
     from completion import CompleteSummary
     from crawler import CrawlSummary
+    from hubprobe.doctor import Check
     from probing import ProbeSummary
     from search import Index, IndexSummary
 
@@ -94,8 +95,12 @@ def run(
     token: str | None = None,
     probes_from: str | None = None,
     progress: bool = True,
+    check: bool = True,
+    tell: Callable[[Check], None] | None = None,
 ) -> RunSummary:
     """Crawl, probe, complete and index, each step going on where an earlier run left off.
+
+    Before any of it the Hub, the encoder, the probe images and the disks are looked at, for minutes now may save hours.
 
     Args:
         workspace: where everything goes.
@@ -104,13 +109,19 @@ def run(
         probes_from: folder or dataset of the probe images, used when the workspace has no probe set yet;
             the configuration's ``[probes] source`` when None.
         progress: whether to show progress bars on stderr.
+        check: whether to look first.
+        tell: told of every check as it is made.
 
+    Raises `WorkspaceError` with what is wrong and what to do when a check fails; nothing was crawled then.
     """
     import completion
     import crawler
     import search
 
-    ensure_probes(workspace, probes_from, progress=progress)
+    if check:
+        require_ready(workspace, limit=limit, token=token, probes_from=probes_from, tell=tell)
+    ensure_probes(workspace, probes_from, token=token, progress=progress)
+    search.settle(workspace, token=token)
     crawled = crawler.crawl(workspace, limit=limit, token=token, progress=progress)
     probed = probe(workspace, token=token, progress=progress)
     completed = completion.complete(workspace, progress=progress)
@@ -118,17 +129,41 @@ def run(
     return RunSummary(crawled, probed, completed, indexed)
 
 
-def ensure_probes(workspace: Workspace, source: str | None, *, progress: bool) -> None:
+def require_ready(
+    workspace: Workspace,
+    *,
+    limit: int | None = None,
+    token: str | None = None,
+    probes_from: str | None = None,
+    tell: Callable[[Check], None] | None = None,
+) -> None:
+    """Look at what `run` needs, as ``hubprobe doctor`` does; raises `WorkspaceError` when something is missing."""
+    from hubprobe.doctor import before_run
+    from workspace.endpoint import token_for
+
+    failed = []
+    endpoint = workspace.config.endpoint
+    secret = token_for(endpoint, token) or ""  # decided here: to name the endpoint again is not to let it have a token
+    for found in before_run(workspace.root, endpoint=endpoint, token=secret, probes_from=probes_from, limit=limit):
+        if tell is not None:
+            tell(found)
+        if found.state == "fail":
+            failed.append(f"{found.check}: {found.found}; {found.advice}" if found.advice else found.found)
+    if failed:
+        raise WorkspaceError(f"nothing was crawled: {'. '.join(failed)}")
+
+
+def ensure_probes(workspace: Workspace, source: str | None, *, token: str | None = None, progress: bool) -> None:
     """Build the probe set from ``source``, or from the configuration's, unless the workspace has one."""
     from probing import probes
 
     if (workspace.root / "probes" / "current.json").exists():
         return
     settings = workspace.config.probes
-    split = settings.split if source is None else "train"
+    place = probes.wanted(workspace, source, token=token)
     try:
         probes.build(
-            workspace, source or settings.source, n=settings.n, seed=settings.seed, split=split, progress=progress
+            workspace, place.source, n=settings.n, seed=settings.seed, split=place.split, token=token, progress=progress
         )
     except WorkspaceError as error:
         if source is not None:

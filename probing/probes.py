@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from probing.images.encoded import Probe, read
-from probing.sources import Item, Source, open_source
+from probing.sources import Item, Place, Source, open_source
 from workspace import ConfigError, Workspace, WorkspaceError, records, runs
 from workspace.files import short_hash, write_json, write_table
 from workspace.images import Refusal, RefusedImageError
@@ -90,6 +90,7 @@ def build(
     split: str = "train",
     image_column: str | None = None,
     caption_column: str | None = None,
+    token: str | bool | None = None,
     dry_run: bool = False,
     progress: bool = True,
 ) -> ProbesSummary:
@@ -103,6 +104,7 @@ def build(
         split: split of the data set.
         image_column: column of the images; found by its type or name when not given.
         caption_column: column that says what an image shows; found by its name when not given.
+        token: for a data set of the Hub that the workspace names; the machine's own when None.
         dry_run: read and count, write nothing.
         progress: show a bar on stderr.
 
@@ -112,14 +114,10 @@ def build(
     """
     if n <= 0:
         raise ConfigError(f"n must be positive, not {n}")
-    opened = open_source(
-        source,
-        seed=seed,
-        split=split,
-        image_column=image_column,
-        caption_column=caption_column,
-        cache=workspace.cache_dir / "datasets",
+    place = place_of(
+        workspace, source, split=split, image_column=image_column, caption_column=caption_column, token=token
     )
+    opened = open_source(place, seed=seed)
     kept = _collect(opened, n, progress)
     if not kept.rows:
         named = "; ".join(kept.named)
@@ -149,6 +147,27 @@ def build(
         _write_manifest(opened, summary, seed, split)
         workspace.use_probe_set(probe_set)
     return summary
+
+
+def place_of(
+    workspace: Workspace,
+    source: str | Path,
+    *,
+    split: str,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    token: str | bool | None = None,
+) -> Place:
+    """Return where `build` would read: a data set of the Hub comes from the workspace's own endpoint."""
+    cache = workspace.cache_dir / "datasets"
+    return Place(source, split, image_column, caption_column, cache, workspace.config.endpoint, token)
+
+
+def wanted(workspace: Workspace, source: str | Path | None = None, *, token: str | bool | None = None) -> Place:
+    """Return where a workspace's probe images come from when it has none: ``source``, or the configuration's."""
+    settings = workspace.config.probes
+    split = settings.split if source is None else "train"
+    return place_of(workspace, settings.source if source is None else source, split=split, token=token)
 
 
 def _collect(opened: Source, n: int, progress: bool) -> _Kept:

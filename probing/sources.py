@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from probing.images.encoded import read as read_probe
 from workspace import WorkspaceError
 from workspace.endpoint import token_for
+from workspace.hub_client import patiently
+from workspace.images import Refusal, RefusedImageError
+from workspace.text import printable
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -28,6 +35,12 @@ CAPTION_COLUMNS = (
 
 SHUFFLE_BUFFER = 10_000
 """Examples held while a stream is shuffled: encoded bytes, about 1 GB at 100 KB an image."""
+
+GLANCED = 20
+"""Images looked at before a source is said to hold none."""
+
+_REFUSED = (ValueError, OSError, KeyError, TypeError, ImportError, RuntimeError)
+"""What `datasets`, and what it stands on, raise for a source that cannot be read."""
 
 MAX_CAPTION = 1000  # characters kept of a caption
 
@@ -53,33 +66,132 @@ class Source:
     caption_column: str | None = None
 
 
-def open_source(
-    source: str | Path, *, seed: int, split: str, image_column: str | None, caption_column: str | None, cache: Path
-) -> Source:
-    """Open ``source``: a folder of images, a Parquet file or folder of them, or the name of a Hub data set.
+@dataclass(frozen=True)
+class Place:
+    """Where images come from, and how they are read.
+
+    Attributes:
+        source: a folder of images, a Parquet file or folder of them, or the name of a data set of the Hub.
+        split: of a data set.
+        image_column: found by its type or name when None.
+        caption_column: found by its name when None.
+        cache: folder in which `datasets` keeps a local source.
+        endpoint: the Hub that is asked for a data set.
+        token: for that Hub, as `workspace.endpoint.token_for` takes it.
+    """
+
+    source: str | Path
+    split: str
+    image_column: str | None
+    caption_column: str | None
+    cache: Path
+    endpoint: str
+    token: str | bool | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this disk, or meant to be."""
+        path = Path(self.source)
+        return path.exists() or path.is_absolute() or str(self.source).startswith((".", "~"))
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What a look at the beginning of a source shows.
+
+    Attributes:
+        columns: names of the columns; empty for a folder of plain images.
+        image_column, caption_column: the ones that would be read.
+        width, height: of the first image, pixels.
+        total: images, None for a stream.
+    """
+
+    columns: tuple[str, ...]
+    image_column: str | None
+    caption_column: str | None
+    width: int
+    height: int
+    total: int | None
+
+
+def open_source(place: Place, *, seed: int) -> Source:
+    """Open a source in an order that ``seed`` decides.
 
     A local source is sampled by a seeded permutation of all of it. A Hub data set is streamed: its shards are
     shuffled by the seed, and its examples within a window of `SHUFFLE_BUFFER`.
 
     Raises `WorkspaceError` when there is nothing to read.
     """
-    path = Path(source)
+    what, files = _kind(place)
+    path = Path(place.source)
+    if what == "files":
+        return Source(str(place.source), _from_files(path, files, seed), len(files))
+    with _asking(place.endpoint) if what == "hub" else nullcontext():
+        read = _dataset(place, what, streaming=what == "hub")
+    items = _from_rows(read.data, read.label, seed, read.image, read.caption, read.names, read.root)
+    if what == "hub":
+        return Source(read.label, _streamed(place.endpoint, items), None, read.image, read.caption)
+    return Source(read.label, items, len(read.data), read.image, read.caption)
+
+
+def glance(place: Place) -> Glance:
+    """Look at the first images of a source: of a data set of the Hub some of its first file is read, no more.
+
+    Raises `WorkspaceError` when there is nothing to read, or none of the first `GLANCED` has an image.
+    """
+    what, files = _kind(place)
+    with (
+        TemporaryDirectory(prefix="hubprobe-") as nothing_stays,
+        _asking(place.endpoint) if what == "hub" else nullcontext(),
+    ):
+        return _glance(replace(place, cache=Path(nothing_stays)), what, files)
+
+
+def _glance(place: Place, what: str, files: list[Path]) -> Glance:
+    if what == "files":
+        rows: Iterator[bytes | Path | None] = iter(files)
+        found = Glance((), None, None, 0, 0, len(files))
+    else:
+        read = _dataset(place, what, streaming=True)
+        rows = (_image(row[read.image], read.root) for row in read.data)
+        found = Glance(tuple(read.columns), read.image, read.caption, 0, 0, None)
+    why = "it is empty"
+    try:
+        for one in islice(rows, GLANCED):
+            try:
+                if one is None:
+                    raise RefusedImageError(Refusal.BROKEN, "there is no image in it")
+                probe = read_probe(one, "the first image")
+            except RefusedImageError as error:
+                why = str(error)
+                continue
+            return replace(found, width=probe.width, height=probe.height)
+    except _REFUSED as error:
+        raise WorkspaceError(f"cannot read '{place.source}', split '{place.split}': {printable(error, 300)}") from error
+    raise WorkspaceError(f"none of the first {GLANCED} images of '{place.source}' can be used: {why}")
+
+
+def _kind(place: Place) -> tuple[str, list[Path]]:
+    """Return what a source is: ``files`` and which, ``imagefolder``, ``parquet``, or ``hub``."""
+    path = Path(place.source)
     if path.is_dir():
         if any((path / name).exists() for name in _METADATA):
-            return _dataset("imagefolder", path, seed, split, image_column, caption_column, cache)
+            return "imagefolder", []
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         if files:
-            return Source(str(source), _from_files(path, files, seed), len(files))
+            return "files", files
         if any(path.rglob("*.parquet")):
-            return _dataset("parquet", path, seed, split, image_column, caption_column, cache)
+            return "parquet", []
         raise WorkspaceError(f"{path} holds no images and no Parquet files: name another folder")
     if path.is_file():
         if path.suffix.lower() != ".parquet":
             raise WorkspaceError(f"{path} is no Parquet file: name a folder of images, a Parquet file or a data set")
-        return _dataset("parquet", path, seed, split, image_column, caption_column, cache)
-    if path.is_absolute() or str(source).startswith((".", "~")):
-        raise WorkspaceError(f"there is nothing at {source}: name a folder, a Parquet file or a data set of the Hub")
-    return _dataset(str(source), None, seed, split, image_column, caption_column, cache)
+        return "parquet", []
+    if place.is_local:
+        raise WorkspaceError(
+            f"there is nothing at {place.source}: name a folder, a Parquet file or a data set of the Hub"
+        )
+    return "hub", []
 
 
 def _from_files(root: Path, files: list[Path], seed: int) -> Iterator[Item]:
@@ -90,47 +202,79 @@ def _from_files(root: Path, files: list[Path], seed: int) -> Iterator[Item]:
         yield Item(path, caption, path.relative_to(root).as_posix())
 
 
-def _dataset(
-    name: str,
-    path: Path | None,
-    seed: int,
-    split: str,
-    image_column: str | None,
-    caption_column: str | None,
-    cache: Path,
-) -> Source:
+@dataclass(frozen=True)
+class _Read:
+    """A data set and how it is read; ``data`` is one of `datasets`, its images left encoded."""
+
+    data: Any
+    label: str
+    columns: list[str]
+    image: str
+    caption: str | None
+    names: list[str] | None
+    root: Path | None
+
+
+def _dataset(place: Place, kind: str, *, streaming: bool) -> _Read:
     import datasets
 
-    options: dict[str, Any] = {"split": split, "streaming": path is None}
-    if path is not None:
-        options["cache_dir"] = str(cache)
-        if path.is_dir() and name == "imagefolder":
-            options["data_dir"] = str(path)
-        else:
-            options["data_files"] = str(path / "**" / "*.parquet") if path.is_dir() else str(path)
+    path = None if kind == "hub" else Path(place.source)
+    options: dict[str, Any] = {"split": place.split, "streaming": streaming, "cache_dir": str(place.cache)}
+    if path is None:
+        # None would make the library look for a token by itself
+        options["token"] = token_for(place.endpoint, place.token) or False
+    elif kind == "imagefolder":
+        options["data_dir"] = str(path)
+    else:
+        options["data_files"] = str(path / "**" / "*.parquet") if path.is_dir() else str(path)
     bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        if path is None:  # None would make the library look for a token by itself
-            options["token"] = token_for(datasets.config.HF_ENDPOINT) or False
-        data = datasets.load_dataset(name, **options)
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        raise WorkspaceError(f"cannot open the data set '{path or name}', split '{split}': {error}") from error
+        data = patiently(lambda: datasets.load_dataset(str(place.source) if path is None else kind, **options))
+        columns = _columns(data)
+    except (*_REFUSED, datasets.exceptions.DatasetsError) as error:
+        raise WorkspaceError(
+            f"cannot open the data set '{place.source}', split '{place.split}': {printable(error, 300)}"
+        ) from error
     finally:
         if bars:
             datasets.enable_progress_bars()
-    image = image_column or _image_column(data, datasets.Image)
-    columns = _columns(data)
-    for column in (image, caption_column):
+    image = place.image_column or _image_column(data, datasets.Image)
+    for column in (image, place.caption_column):
         if column is not None and column not in columns:
             raise WorkspaceError(f"the data set has no column '{column}'; it has {', '.join(columns)}")
-    caption = caption_column or next((c for c in CAPTION_COLUMNS if c in columns and c != image), None)
+    caption = place.caption_column or next((c for c in CAPTION_COLUMNS if c in columns and c != image), None)
     names = _class_names(data, caption)
     data = data.cast_column(image, datasets.Image(decode=False))
-    label = str(path) if path is not None else name
-    total = None if path is None else len(data)
-    root = path if name == "imagefolder" else None
-    return Source(label, _from_rows(data, label, seed, image, caption, names, root), total, image, caption)
+    label = str(path) if path is not None else str(place.source)
+    return _Read(data, label, columns, image, caption, names, path if kind == "imagefolder" else None)
+
+
+@contextmanager
+def _asking(endpoint: str) -> Iterator[None]:
+    """Make `datasets` ask this Hub: it and its client read an address when they are imported, and take none later."""
+    import datasets
+    from huggingface_hub import constants
+
+    wanted = [
+        (datasets.config, "HF_ENDPOINT", endpoint),
+        (datasets.config, "HUB_DATASETS_URL", f"{endpoint}/datasets/{{repo_id}}/resolve/{{revision}}/{{path}}"),
+        (constants, "ENDPOINT", endpoint),
+        (constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"),
+    ]
+    before = [(module, name, getattr(module, name)) for module, name, _ in wanted]
+    for module, name, value in wanted:
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
+
+
+def _streamed(endpoint: str, items: Iterator[Item]) -> Iterator[Item]:
+    with _asking(endpoint):  # a stream asks as it is read
+        yield from items
 
 
 def _columns(data: Any) -> list[str]:

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hubprobe.cli.options import endpoint_option, format_option, token_option, workspace_option
 from hubprobe.output import render
 
+if TYPE_CHECKING:
+    from hubprobe.doctor.check import Check
+
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+def show_check(check: Check, *, err: bool = False) -> None:
+    """Print a check as a line, and what to do below it."""
+    state = click.style(f"{check.state:<4}", fg=_COLOURS[check.state])
+    click.echo(f"{state}  {check.check}: {check.found}", err=err)
+    if check.advice:
+        click.echo(f"        → {check.advice}", err=err)
 
 
 @click.command()
@@ -36,9 +48,7 @@ def doctor(folder: Path, offline: bool, token: str | None, endpoint: str | None,
     for check in examine(folder, endpoint=endpoint, token=token, offline=offline):
         found.append(check)
         if kind == "table":  # as they come: a Hub that does not answer takes a while
-            click.echo(f"{click.style(f'{check.state:<4}', fg=_COLOURS[check.state])}  {check.check}: {check.found}")
-            if check.advice:
-                click.echo(f"        → {check.advice}")
+            show_check(check)
     states = [check.state for check in found]
     if kind == "table":
         counts = f"{len(found)} checks: {states.count('ok')} ok, {states.count('warn')} to know of"

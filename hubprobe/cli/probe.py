@@ -32,9 +32,10 @@ def probes() -> None:
 @click.option("--image-column", help="Column that holds the images; found by its type when not given.")
 @click.option("--caption-column", help="Column that holds captions; 'caption', 'text' ... when not given.")
 @click.option("--dry-run", is_flag=True, help="Say what would be built, write nothing.")
+@hub_options
 @output_options
 def build(
-    folder: Path,
+    hub: ChosenHub,
     source: str | None,
     n: int | None,
     seed: int | None,
@@ -54,7 +55,7 @@ def build(
     from probing import probes as probe_images
     from workspace import Workspace
 
-    workspace = Workspace(folder, ChosenHub(folder, None, None).config) if dry_run else Workspace.create(folder)
+    workspace = Workspace(hub.folder, hub.config) if dry_run else Workspace.create(hub.folder, hub.config)
     settings = workspace.config.probes
     summary = probe_images.build(
         workspace,
@@ -62,6 +63,7 @@ def build(
         n=n or settings.n,
         seed=settings.seed if seed is None else seed,
         split=split or (settings.split if source is None else "train"),
+        token=hub.token,
         dry_run=dry_run,
         progress=not quiet,
         **columns,

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from hubprobe.cli.doctor import show_check
 from hubprobe.cli.options import ChosenHub, format_option, hub_options, output_options, workspace_option
 from hubprobe.output import render
+
+if TYPE_CHECKING:
+    from hubprobe.doctor.check import Check
 
 
 @click.command()
@@ -45,11 +50,13 @@ def status(folder: Path, plot: Path | None, kind: str) -> None:
 @workspace_option
 @click.option("--limit", type=click.IntRange(min=1), help="List at most this many repositories.")
 @click.option("--probes-from", help="Folder or dataset of probe images, when the workspace has none yet.")
-@click.option("--dry-run", is_flag=True, help="List and decide, print what would be done, write nothing.")
+@click.option("--dry-run", is_flag=True, help="Look, list and decide, print what would be done, write nothing.")
 @hub_options
 @output_options
 def run(hub: ChosenHub, limit: int | None, probes_from: str | None, dry_run: bool, quiet: bool, kind: str) -> None:
     """Crawl, probe, complete and index; run it again to go on or to bring the index up to date.
+
+    First it looks at what it needs: the Hub, the encoder, the probe images, the disk; see 'hubprobe doctor'.
 
     \b
     Examples:
@@ -59,14 +66,18 @@ def run(hub: ChosenHub, limit: int | None, probes_from: str | None, dry_run: boo
     from hubprobe import front
     from workspace import Workspace
 
+    wanted: dict[str, Any] = {"limit": limit, "token": hub.token}
     if dry_run:
-        from hubprobe.cli.crawl import show_crawl
-
-        options = {"limit": limit, "token": hub.token, "dry_run": True, "progress": not quiet}
-        show_crawl(hub.folder, hub.config, options, kind)
+        _dry_run(hub, wanted, probes_from, quiet, kind)
         return
+
+    def tell(check: Check) -> None:
+        if not quiet and check.state != "fail":  # what fails is said in the end, with what to do
+            show_check(check, err=True)
+
+    front.require_ready(Workspace(hub.folder, hub.config), **wanted, probes_from=probes_from, tell=tell)
     workspace = Workspace.create(hub.folder, hub.config)
-    summary = front.run(workspace, limit=limit, token=hub.token, probes_from=probes_from, progress=not quiet)
+    summary = front.run(workspace, **wanted, probes_from=probes_from, progress=not quiet, check=False)
     report = front.status(workspace)
     if kind == "json":
         click.echo(
@@ -75,6 +86,30 @@ def run(hub: ChosenHub, limit: int | None, probes_from: str | None, dry_run: boo
     else:
         click.echo(render(report.by_status, ["outcome", "status", "repositories", "meaning"], kind, width=80), nl=False)
     click.echo(f'\nnext: hubprobe search --workspace {hub.folder} "dog"', err=True)
+
+
+def _dry_run(hub: ChosenHub, wanted: dict[str, Any], probes_from: str | None, quiet: bool, kind: str) -> None:
+    """Show every check, and what a crawl would cost; exit code 1 when a check fails."""
+    from hubprobe import front
+    from hubprobe.cli.crawl import show_crawl
+    from workspace import Workspace, WorkspaceError
+
+    found: list[Check] = []
+
+    def tell(check: Check) -> None:
+        found.append(check)
+        show_check(check, err=True)
+
+    problem = None
+    try:
+        front.require_ready(Workspace(hub.folder, hub.config), **wanted, probes_from=probes_from, tell=tell)
+    except WorkspaceError as error:
+        if any(check.state == "fail" and check.check in ("endpoint", "listing") for check in found):
+            raise
+        problem = error
+    show_crawl(hub.folder, hub.config, {**wanted, "dry_run": True, "progress": not quiet}, kind)
+    if problem is not None:
+        raise problem
 
 
 @click.command()

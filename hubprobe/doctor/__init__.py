@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from hubprobe.doctor import disk, folder, hub, libraries, machine
+from hubprobe.doctor import disk, encoder, folder, hub, libraries, machine, probe_images
 from hubprobe.doctor.check import LEAST_BYTES, NETWORK_SECONDS, Check, Setting
 
-__all__ = ["Check", "Setting", "examine"]
+__all__ = ["Check", "Setting", "before_run", "examine"]
 
 Examination = Callable[[Setting], Iterable[Check]]
+
+_BEFORE_RUN: tuple[Examination, ...] = (hub.reach, encoder.encoders, probe_images.source, disk.disks)
+"""What `hubprobe run` needs of the world: looked at before it begins. The disks last: the others say what they hold."""
 
 _ALL: tuple[Examination, ...] = (
     libraries.python,
@@ -23,10 +26,9 @@ _ALL: tuple[Examination, ...] = (
     machine.processor,
     machine.limits,
     machine.walls,
-    disk.disks,
     hub.environment,
     hub.contact,
-    hub.reach,
+    *_BEFORE_RUN,
     folder.workspace,
 )
 
@@ -47,13 +49,46 @@ def examine(
         endpoint: address of the Hub; the workspace's own when None.
         token: for the Hub; the machine's own when None. It appears in no row.
         offline: leave out what asks the Hub.
-        seconds: what one question to the Hub may take; at most three are asked, one when it cannot be reached.
+        seconds: what one question to the Hub may take; one that cannot be reached is asked once. The encoder and the
+            probe images, where they have still to be had, take a few questions more.
         least_bytes: free space on the workspace's disk below which the row is a failure; ten times that is a warning.
 
     Raises nothing: a check that breaks is a row that fails and says how.
     """
-    setting = Setting(Path(root), endpoint, token, offline, seconds, least_bytes)
-    for examination in _ALL:
+    yield from _examined(_ALL, Setting(Path(root), endpoint, token, offline, seconds, least_bytes))
+
+
+def before_run(
+    root: str | Path,
+    *,
+    endpoint: str | None = None,
+    token: str | None = None,
+    probes_from: str | None = None,
+    limit: int | None = None,
+    seconds: float = NETWORK_SECONDS,
+    least_bytes: int = LEAST_BYTES // 10,
+) -> Iterator[Check]:
+    """Yield what `hubprobe run` needs of the Hub, the encoder, the probe images and the disks; see `examine`.
+
+    What the workspace has already is not asked for again: a Hub that it crawled (the crawl asks it first of all), its
+    probe set, the encoder of its index.
+
+    Args:
+        root: the workspace's folder; it need not exist.
+        endpoint: address of the Hub; the workspace's own when None.
+        token: for the Hub; the machine's own when None.
+        probes_from: where the probe images would come from; the configuration's source when None.
+        limit: repositories that would be listed at most.
+        seconds: what one question to the Hub may take.
+        least_bytes: free space on the workspace's disk, beside what the run is known to need.
+    """
+    setting = Setting(Path(root), endpoint, token, False, seconds, least_bytes, True, probes_from, limit)
+    crawled = (setting.root / "catalog" / "journal.json").is_file()
+    yield from _examined(_BEFORE_RUN[1:] if crawled else _BEFORE_RUN, setting)
+
+
+def _examined(examinations: Iterable[Examination], setting: Setting) -> Iterator[Check]:
+    for examination in examinations:
         try:
             yield from examination(setting)
         except Exception as error:  # noqa: BLE001 - the others must still be heard

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from workspace.config import Config
+from workspace.endpoint import checked
+from workspace.errors import ConfigError
+from workspace.layout import MARKER, Workspace
 from workspace.text import printable
 
 State = Literal["ok", "warn", "fail"]
@@ -38,7 +43,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Setting:
-    """What `examine` was asked for; see there."""
+    """What `examine` was asked for; see there.
+
+    Attributes:
+        is_run: whether a run is about to begin, which needs more than searching does.
+        learned: what one check found out and a later one need not ask again.
+    """
 
     root: Path
     endpoint: str | None
@@ -46,6 +56,47 @@ class Setting:
     offline: bool
     seconds: float
     least_bytes: int
+    is_run: bool = False
+    probes_from: str | None = None
+    limit: int | None = None
+    learned: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    @cached_property
+    def own(self) -> Config:
+        """The workspace's configuration; the defaults where there is none, or none that can be read."""
+        try:
+            return Config.load(self.root / MARKER)
+        except (ConfigError, OSError):  # the workspace's own row says so
+            return Config()
+
+    @cached_property
+    def workspace(self) -> Workspace:
+        """The workspace as a verb would open it, whether or not its folder is there: nothing is written."""
+        try:
+            address = checked(self.endpoint or self.own.endpoint)
+        except ConfigError:  # the row about the endpoint says so
+            address = self.own.endpoint
+        return Workspace(self.root, replace(self.own, endpoint=address))
+
+    @property
+    def has_workspace(self) -> bool:
+        """Whether the folder is a workspace."""
+        return (self.root / MARKER).is_file()
+
+    @property
+    def is_searchable(self) -> bool:
+        """Whether there is an index: then searching needs no Hub."""
+        return (self.root / "index" / "current.json").is_file()
+
+    @property
+    def bad(self) -> State:
+        """What it is when something cannot be had that is needed for a run, and for no search."""
+        return "warn" if self.is_searchable and not self.is_run else "fail"
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the Hub may still be asked: nobody said not to, and it has not been silent before."""
+        return not self.offline and not self.learned.get("silent")
 
     @property
     def is_named(self) -> bool:

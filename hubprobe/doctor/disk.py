@@ -16,6 +16,15 @@ _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "lustre", "gpfs", "bee
 _MEMORY = ("tmpfs", "ramfs")
 _FEW_INODES = 100_000
 
+IMAGE_BYTES = 200_000
+"""Of a probe image, its row in the probe set: photographs of COCO are 160 KB."""
+
+TYPICAL_LOGITS = 100
+"""Outputs of an image classifier, on average over a thousand-class model and many of a few classes."""
+
+BYTES_PER_RESPONSE = 7
+"""One output on one probe: two bytes each as response, descriptor and in the index, and a byte as the index's code."""
+
 
 def disks(setting: Setting) -> Iterator[Check]:
     """One row per place; a place on the same file system as an earlier one adds nothing."""
@@ -34,13 +43,29 @@ def disks(setting: Setting) -> Iterator[Check]:
             yield Check(name, "fail", f"{there} cannot be written to", "name another folder, or mend its permissions")
         if (number := there.stat().st_dev) not in seen:
             seen.add(number)
-            yield _room(name, there, least)
+            yield _room(name, there, least, estimate(setting) if there == _existing(setting.root) else 0)
 
 
-def _room(name: str, place: Path, least: int) -> Check:
+def estimate(setting: Setting) -> int:
+    """Return the bytes that a run is known to need beyond the room for one model's files.
+
+    The encoder's files, as the check of the encoder found them; the probe images; and, of a run with a limit, what its
+    models would leave. What a whole Hub leaves is not known before it is listed.
+    """
+    probes = setting.own.probes.n
+    needed = int(setting.learned.get("encoder_bytes", 0))
+    if not setting.learned.get("has_probes"):
+        needed += probes * IMAGE_BYTES
+    if setting.limit is not None and not setting.is_searchable:
+        needed += setting.limit * TYPICAL_LOGITS * probes * BYTES_PER_RESPONSE
+    return needed
+
+
+def _room(name: str, place: Path, least: int, known: int = 0) -> Check:
     usage = shutil.disk_usage(place)
     kind = file_system(place)
     found = f"{size(usage.free)} of {size(usage.total)} free at {place}" + (f", {kind}" if kind else "")
+    least += known
     if usage.free < least:
         return Check(name, "fail", found, f"make room: at least {size(least)}; a workspace's cache/ may be deleted")
     inodes = os.statvfs(place) if hasattr(os, "statvfs") else None
@@ -53,7 +78,7 @@ def _room(name: str, place: Path, least: int) -> Check:
         return Check(name, "warn", f"{found}: memory, gone at the next boot", "keep a workspace on a disk")
     if usage.free < 10 * least:
         advice = (
-            f"enough for a demo; a crawl wants {size(10 * least)} and more, or a bound: hubprobe probe --max-disk GB"
+            f"enough to begin with; a crawl wants {size(10 * least)} and more, or a bound: hubprobe probe --max-disk GB"
         )
         return Check(name, "warn", found, advice)
     return Check(name, "ok", found)

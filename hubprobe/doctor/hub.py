@@ -56,7 +56,7 @@ def contact(setting: Setting) -> Iterator[Check]:
     from crawler.hub.identity import CONTACT, user_agent
 
     stated = os.environ.get(CONTACT, "").strip()
-    address = setting.endpoint or _configured(setting.root)
+    address = setting.endpoint or setting.own.endpoint
     if not stated and is_loopback(address):
         yield Check("contact", "ok", "nobody is named; a hub on this machine need not be told")
         return
@@ -65,8 +65,8 @@ def contact(setting: Setting) -> Iterator[Check]:
 
 
 def reach(setting: Setting) -> Iterator[Check]:
-    """Endpoint, latency, clock, token, rate limits: three small requests, the first without the token."""
-    own = _configured(setting.root)
+    """Endpoint, latency, clock, listing, token, rate limits: three small requests, the first without the token."""
+    own = setting.own.endpoint if setting.has_workspace else setting.endpoint or setting.own.endpoint
     address = (setting.endpoint or own).rstrip("/")
     if setting.offline:
         yield Check("endpoint", "ok", f"{address}, not asked: --offline")
@@ -74,6 +74,7 @@ def reach(setting: Setting) -> Iterator[Check]:
     try:
         address = checked(address)
     except ConfigError as error:
+        setting.learned["silent"] = True
         yield Check("endpoint", "fail", str(error), "write one as https://huggingface.co")
         return
     problem = ""
@@ -82,15 +83,18 @@ def reach(setting: Setting) -> Iterator[Check]:
     except ConfigError as error:
         given, problem = Access(None), str(error)
     token = given.token
-    listing = f"{address}/api/models?limit=1"
+    setting.learned["token"] = token or ""
+    listing = _listing_url(setting, address)
     try:
         first = _Asked.of(address, listing, None, setting.seconds)
     except (HubprobeError, OSError) as error:
-        yield Check("endpoint", "fail", f"{address}: {_said(error, token)}", _advice())
+        setting.learned["silent"] = True
+        yield _unreachable(setting, f"{address}: {_said(error, token)}")
         yield Check("token", "warn", f"{'one is set' if token else 'none'}, not checked: no endpoint to ask")
         return
     yield _endpoint(address, own, first)
     yield from _clock(first)
+    yield _listing(setting, first)
     if token is None:
         yield _no_token(address, given.withheld, problem)
         yield _limits(first)
@@ -101,6 +105,39 @@ def reach(setting: Setting) -> Iterator[Check]:
         yield _limits(first if check.state == "fail" else _Asked.of(address, listing, token, setting.seconds))
     except (HubprobeError, OSError) as error:
         yield Check("rate limits", "warn", _said(error, token), "wait some minutes")
+
+
+def _listing_url(setting: Setting, address: str) -> str:
+    """Return the question that a crawl begins with, for one row."""
+    from crawler.listing.query import Query
+
+    return Query(setting.own.crawl.pipeline_tag or None).url(address, 1)
+
+
+def _listing(setting: Setting, first: _Asked) -> Check:
+    what = setting.own.crawl.pipeline_tag or "any task"
+    try:
+        rows = json.loads(first.body)
+    except (ValueError, RecursionError):
+        rows = None
+    if not isinstance(rows, list):
+        advice = "name a Hub that lists, or crawl a snapshot of one: hubprobe crawl --from hf://datasets/..."
+        return Check("listing", setting.bad, "this endpoint lists no models: its answer is no list", advice)
+    if not rows:
+        advice = "look at [crawl] pipeline_tag in hubprobe.toml, and at --endpoint"
+        return Check("listing", "warn", f"no model of {what} is listed: there would be nothing to probe", advice)
+    return Check("listing", "ok", f"models of {what} are listed")
+
+
+def _unreachable(setting: Setting, found: str) -> Check:
+    """Say that the Hub does not answer: to a workspace that is searched already that is no failure."""
+    if setting.bad == "fail":
+        return Check("endpoint", "fail", found, _advice())
+    if is_loopback(setting.endpoint or setting.own.endpoint):
+        advice = "searching needs none; to crawl again start that hub (hubprobe demo starts its own), or use --endpoint"
+    else:
+        advice = f"searching needs none; to crawl again {_advice()}"
+    return Check("endpoint", "warn", found, advice)
 
 
 class _Asked:
@@ -237,16 +274,6 @@ def _limits(asked: _Asked) -> Check:
     if told.remaining == 0:
         return Check("rate limits", "warn", found, f"wait {told.reset_in_seconds} s; a crawl would do so by itself")
     return Check("rate limits", "ok", found)
-
-
-def _configured(root: Path) -> str:
-    from workspace.config import Config
-    from workspace.layout import MARKER
-
-    try:
-        return Config.load(root / MARKER).endpoint
-    except (ConfigError, OSError):  # the workspace's own row says so
-        return Config().endpoint
 
 
 def _advice() -> str:
