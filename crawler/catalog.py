@@ -26,6 +26,8 @@ def row_of(decision: Decision, crawled_at: datetime) -> dict[str, Any]:
     """Return the catalog row of a decision."""
     listed, config, header = decision.listed, decision.config, decision.header
     files = [asdict(decision.known.get(file.path, file)) for file in listed.files or ()]
+    offer = decision.offer
+    files += [asdict(file) for file in offer.weights] if offer else []
     return listed_columns(listed) | {
         "model_type": config.model_type if config else None,
         "architectures": list(config.architectures) if config else None,
@@ -35,6 +37,8 @@ def row_of(decision: Decision, crawled_at: datetime) -> dict[str, Any]:
         "problem_type": config.problem_type if config else None,
         "image_size": config.image_size if config else None,
         "files": files if listed.files is not None else None,
+        "weights_ref": offer.ref if offer else None,
+        "weights_sha": offer.sha if offer else None,
         "weights_bytes": header.size if header else None,
         "card_summary": decision.card,
         "crawled_at": crawled_at,
@@ -117,7 +121,8 @@ def listed_columns(listed: Listed) -> dict[str, Any]:
         "private": listed.private,
         "gated": listed.gated,
         "disabled": listed.disabled,
-        "license": listed.license,
+        "license": next(iter(listed.licenses), None),
+        "licenses": list(listed.licenses),
         "base_models": list(listed.base_models),
         "safetensors": {"parameters": listed.parameters, "total": listed.total} if counted else None,
     }

@@ -28,6 +28,7 @@ class StatusReport:
         holes: the latter of those waiting; the next ``probe`` runs them again.
         by_status: one dict per status present: ``outcome``, ``status``, ``repositories``, ``meaning``.
         logits: searchable logits in the descriptors.
+        converted: of the eligible, those whose weights are taken from a conversion bot's pull request.
     """
 
     listed: int
@@ -40,11 +41,12 @@ class StatusReport:
     logits: int
     by_status: list[dict[str, Any]]
     holes: int = 0
+    converted: int = 0
 
 
 def status(workspace: Workspace) -> StatusReport:
     """Count a workspace's repositories by status. Raises `MissingStepError` when nothing was crawled."""
-    catalog = workspace.catalog(["id", "sha", "eligibility"]).to_pylist()
+    catalog = workspace.catalog(["id", "sha", "eligibility", "weights_ref"]).to_pylist()
     last = {(a["repo_id"], a["sha"]): a["status"] for a in workspace.attempts(["repo_id", "sha", "status"]).to_pylist()}
     holes = _holes(workspace)
     again = sum((row["id"], row["sha"]) in holes for row in catalog)
@@ -72,6 +74,7 @@ def status(workspace: Workspace) -> StatusReport:
         failed=outcomes[Outcome.FAILED],
         waiting=len(left),
         holes=again,
+        converted=sum(row["eligibility"] == "eligible" and row["weights_ref"] is not None for row in catalog),
         logits=_logits(workspace),
         by_status=rows,
     )

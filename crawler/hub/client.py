@@ -54,8 +54,12 @@ class Answer:
 
     @property
     def etag(self) -> str:
-        """Name of the content: git blob sha1 (40 hex digits) or LFS sha256 (64); empty when neither was stated."""
-        raw = self.linked.get("x-linked-etag") or self.headers.get("etag", "")
+        """Name of the content: git blob sha1 (40 hex digits) or LFS sha256 (64); empty when neither was stated.
+
+        A mirror that strips the Hub's headers has an ``ETag`` of its own, which says nothing of the kind.
+        """
+        ours = self.headers.get("etag", "") if "x-repo-commit" in self.linked else ""
+        raw = self.linked.get("x-linked-etag") or ours
         etag = raw.removeprefix("W/").strip('"').lower()
         return etag if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", etag) else ""
 
