@@ -22,9 +22,9 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 from crawler.hub.errors import RETRIED, RetryError, UnansweredError, refusal
 from crawler.hub.identity import user_agent
 from crawler.hub.pacing import Bucket, RateLimits, Retries, bucket_name, standing, stated_wait
-from crawler.hub.transport import Deadline, Transport, exchange, pause, proxy_for
+from crawler.hub.transport import Deadline, Transport, exchange, pause
 from workspace import Status
-from workspace.endpoint import checked, is_loopback, is_on, origin
+from workspace.endpoint import checked, is_loopback, is_on, origin, proxy_for
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
