@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from crawler.decide.rules import INDEX
 from crawler.hub.client import Answer, HubClient
-from crawler.hub.errors import RetryError, UnansweredError
+from crawler.hub.errors import RETRIED, RetryError, UnansweredError
 from crawler.hub.transport import Deadline
 from crawler.listing.query import EXPAND
 from crawler.listing.rows import MAX_FILES, File, Listed, is_repo_id, is_sha
@@ -71,7 +71,7 @@ def ask_offer(client: HubClient, listed: Listed, authors: Collection[str], deadl
     try:
         answer = _object(client, client.api_url(listed.id, f"/discussions?{asked}"), deadline)
     except UnansweredError as error:
-        if error.http not in (401, 403, 404, 410, 501):
+        if error.http != 501 and (error.http in RETRIED or not 400 <= error.http < 500):
             raise
         return "no pull requests can be seen"  # a mirror without them, or a repository whose owner turned them off
     num = conversions.number(answer.get("discussions"), authors)
@@ -89,6 +89,8 @@ def ask_offer(client: HubClient, listed: Listed, authors: Collection[str], deadl
     if why := conversions.objection(dict.fromkeys(listed.paths), oids):
         return f"{ref} is not used: {printable(why)}"
     added = [files[path] for path in conversions.weights(oids.keys() - listed.paths)]
+    if len(added) > MAX_SHARDS + 1:
+        return f"{ref} is not used: it adds {len(added):,} files"
     return Offer(ref, sha, tuple(added), oids)
 
 

@@ -128,8 +128,10 @@ def test_what_else_speaks_against_it_is_asked_first(whole: Repo, open_workspace:
         assert server.requests.matching("discussions") == []
 
 
-def test_a_hub_without_pull_requests_costs_nobody_anything(whole: Repo, open_workspace: Open) -> None:
-    with HubServer([pickled(whole)], intercept=Faults(Fault(status(404), match="/discussions", times=None))) as server:
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 501])
+def test_a_hub_without_pull_requests_costs_nobody_anything(code: int, whole: Repo, open_workspace: Open) -> None:
+    harm = Faults(Fault(status(code), match="/discussions", times=None))
+    with HubServer([pickled(whole)], intercept=harm) as server:
         _, rows = crawled(server, open_workspace)
     assert rows[whole.id]["eligibility"] == "pickle_only"
     assert "pull requests" in rows[whole.id]["reason"]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -95,14 +96,15 @@ def refused_expand(*names: str) -> Intercept:
 
 
 # ── pages ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-def heavy_pages(most: int) -> Intercept:
+def heavy_pages(most: int, seconds: float = 0.0) -> Intercept:
     """Pages of more than ``most`` rows end in the gateway's 504, as listings of 1,000 rows did (HTML, no Hub headers).
 
-    huggingface_hub's issues 2460 and 2581.
+    huggingface_hub's issues 2460 and 2581. ``seconds``: how long the gateway takes to give up, about 60 on the Hub.
     """
 
     def act(_bucket: str, request: Request, answer: Respond) -> Response:
         if is_listing(request) and int(request.first("limit", "1000")) > most:
+            time.sleep(seconds)
             return _page(504, b"504 Gateway Time-out")
         return answer(request)
 
