@@ -36,10 +36,10 @@ class Facts:
 
     listed: Listed
     limits: CrawlConfig
-    offered: frozenset[str] = frozenset()
     architectures: Architectures | None = None
     config: ModelConfig | None = None
     header: Header | None = None
+    offered: frozenset[str] = frozenset()
 
 
 Rule = Callable[[Facts], Verdict | None]
