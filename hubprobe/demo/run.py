@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubprobe.counts import StatusReport, status
 from hubprobe.demo import lite0
+from hubprobe.front import StatusReport, status
 from hubprobe.output import render
 from workspace import Config, SearchConfig, Workspace
 
@@ -56,13 +56,8 @@ class DemoReport:
 def demo(path: str | Path | None = None, *, workers: int = 1, progress: bool = True) -> DemoReport:
     """Serve the demo hub on a free loopback port and run every step against it with the real client libraries.
 
-    Run again, it goes on where it left off; a finished one only searches and evaluates.
-
-    Args:
-        path: folder of the workspace; ``demo-index`` when None.
-        workers: processes that probe.
-        progress: whether to show progress bars on stderr.
-
+    The workspace is ``demo-index`` when ``path`` is None. Run again, it goes on where it left off; a finished one only
+    searches and evaluates. ``workers`` processes probe.
     """
     # The hub to be reached is on this machine, whatever proxy the environment names for the rest of the world.
     for name in ("NO_PROXY", "no_proxy"):

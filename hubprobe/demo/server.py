@@ -6,24 +6,146 @@ pointed at it with ``HF_ENDPOINT=http://127.0.0.1:8600``. See ``docs/demo-hub.md
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from uuid import uuid4
 
 import click
 
 from hubprobe.demo import lite0, unhealthy
-from hubprobe.demo.limits import GENEROUS, RateLimiter
 from hubprobe.demo.listing import Catalog, FolderCatalog, RefusedError, read_folder
 from hubprobe.demo.protocol import Protocol, error
 from hubprobe.demo.repository import Repo
-from hubprobe.demo.request_log import RequestLog
 from hubprobe.demo.uploads import Datasets
 from hubprobe.demo.wire import Listener, Request, Respond, Response
+
+
+@dataclass(frozen=True)
+class Quotas:
+    """Requests allowed per window, by bucket. ``window`` is in seconds of the limiter's clock."""
+
+    api: int
+    resolvers: int
+    pages: int
+    window: int = 300
+
+
+GENEROUS = Quotas(api=1_000_000, resolvers=1_000_000, pages=1_000_000)
+"""The demo's: nobody should wait for a hub on their own machine."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a caller stands in a window after one request."""
+
+    bucket: str
+    allowed: bool
+    remaining: int
+    reset_in: int  # seconds until the window ends, rounded up
+    quota: int
+    window: int  # seconds
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """What every answer of the Hub says of it."""
+        return [
+            ("RateLimit", f'"{self.bucket}";r={self.remaining};t={self.reset_in}'),
+            ("RateLimit-Policy", f'"fixed window";"{self.bucket}";q={self.quota};w={self.window}'),
+        ]
+
+
+class RateLimiter:
+    """Counts requests in fixed windows. A caller's window opens with its first request after the last one ended.
+
+    Callers without a token are counted together by address, others by token: by the quotas of ``by_token``, else the
+    same. ``clock`` is in seconds; a test passes its own, or one that runs faster than the wall's.
+    """
+
+    def __init__(
+        self,
+        limits: Quotas = GENEROUS,
+        by_token: Mapping[str, Quotas] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limits, self._by_token, self._clock = limits, dict(by_token or {}), clock
+        self._windows: dict[tuple[str, str], tuple[float, int]] = {}  # (bucket, caller) -> end, requests so far
+        self._lock = threading.Lock()
+
+    def take(self, bucket: str, address: str, token: str = "") -> Standing:
+        """Count one request and say whether it is within the limit. A refused request does not count."""
+        limits = self._by_token.get(token, self._limits)
+        quota: int = getattr(limits, bucket)
+        key = (bucket, token or address)
+        with self._lock:
+            now = self._clock()
+            end, used = self._windows.get(key, (0.0, 0))
+            if now >= end:
+                end, used = now + limits.window, 0
+            allowed = used < quota
+            used += allowed
+            self._windows[key] = (end, used)
+        return Standing(bucket, allowed, quota - used, max(math.ceil(end - now), 0), quota, limits.window)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request and how it was answered."""
+
+    time: float  # seconds, time.monotonic
+    bucket: str  # api, resolvers, pages, or cdn for the second port
+    method: str
+    target: str  # path and query as sent
+    status: int
+    headers: dict[str, str]  # lower-case names
+
+    @property
+    def has_token(self) -> bool:
+        """Return whether the request carried credentials."""
+        return "authorization" in self.headers or "cookie" in self.headers
+
+
+class RequestLog:
+    """Thread-safe record of requests; counts are complete, the records kept are the latest ``keep``."""
+
+    def __init__(self, keep: int = 100_000) -> None:
+        self._lock = threading.Lock()
+        self._kept: deque[Asked] = deque(maxlen=keep)
+        self._counts: Counter[tuple[str, int]] = Counter()
+
+    def add(self, asked: Asked) -> None:
+        """Record one request."""
+        with self._lock:
+            self._kept.append(asked)
+            self._counts[asked.bucket, asked.status] += 1
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._kept.clear()
+            self._counts.clear()
+
+    def count(self, bucket: str | None = None, status: int | None = None) -> int:
+        """Return how many requests there were, in all or of one bucket and status."""
+        with self._lock:
+            return sum(n for (b, s), n in self._counts.items() if bucket in (None, b) and status in (None, s))
+
+    def matching(self, part: str) -> list[Asked]:
+        """Return the kept requests whose target contains ``part``."""
+        return [asked for asked in self if part in asked.target]
+
+    def __iter__(self) -> Iterator[Asked]:
+        with self._lock:
+            return iter(list(self._kept))
+
+    def __len__(self) -> int:
+        return self._counts.total()
+
 
 HUB = Path(__file__).parent / "hub"
 """The repositories that ship with hubprobe."""
@@ -71,7 +193,7 @@ class HubServer:
             self.catalog, cdn=lambda _: self.cdn_url, page_size=page_size, tree_page_size=tree_page_size
         )
         self._datasets = Datasets(lambda: self.url, lambda: self.cdn_url)
-        self._endpoint = Listener(self._respond, port=port)
+        self._endpoint = Listener(lambda request: self._logged(_bucket(request), request, self._answer), port=port)
         self._cdn = Listener(self._respond_cdn)
         self._back: threading.Timer | None = None  # set while `down`
 
@@ -114,13 +236,8 @@ class HubServer:
     def __enter__(self) -> HubServer:  # noqa: PYI034 - Self needs Python 3.11
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
-
-    def _respond(self, request: Request) -> Response:
-        return self._logged(_bucket(request), request, self._answer)
 
     def _respond_cdn(self, request: Request) -> Response:
         datasets = request.segments[0] == "datasets"
@@ -149,14 +266,7 @@ class HubServer:
             response = self.intercept(bucket, request, answer) if self.intercept else answer(request)
             status = response.status
         finally:
-            self.requests.add(
-                time=arrived,
-                bucket=bucket,
-                method=request.method,
-                target=request.target,
-                status=status,
-                headers=request.headers,
-            )
+            self.requests.add(Asked(arrived, bucket, request.method, request.target, status, request.headers))
         response.headers.append(("X-Request-Id", f"Root=1-{uuid4().hex}"))
         return response
 
@@ -169,11 +279,8 @@ def _bucket(request: Request) -> str:
 
 
 def demo_repos(*, with_unhealthy: bool = True, with_lite0: bool = True) -> list[Repo]:
-    """Return the repositories of the demo hub.
-
-    Args:
-        with_unhealthy: include those that must not be probed, each for its own reason.
-        with_lite0: include the real EfficientNet-Lite0, assembled from its package on first use.
+    """Return the repositories of the demo hub: those that ship, those that must not be probed, each for its own reason,
+    and the real EfficientNet-Lite0, assembled from its package on first use.
     """
     repos = read_folder(HUB)
     if with_unhealthy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from hubprobe.demo.repository import Files
 
 LABELS = ("apple", "bicycle", "cloud", "drum", "eagle")
 
+_FILES = Path(__file__).parent / "tiny_files"
+_CONFIG: dict[str, Any] = json.loads((_FILES / "config.json").read_bytes())
+_PROCESSOR = (_FILES / "preprocessor_config.json").read_bytes()
 _HIDDEN, _MLP, _PATCH, _IMAGE = 16, 32, 16, 32
 
 Tensors = dict[str, NDArray[Any]]
@@ -20,25 +24,8 @@ Tensors = dict[str, NDArray[Any]]
 
 def config(labels: tuple[str, ...] = LABELS, **changes: Any) -> dict[str, Any]:
     """Return the config of a ``ViTForImageClassification`` that `weights` fits."""
-    return {
-        "architectures": ["ViTForImageClassification"],
-        "attention_probs_dropout_prob": 0.0,
-        "dtype": "float32",
-        "hidden_act": "gelu",
-        "hidden_size": _HIDDEN,
-        "id2label": {str(i): name for i, name in enumerate(labels)},
-        "image_size": _IMAGE,
-        "intermediate_size": _MLP,
-        "label2id": {name: i for i, name in enumerate(labels)},
-        "model_type": "vit",
-        "num_attention_heads": 2,
-        "num_channels": 3,
-        "num_hidden_layers": 1,
-        "patch_size": _PATCH,
-        "problem_type": "single_label_classification",
-        "qkv_bias": True,
-        "transformers_version": "5.23.0",
-    } | changes
+    ids = {name: i for i, name in enumerate(labels)}
+    return _CONFIG | {"id2label": {str(i): name for i, name in enumerate(labels)}, "label2id": ids} | changes
 
 
 def weights(rows: int = len(LABELS), seed: int = 0) -> Tensors:
@@ -93,31 +80,16 @@ def header(tensors: dict[str, tuple[str, list[int], int]]) -> bytes:
 
 def card(repo_id: str, about: str, **metadata: str) -> bytes:
     """Return a README.md whose front matter lists the repository under image-classification."""
-    matter = {
-        "license": "apache-2.0",
-        "library_name": "transformers",
-        "pipeline_tag": "image-classification",
-    } | metadata
-    lines = "\n".join(f"{name}: {value}" for name, value in matter.items())
+    task = {"license": "apache-2.0", "library_name": "transformers", "pipeline_tag": "image-classification"}
+    lines = "\n".join(f"{name}: {value}" for name, value in (task | metadata).items())
     return f"---\n{lines}\n---\n# {repo_id}\n\n{about}\n".encode()
 
 
 def files(**changes: Any) -> Files:
     """Return the model files of a healthy repository; ``changes`` go into the config."""
-    processor = {
-        "image_processor_type": "ViTImageProcessor",
-        "do_normalize": True,
-        "do_rescale": True,
-        "do_resize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-        "resample": 2,
-        "rescale_factor": 1 / 255,
-        "size": {"height": _IMAGE, "width": _IMAGE},
-    }
     return {
         "config.json": json_file(config(**changes)),
-        "preprocessor_config.json": json_file(processor),
+        "preprocessor_config.json": _PROCESSOR,
         "model.safetensors": safetensors(weights()),
     }
 

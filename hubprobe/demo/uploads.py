@@ -20,7 +20,7 @@ import yaml  # type: ignore[import-untyped]
 
 from hubprobe.demo.listing import FolderCatalog, RefusedError, not_found
 from hubprobe.demo.protocol import Protocol, content, error
-from hubprobe.demo.repository import InMemory, Padded, Repo, RepoFile
+from hubprobe.demo.repository import Content, Repo, RepoFile, padded
 from hubprobe.demo.wire import Request, Response
 
 PART = 8 * 1024**2
@@ -31,12 +31,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 class Datasets:
-    """The datasets of a hub.
-
-    Args:
-        endpoint: returns the address of the hub.
-        cdn: returns the address of its CDN.
-    """
+    """The datasets of a hub, given what returns its address and that of its CDN."""
 
     def __init__(self, endpoint: Callable[[], str], cdn: Callable[[], str]) -> None:
         self._endpoint, self._cdn = endpoint, cdn
@@ -75,7 +70,7 @@ class Datasets:
             with self._lock:
                 return self._keep(parts[2], request.body)
         if request.method in ("GET", "HEAD") and len(parts) == 5 and parts[1] == "repos" and parts[4] in self._blobs:
-            return content(request, RepoFile(parts[4], InMemory(self._blobs[parts[4]]), lfs=True))
+            return content(request, RepoFile(parts[4], Content.of(self._blobs[parts[4]]), lfs=True))
         return error(RefusedError(403, "", "Access denied"))
 
     def _keep(self, sha256: str, data: bytes) -> Response:
@@ -116,7 +111,7 @@ class Datasets:
         files = []
         for asked in json.loads(request.body)["files"]:
             path, old = asked["path"], repo.files.get(asked["path"])
-            mode = "lfs" if RepoFile.of(path, Padded(b"", int(asked["size"]))).lfs else "regular"
+            mode = "lfs" if RepoFile.of(path, padded(b"", int(asked["size"]))).lfs else "regular"
             files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": old.etag if old else None})
         return Response.json({"files": files})
 
@@ -155,11 +150,11 @@ class Datasets:
                     raise RefusedError(412, "", "A commit has happened since. Please refresh and try again.")
             elif key == "file":
                 data = base64.b64decode(value["content"])
-                files[value["path"]] = RepoFile(value["path"], InMemory(data), lfs=False)
+                files[value["path"]] = RepoFile(value["path"], Content.of(data), lfs=False)
             elif key == "lfsFile":
                 if value["oid"] not in self._blobs:
                     raise RefusedError(400, "", f"{value['path']} was not uploaded")
-                files[value["path"]] = RepoFile(value["path"], InMemory(self._blobs[value["oid"]]), lfs=True)
+                files[value["path"]] = RepoFile(value["path"], Content.of(self._blobs[value["oid"]]), lfs=True)
             elif key == "deletedFile":
                 files.pop(value["path"], None)
             else:

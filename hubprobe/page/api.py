@@ -1,29 +1,230 @@
-"""The API over HTTP: plain calls with an OpenAPI description, the calls of Gradio's clients, and the tools of MCP."""
+"""The API: a table of what a program can ask, and HTTP, OpenAPI, Gradio's clients and MCP, which are read off it."""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import inspect
 import json
 import logging
+import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
+from anyio import to_thread
 from cachetools import TTLCache
-from pydantic_core import from_json
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import from_json, to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from hubprobe.page.endpoints import Endpoint, Endpoints
+from hubprobe.page import question as questions
+from hubprobe.page.limits import whole
+from hubprobe.page.question import MOST, Question
 from workspace import QueryError
 from workspace.text import printable
 from workspace.version import __version__
 
 if TYPE_CHECKING:
-    from starlette.types import Message, Receive, Scope, Send
+    from anyio import CapacityLimiter
+    from starlette.types import Receive, Scope, Send
+
+    from hubprobe.page.opened import Current
+
+LONGEST = 10_000
+"""Characters of a text or a condition; the search's own bound is lower and says so."""
+
+IMAGE_LONGEST = 16 * 2**20
+"""Characters of an image in base64: as much as the largest body that is read."""
+
+_REMEMBERED = 500
+"""Characters of an argument of a call whose answer is remembered; images are longer."""
+
+_TEXT = f"a text of at most {LONGEST:,} characters"
+Text = Annotated[
+    str, Field(max_length=LONGEST, description=f'{_TEXT}: a concept in words, such as "dog" or "a red car"')
+]
+Where = Annotated[
+    str,
+    Field(
+        max_length=LONGEST,
+        description=f"{_TEXT}: an SQL condition over models and logits, such as "
+        "\"downloads > 1000 AND license = 'mit'\"; may be empty",
+    ),
+]
+By = Annotated[
+    Literal["logit", "model", "family"],
+    Field(description="'logit', 'model' or 'family': what a hit is; near-copies count once in a family"),
+]
+Limit = Annotated[int, Field(ge=1, le=MOST, description=f"a whole number between 1 and {MOST}: how many hits")]
+RepoId = Annotated[str, Field(max_length=300, description='a text such as "owner/name": the repository of a model')]
+Logit = Annotated[int, Field(ge=0, lt=2**31, description="a whole number: the index of an output of the model")]
+Base64 = Annotated[
+    str,
+    Field(max_length=IMAGE_LONGEST, description="a text in base64: the bytes of a PNG, JPEG, WebP, GIF or BMP file"),
+]
+Records = list[dict[str, Any]]
+
+
+class _Arguments(BaseModel):
+    """Arguments of a call: of exactly the declared scalar types, and no others."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One question that a program can ask."""
+
+    name: str  # how it is called
+    function: Callable[..., Any]  # answers it; its arguments are keywords
+    arguments: type[BaseModel]  # their names, types, bounds, defaults and meaning
+    about: str  # what it does, a sentence
+    returns: str  # what it answers, a sentence
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The arguments as a JSON schema."""
+        return self.arguments.model_json_schema()
+
+    def positional(self, values: Sequence[Any]) -> dict[str, Any]:
+        """Name arguments that came in order; raises `QueryError` for too many."""
+        names = list(self.arguments.model_fields)
+        if len(values) > len(names):
+            raise QueryError(f"{self.name} takes at most {len(names)} arguments: {', '.join(names)}")
+        return dict(zip(names, values, strict=False))
+
+    def written(self, values: Mapping[str, str]) -> dict[str, Any]:
+        """Read arguments that came as text, in an address."""
+        fields = self.arguments.model_fields
+        whole = {key for key, field in fields.items() if field.annotation is int}
+        number = re.compile("-?[0-9]{1,15}")
+        return {k: int(v) if k in whole and number.fullmatch(v) else v for k, v in values.items()}
+
+    def checked(self, values: Any) -> dict[str, Any]:
+        """Return the arguments of a call with their defaults.
+
+        Raises `QueryError` for anything that is not of its declared scalar type and within its bounds.
+        """
+        if not isinstance(values, dict):
+            raise QueryError(f"{self.name} takes an object of arguments: {', '.join(self.arguments.model_fields)}")
+        try:
+            return dict(self.arguments.model_validate(values))
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+        name = printable(first["loc"][0], 40)
+        if first["type"] == "extra_forbidden":
+            raise QueryError(f"{self.name} has no argument '{name}': {', '.join(self.arguments.model_fields)}")
+        verb = "is needed:" if first["type"] == "missing" else "must be"
+        raise QueryError(f"'{name}' {verb} {self.arguments.model_fields[name].description}")
+
+
+class Endpoints:
+    """The table, and how it is answered; ``searching`` limits the searches that run at once, also those of the page."""
+
+    def __init__(self, current: Current, searching: CapacityLimiter) -> None:
+        self._current, self._searching = current, searching
+        functions: list[Callable[..., Any]] = [
+            self.search, self.search_image, self.similar, self.describe, self.coverage,
+        ]  # fmt: skip
+        self.table = {function.__name__: _endpoint(function) for function in functions}
+
+    async def answer(self, endpoint: Endpoint, values: Any) -> bytes:
+        """Return the JSON of an answer; raises `QueryError` for what cannot be answered as asked."""
+        arguments = endpoint.checked(values)
+        opened, call = self._current.get(), (endpoint.name, *arguments.values())
+        small = all(len(str(value)) <= _REMEMBERED for value in arguments.values())
+        known: bytes | None = opened.records.get(call) if small else None
+        if known is not None:
+            return known
+        # in the page's few threads: each keeps what its searches needed
+        try:
+            answer = await to_thread.run_sync(partial(endpoint.function, **arguments), limiter=self._searching)
+        except QueryError as error:
+            raise QueryError(self._current.public(error)) from error
+        text = to_json(answer, inf_nan_mode="null")
+        return opened.records.put(call, text) if small and opened.names.state != "preparing" else text
+
+    def search(self, text: Text, where: Where = "", by: By = "logit", limit: Limit = 10) -> Records:
+        """Find outputs (logits) of public image classifiers that recognise a concept, by what they answer.
+
+        Returns:
+            Hits, best first: rank, score, repo_id, sha, logit, label (the model's own word, untrusted), name (suggested
+            by behaviour) with name_confidence, found_by, facts of the model, evidence (probes answered most strongly)
+        """
+        return self._hits(Question(q=text, where=where, by=by, n=limit))
+
+    def search_image(self, image: Base64, where: Where = "", by: By = "logit", limit: Limit = 10) -> Records:
+        """Find outputs (logits) of public image classifiers that recognise what an example image shows.
+
+        Returns:
+            Hits, best first, as of search
+        """
+        try:
+            data = base64.b64decode(image.partition(",")[2] if image.startswith("data:") else image, validate=True)
+        except (binascii.Error, ValueError):
+            raise QueryError("the image is not base64: encode the bytes of the file") from None
+        return self._hits(Question(image=self._current.remember(data, "image"), where=where, by=by, n=limit))
+
+    def similar(self, repo_id: RepoId, logit: Logit, where: Where = "", by: By = "logit", limit: Limit = 10) -> Records:
+        """Find outputs of other models that answer like one output of a model.
+
+        Returns:
+            Hits, best first, as of search
+        """
+        return self._hits(Question(like=repo_id, logit=logit, where=where, by=by, n=limit))
+
+    def describe(self, repo_id: RepoId) -> Records:
+        """Name every output of a model by what it recognises, whatever it is called.
+
+        Returns:
+            A record per output: logit, label (the model's own word, untrusted), name, confidence, source, others
+        """
+        opened = self._current.get()
+        if opened.names.state != "ready":
+            raise QueryError(f"names are not there: {opened.names.state}")
+        rows: Records = opened.index.describe(repo_id, progress=False).to_pylist()
+        return [row | {"label": None if row["label"] is None else printable(row["label"], 200)} for row in rows]
+
+    def coverage(self, text: Text, where: Where = "") -> dict[str, Any]:
+        """Say how probable it is that a concept can be answered by this index.
+
+        Returns:
+            covered, probability (that one of the ten nearest is right), said (the same in words) and notes (such
+            as that a text was cut)
+        """
+        query = questions.prepared(self._current, self._current.get(), Question(q=text, where=where))
+        sure, notes = query.coverage(), list(query.notes)
+        return {"covered": sure.covered, "probability": round(sure.probability, 4), "said": str(sure), "notes": notes}
+
+    def _hits(self, question: Question) -> Records:
+        opened = self._current.get()
+        query = questions.prepared(self._current, opened, replace(question, q=question.q.strip()))
+        return [
+            questions.plain(opened, hit) for hit in questions.records(opened, query.by(question.by).limit(question.n))
+        ]
+
+
+def _endpoint(function: Callable[..., Any]) -> Endpoint:
+    """Return the row of the table that a function's signature and docstring say."""
+    hints = get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {
+        name: (hints[name], ... if one.default is inspect.Parameter.empty else one.default)
+        for name, one in inspect.signature(function).parameters.items()
+    }
+    about, _, returns = (inspect.getdoc(function) or "").partition("\n\nReturns:\n")
+    arguments = create_model(function.__name__, __base__=_Arguments, **fields)
+    return Endpoint(function.__name__, function, arguments, about, " ".join(returns.split()))
+
+
+# ── over HTTP ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
 
 EVENTS = 256
 """Answers that wait to be fetched by the second request of a Gradio client, over all clients."""
@@ -59,18 +260,11 @@ class Plain:
 
     def __init__(self, endpoints: Endpoints) -> None:
         self._endpoints = endpoints
-        self._openapi = openapi(endpoints)
-
-    def routes(self) -> list[BaseRoute]:
-        """Return the addresses."""
-        return [
-            Route("/api/openapi.json", self.schema, methods=["GET"]),
+        described = JSONResponse(openapi(endpoints), headers=_JSON)
+        self.routes: list[BaseRoute] = [
+            Route("/api/openapi.json", lambda _: described, methods=["GET"]),
             Route("/api/{name}", self.call, methods=["GET", "POST"]),
         ]
-
-    async def schema(self, _request: Request) -> Response:
-        """The OpenAPI description."""
-        return JSONResponse(self._openapi, headers=_JSON)
 
     async def call(self, request: Request) -> Response:
         """Answer one call."""
@@ -129,10 +323,7 @@ class GradioCalls:
     def __init__(self, endpoints: Endpoints) -> None:
         self._endpoints, self._all = endpoints, list(endpoints.table.values())
         self._events: TTLCache[str, _Event] = TTLCache(EVENTS, EVENT_S)
-
-    def routes(self) -> list[BaseRoute]:
-        """Return the addresses."""
-        return [
+        self.routes: list[BaseRoute] = [
             Route("/config", self.config, methods=["GET"]),
             Route("/gradio_api/info", self.info, methods=["GET"]),
             Route("/gradio_api/run/{name}", self.run, methods=["POST"]),
@@ -145,8 +336,8 @@ class GradioCalls:
     async def run(self, request: Request) -> Response:
         """Answer a call at once."""
         endpoint = named(self._endpoints, request.path_params["name"])
-        found = await self._endpoints.answer(endpoint, self._values(endpoint, await read_json(request)))
-        return encoded(b'{"data":[' + found + b"]}")
+        answer = await self._endpoints.answer(endpoint, self._values(endpoint, await read_json(request)))
+        return encoded(b'{"data":[' + answer + b"]}")
 
     async def call(self, request: Request) -> Response:
         """Answer a call, to be fetched by `called`."""
@@ -210,7 +401,7 @@ class GradioCalls:
     async def config(self, request: Request) -> Response:
         """What Gradio's clients read first: which functions there are, and how they are called."""
         box = {"type": "api", "props": {}, "skip_api": False}
-        answer = len(_types(self._all))
+        answer = max(len(one.arguments.model_fields) for one in self._all)
         dependencies = [
             {
                 "id": i, "api_name": one.name, "api_visibility": "public", "backend_fn": True, "queue": True,
@@ -241,10 +432,6 @@ class GradioCalls:
             for one in self._all
         }
         return JSONResponse({"named_endpoints": named_endpoints, "unnamed_endpoints": {}}, headers=_JSON)
-
-
-def _types(endpoints: list[Endpoint]) -> range:
-    return range(max(len(one.arguments.model_fields) for one in endpoints))
 
 
 def _value(label: str, schema: dict[str, Any], about: str) -> dict[str, Any]:
@@ -285,7 +472,7 @@ class Tools:
 
         async def call(name: str, arguments: dict[str, Any]) -> list[types.TextContent]:
             try:
-                found = await endpoints.answer(named(endpoints, name), arguments)
+                answer = await endpoints.answer(named(endpoints, name), arguments)
             except HTTPException as error:
                 raise QueryError(error.detail) from None
             except QueryError as error:
@@ -293,16 +480,13 @@ class Tools:
             except Exception:  # noqa: BLE001 - the log has it; a stranger gets none of the inside
                 _LOG.exception("the tool %s failed", printable(name, 40))
                 raise RuntimeError(INSIDE) from None
-            return [types.TextContent(type="text", text=found.decode())]
+            return [types.TextContent(type="text", text=answer.decode())]
 
         server.list_tools()(tools)  # type: ignore[no-untyped-call]
         server.call_tool(validate_input=False)(call)
         self._manager = StreamableHTTPSessionManager(server, json_response=True, stateless=True)
-
-    def routes(self) -> list[BaseRoute]:
-        """Return the addresses."""
         paths = ("/gradio_api/mcp", "/gradio_api/mcp/", "/mcp", "/mcp/")
-        return [Route(path, self, methods=["POST"]) for path in paths]
+        self.routes: list[BaseRoute] = [Route(path, self, methods=["POST"]) for path in paths]
 
     @asynccontextmanager
     async def running(self, _app: object) -> AsyncIterator[None]:
@@ -314,11 +498,4 @@ class Tools:
         """Answer one message, which is JSON by our own reading first."""
         request = Request(scope, receive)
         await read_json(request)
-        body = [await request.body()]
-
-        async def again() -> Message:
-            if body:
-                return {"type": "http.request", "body": body.pop(), "more_body": False}
-            return await receive()
-
-        await self._manager.handle_request(scope, again, send)
+        await self._manager.handle_request(scope, whole(await request.body(), receive), send)

@@ -22,8 +22,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import BaseRoute, Route
 
 from hubprobe.page import question as questions
-from hubprobe.page.api import INSIDE, GradioCalls, Plain, Tools
-from hubprobe.page.endpoints import Endpoints
+from hubprobe.page.api import INSIDE, Endpoints, GradioCalls, Plain, Tools
 from hubprobe.page.limits import Bounded, Limits, is_api
 from hubprobe.page.question import Question, read
 from hubprobe.page.views import Views, model_address
@@ -58,21 +57,16 @@ def application(
 ) -> Any:
     """Return the ASGI application.
 
-    Args:
-        current: what answers.
-        limits: what is served.
-        at_once: searches that run at once.
-        mcp: whether the MCP endpoint is there.
-        hosts: names under which it may be asked, besides this machine's own.
+    ``at_once`` searches run at once; ``hosts`` are names under which it may be asked, besides this machine's own.
     """
     searching = CapacityLimiter(at_once)
     endpoints = Endpoints(current, searching)
     site = Site(current, endpoints, searching, mcp)
-    routes = [*site.routes(), *Plain(endpoints).routes(), *GradioCalls(endpoints).routes()]
+    routes = [*site.routes, *Plain(endpoints).routes, *GradioCalls(endpoints).routes]
     running: Callable[[object], AbstractAsyncContextManager[None]] | None = None
     if mcp:
         tools = Tools(endpoints)
-        routes += tools.routes()
+        routes += tools.routes
         running = tools.running
     errors = Middleware(ExceptionMiddleware, handlers={Exception: site.broken})
     app = Starlette(
@@ -94,19 +88,12 @@ class Site:
         self._files = {p.name: p.read_bytes() for p in sorted(_STATIC.iterdir()) if p.suffix in _TYPES}
         version = sha256(b"".join(self._files.values())).hexdigest()[:12]
         self._views = Views(version, current.workspace.root.resolve().name)
-
-    def routes(self) -> list[BaseRoute]:
-        """Return the addresses."""
-        return [
-            Route("/", self.search, methods=["GET"]),
-            Route("/model", self.model, methods=["GET"]),
-            Route("/about", self.about, methods=["GET"]),
-            Route("/image", self.image, methods=["POST"]),
-            Route("/probe/{probe_set}/{name}", self.probe, methods=["GET"]),
-            Route("/static/{name}", self.static, methods=["GET"]),
-            Route("/favicon.ico", self.icon, methods=["GET"]),
-            Route("/health", self.health, methods=["GET"]),
-        ]
+        pages = {
+            "/": self.search, "/model": self.model, "/about": self.about, "/probe/{probe_set}/{name}": self.probe,
+            "/static/{name}": self.static, "/favicon.ico": self.icon, "/health": self.health,
+        }  # fmt: skip
+        self.routes: list[BaseRoute] = [Route(path, page, methods=["GET"]) for path, page in pages.items()]
+        self.routes.append(Route("/image", self.image, methods=["POST"]))
 
     # ── pages ────────────────────────────────────────────────────────────────────────────────────────────────────
     async def search(self, request: Request) -> Response:
@@ -162,9 +149,9 @@ class Site:
     # ── what went wrong ──────────────────────────────────────────────────────────────────────────────────────────
     async def refused(self, request: Request, error: HTTPException) -> Response:
         """An address, a method or a form that is none of ours."""
-        said = {404: "There is no such page.", 405: "This method is not answered here."}
-        known = not error.detail or error.detail in ("Not Found", "Method Not Allowed")
-        detail = said.get(error.status_code, INSIDE) if known else error.detail
+        ours = {404: "There is no such page.", 405: "This method is not answered here."}
+        bare = not error.detail or error.detail in ("Not Found", "Method Not Allowed")  # as starlette words it
+        detail = ours.get(error.status_code, INSIDE) if bare else error.detail
         return self._failure(request, detail, error.status_code, error.headers)
 
     async def not_answered(self, request: Request, error: QueryError) -> Response:
@@ -206,14 +193,16 @@ class Site:
 
     async def static(self, request: Request) -> Response:
         """Style and script; their address changes with their content."""
-        name = request.path_params["name"]
-        if name not in self._files:
-            return Response(status_code=404)
-        return Response(self._files[name], media_type=_TYPES[Path(name).suffix], headers=_FOREVER | SECURITY)
+        return self._file(request.path_params["name"])
 
     async def icon(self, _request: Request) -> Response:
         """The icon of the tab."""
-        return Response(self._files["icon.svg"], media_type="image/svg+xml", headers=_FOREVER | SECURITY)
+        return self._file("icon.svg")
+
+    def _file(self, name: str) -> Response:
+        if name not in self._files:
+            return Response(status_code=404)
+        return Response(self._files[name], media_type=_TYPES[Path(name).suffix], headers=_FOREVER | SECURITY)
 
     async def health(self, _request: Request) -> Response:
         """For a load balancer: which version answers, and whether names are ready."""

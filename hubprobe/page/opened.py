@@ -7,6 +7,7 @@ import io
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -133,9 +134,9 @@ class Names:
         namer = self._namer
         if namer is None:
             return {}
-        found = {row: self._known.get(row) for row in rows}
-        known = {row: names for row, names in found.items() if names is not None}
-        new = [row for row in found if row not in known]
+        remembered = {row: self._known.get(row) for row in rows}
+        known = {row: names for row, names in remembered.items() if names is not None}
+        new = [row for row in remembered if row not in known]
         if new:
             named = namer.names(np.array(new, np.int64), NAMES)
             known |= {row: self._known.put(row, names) for row, names in zip(new, named, strict=True)}
@@ -144,17 +145,11 @@ class Names:
 
 @dataclass(frozen=True)
 class Strong:
-    """One probe that a logit answers strongly.
+    """One probe that a logit answers strongly."""
 
-    Attributes:
-        probe: its ``probe_id``.
-        caption: what it shows; a stranger's text, empty when the source does not say.
-        strength: the logit's answer in standard deviations.
-    """
-
-    probe: int
-    caption: str
-    strength: float
+    probe: int  # its ``probe_id``
+    caption: str  # what it shows; a stranger's text, empty when the source does not say
+    strength: float  # the logit's answer in standard deviations
 
 
 class Strips:
@@ -179,13 +174,12 @@ class Strips:
 
     def strongest(self, row: int) -> tuple[Strong, ...]:
         """Return the probes that the logit at ``row`` of the gallery answers most strongly, strongest first."""
-        found = self._strips.get(row)
-        if found is None:
-            vector = self._index.gallery.vector(row)
-            order = np.argsort(-vector, kind="stable")[:PER_LOGIT].tolist()
-            probes = (Strong(probe, self.captions[probe], float(vector[probe])) for probe in order)
-            found = self._strips.put(row, tuple(probes))
-        return found
+        known = self._strips.get(row)
+        if known is not None:
+            return known
+        vector = self._index.gallery.vector(row)
+        order = np.argsort(-vector, kind="stable")[:PER_LOGIT].tolist()
+        return self._strips.put(row, tuple(Strong(p, self.captions[p], float(vector[p])) for p in order))
 
     def kept(self, probe: int) -> bytes | None:
         """Return a thumbnail that is at hand, else None."""
@@ -245,10 +239,7 @@ def small(image: Image, edge: int = EDGE) -> bytes:
 
 def facets(index: Index, column: str, most: int = 100) -> list[tuple[str, int]]:
     """Return the values of a column of the models with their counts, most frequent first."""
-    counts: dict[str, int] = {}
-    for value in index.gallery.models.column(column).to_pylist():
-        if value:
-            counts[value] = counts.get(value, 0) + 1
+    counts = Counter(filter(None, index.gallery.models.column(column).to_pylist()))
     return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:most]
 
 
@@ -261,12 +252,12 @@ def examples(index: Index, most: int = 12) -> list[tuple[str, int]]:
         return []
     order = np.argsort(-bridge.weights, kind="stable").tolist()
     labels: list[Any] = gallery.logits.column("label").to_pylist() if len(gallery) <= 200_000 else []
-    found: dict[str, int] = {}
+    words: dict[str, int] = {}
     models: dict[int, int] = {}
     for i in order if labels else []:
         row = int(bridge.rows[i])
         model, label = int(gallery.model_of[row]), " ".join(str(labels[row] or "").lower().split())
-        taken = {word for other in found for word in other.split()}
+        taken = {word for other in words for word in other.split()}
         if (
             taken & set(label.split())
             or models.get(model, 0) >= 2
@@ -275,10 +266,10 @@ def examples(index: Index, most: int = 12) -> list[tuple[str, int]]:
             or not label.replace(" ", "").isalpha()
         ):
             continue
-        found[label], models[model] = row, models.get(model, 0) + 1
-        if len(found) == most:
+        words[label], models[model] = row, models.get(model, 0) + 1
+        if len(words) == most:
             break
-    return list(found.items())
+    return list(words.items())
 
 
 @dataclass(frozen=True)
@@ -321,12 +312,12 @@ class Opened:
 
     def lookalikes(self, repo_id: str, sha: str) -> list[dict[str, Any]]:
         """Return the models that recognise what this one does, best first."""
-        found = self._lookalikes.get((repo_id, sha))
-        if found is None:
-            table = self.index.similar_models(repo_id, sha=sha, limit=6)
-            rows = table.select(["repo_id", "score", "shared", "num_logits", "family"]).to_pylist()
-            found = self._lookalikes.put((repo_id, sha), rows)
-        return found
+        known = self._lookalikes.get((repo_id, sha))
+        if known is not None:
+            return known
+        table = self.index.similar_models(repo_id, sha=sha, limit=6)
+        rows = table.select(["repo_id", "score", "shared", "num_logits", "family"]).to_pylist()
+        return self._lookalikes.put((repo_id, sha), rows)
 
     def prepare(self) -> None:
         """Read what makes later answers quick: the encoder, the bank of names, the thumbnails."""
@@ -389,17 +380,17 @@ class Current:
 
     def public(self, error: QueryError) -> str:
         """Return what an error says, without the place of the workspace on this machine."""
-        said, root = str(error), self.workspace.root
+        sentence, root = str(error), self.workspace.root
         for path in (root.resolve(), root.absolute()):
-            said = said.replace(str(path), path.name)
-        return said
+            sentence = sentence.replace(str(path), path.name)
+        return sentence
 
     def image(self, key: str) -> Example:
         """Return a remembered image; raises `QueryError` when it was forgotten."""
-        found = self._images.get(key)
-        if found is None or found.probe_set != self._opened.strips.probe_set:
+        example = self._images.get(key)
+        if example is None or example.probe_set != self._opened.strips.probe_set:
             raise QueryError("this example image is no longer remembered: choose it again")
-        return found
+        return example
 
     def _example(self, opened: Opened, data: bytes, name: str) -> Example:
         shown = printable(name.replace("\\", "/").rpartition("/")[2], 60) or "example.png"

@@ -25,6 +25,7 @@ MOST = 100
 """Hits of one answer."""
 
 _SUFFIX = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
+_NUMBERS = ("min_downloads", "min_parameters", "max_parameters", "logit", "n")
 _LONGEST = 10_000  # characters of one value
 _COLUMNS = (
     "rank", "score", "found_by", "repo_id", "sha", "logit", "label", "library_name", "license", "downloads",
@@ -71,23 +72,26 @@ class Question:
     def conditions(self) -> list[str]:
         """Return the filters as SQL conditions, the visitor's own one last."""
         equal = {"library_name": self.library, "license": self.license, "label_quality": self.quality}
-        found = [f"{column} = {literal(value)}" for column, value in equal.items() if value]
-        found += [f"downloads >= {self.min_downloads}"] if self.min_downloads is not None else []
-        found += [f"parameters >= {self.min_parameters}"] if self.min_parameters is not None else []
-        found += [f"parameters <= {self.max_parameters}"] if self.max_parameters is not None else []
-        return found + ([self.where] if self.where else [])
+        bounds = {
+            "downloads >=": self.min_downloads,
+            "parameters >=": self.min_parameters,
+            "parameters <=": self.max_parameters,
+        }
+        conditions = [f"{column} = {literal(value)}" for column, value in equal.items() if value]
+        conditions += [f"{bound} {value}" for bound, value in bounds.items() if value is not None]
+        return conditions + ([self.where] if self.where else [])
 
     def condition(self) -> str:
         """Return all filters as one SQL condition, or an empty text.
 
         Raises `QueryError` when the visitor's own condition is none by itself: only then may it stand in parentheses.
         """
-        found = self.conditions()
-        if self.where and len(found) > 1:
+        conditions = self.conditions()
+        if self.where and len(conditions) > 1:
             filters.parse(self.where)
             end = "\n" if "--" in self.where else ""  # a comment must not swallow the parenthesis
-            found[-1] = f"({self.where}{end})"
-        return " AND ".join(found)
+            conditions[-1] = f"({self.where}{end})"
+        return " AND ".join(conditions)
 
     def unfiltered(self) -> str:
         """Return the address of this question without its filters."""
@@ -112,16 +116,13 @@ def read(values: Mapping[str, str]) -> Question:
     too_long = next((k for k, v in given.items() if len(v) > _LONGEST), None)
     if too_long:
         raise QueryError(f"'{too_long}' has more than {_LONGEST} characters")
-    counts: dict[str, Any] = {
-        k: count(k, given.pop(k)) for k in ("min_downloads", "min_parameters", "max_parameters") if k in given
-    }
-    whole: dict[str, Any] = {k: count(k, given.pop(k)) for k in ("logit", "n") if k in given}
-    by = given.pop("by", "logit")
-    if by not in UNITS:
-        raise QueryError(f"hits are by 'logit', 'model' or 'family', not by '{printable(by, 40)}'")
-    if not 1 <= whole.get("n", 10) <= MOST:
+    given |= {k: count(k, given[k]) for k in _NUMBERS if k in given}
+    question = Question(**given)
+    if question.by not in UNITS:
+        raise QueryError(f"hits are by 'logit', 'model' or 'family', not by '{printable(question.by, 40)}'")
+    if not 1 <= question.n <= MOST:
         raise QueryError(f"a page shows between 1 and {MOST} hits")
-    return Question(**given, **counts, **whole, by=by)
+    return question
 
 
 def count(name: str, value: str) -> int:
@@ -134,19 +135,12 @@ def count(name: str, value: str) -> int:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found.
+    """The hits of a question."""
 
-    Attributes:
-        hits: records, best first: the columns above, ``row`` (its position), ``names`` and ``evidence``.
-        coverage: how sure one can be; None where that is not known: images, logits, other scorings, no hits.
-        seconds: from the question to the records.
-        notes: what to know before looking at the hits, such as that the text was cut.
-    """
-
-    hits: list[dict[str, Any]]
-    coverage: Coverage | None
-    seconds: float
-    notes: tuple[str, ...] = ()
+    hits: list[dict[str, Any]]  # best first: the columns above, ``row`` (its position), ``names`` and ``evidence``
+    coverage: Coverage | None  # how sure one can be; None where not known: images, logits, other scorings, no hits
+    seconds: float  # from the question to the records
+    notes: tuple[str, ...] = ()  # what to know before looking at the hits, such as that the text was cut
 
 
 def answer(current: Current, opened: Opened, question: Question) -> Answer:
@@ -177,15 +171,12 @@ def prepared(current: Current, opened: Opened, question: Question) -> Query:
 def records(opened: Opened, query: Query) -> list[dict[str, Any]]:
     """Run a query and return its hits with suggested names and evidence."""
     table = query.to_arrow()
-    found: list[dict[str, Any]] = table.select([name for name in _COLUMNS if name in table.column_names]).to_pylist()
-    gallery = opened.index.gallery
-    for hit in found:
-        hit["row"] = gallery.row(hit["repo_id"], hit["logit"], hit["sha"])
-    names = opened.names.of([hit["row"] for hit in found])
-    for hit in found:
-        hit["names"] = names.get(hit["row"], [])
-        hit["evidence"] = opened.strips.strongest(hit["row"])
-    return found
+    hits: list[dict[str, Any]] = table.select([name for name in _COLUMNS if name in table.column_names]).to_pylist()
+    rows = [opened.index.gallery.row(hit["repo_id"], hit["logit"], hit["sha"]) for hit in hits]
+    names = opened.names.of(rows)
+    for hit, row in zip(hits, rows, strict=True):
+        hit |= {"row": row, "names": names.get(row, []), "evidence": opened.strips.strongest(row)}
+    return hits
 
 
 def plain(opened: Opened, hit: dict[str, Any]) -> dict[str, Any]:
@@ -209,32 +200,17 @@ def plain(opened: Opened, hit: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Snippet:
-    """One way to ask.
+def snippets(question: Question, workspace: str, image_name: str = "example.png") -> dict[str, str]:
+    """Return the ways to ask a question, by name: ``Python``, ``SQL`` and ``Command line``.
 
-    Attributes:
-        name: ``Python``, ``SQL`` or ``Command line``.
-        code: what to copy.
+    The workspace is named as the reader would, never by the server's whole path; the uploaded file by its disarmed
+    name.
     """
-
-    name: str
-    code: str
-
-
-def snippets(question: Question, workspace: str, image_name: str = "example.png") -> list[Snippet]:
-    """Return the snippets of a question.
-
-    Args:
-        question: the question, not ``nothing``.
-        workspace: folder as the reader would name it; never the server's whole path.
-        image_name: what the uploaded file was called, already disarmed.
-    """
-    return [
-        Snippet("Python", _python(question, workspace, image_name)),
-        Snippet("SQL", _sql(question)),
-        Snippet("Command line", _shell(question, workspace, image_name)),
-    ]
+    return {
+        "Python": _python(question, workspace, image_name),
+        "SQL": _sql(question),
+        "Command line": _shell(question, workspace, image_name),
+    }
 
 
 def _python(question: Question, workspace: str, image_name: str) -> str:

@@ -18,7 +18,7 @@ from workspace import HubprobeError
 from workspace.text import printable
 
 if TYPE_CHECKING:
-    from hubprobe.page.endpoints import Endpoint
+    from hubprobe.page.api import Endpoint
     from hubprobe.page.opened import Example, Opened, Strong
 
 PER_PAGE = 100
@@ -83,21 +83,21 @@ def short(value: float) -> str:
     return f"{value:.0f}"
 
 
-def fact(name: str, found: Any) -> str:
+def fact(name: str, value: Any) -> str:
     """Return a fact for people, in its unit; empty when it is not known."""
-    if found is None or found == "":
+    if value is None or value == "":
         return ""
-    if isinstance(found, datetime):
-        return found.strftime("%Y-%m-%d %H:%M UTC")
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M UTC")
     if name == "sha":
-        return printable(found, 12).removesuffix("…")
+        return printable(value, 12).removesuffix("…")
     if name.startswith("seconds"):
-        return f"{found:.2f} s"
+        return f"{value:.2f} s"
     if "bytes" in name:
-        return f"{found / 1e6:.1f} MB" if found < 1e9 else f"{found / 1e9:.2f} GB"
-    if isinstance(found, (int, float)):
-        return number(found)
-    return printable(found, 300)
+        return f"{value / 1e6:.1f} MB" if value < 1e9 else f"{value / 1e9:.2f} GB"
+    if isinstance(value, (int, float)):
+        return number(value)
+    return printable(value, 300)
 
 
 def model_address(repo_id: str, sha: str | None = None) -> str:
@@ -149,9 +149,8 @@ ENVIRONMENT = _environment()
 class Views:
     """Draws whole pages.
 
-    Args:
-        version: of style and script, so that a browser fetches them anew when they change.
-        workspace: folder as a reader would name it, for the snippets; never the server's whole path.
+    ``version`` of style and script lets a browser fetch them anew when they change; the workspace is named as a reader
+    would, never by the server's whole path.
     """
 
     def __init__(self, version: str, workspace: str) -> None:
@@ -170,7 +169,7 @@ class Views:
         tiles = [(word, Question(q=word).url(), opened.strips.strongest(row)[:4]) for word, row in opened.examples]
         return self._page("home.html", opened, tiles=tiles, focus=True)
 
-    def results(self, opened: Opened, question: Question, found: Answer, example: Example | None = None) -> str:
+    def results(self, opened: Opened, question: Question, answer: Answer, example: Example | None = None) -> str:
         """Return the hits of a question, with how sure one can be and the same question as code."""
         image_name = example.name if example is not None else ""
         asked_with = None
@@ -180,7 +179,7 @@ class Views:
             asked_with = (label, opened.strips.strongest(row))
         picture = base64.b64encode(example.picture).decode() if example is not None else None
         return self._page(
-            "results.html", opened, question, title=title(question, image_name), found=found, image_name=image_name,
+            "results.html", opened, question, title=title(question, image_name), answer=answer, image_name=image_name,
             picture=picture, asked_with=asked_with,
             snippets=snippets(question, self._workspace, image_name or "example.png"),
         )  # fmt: skip
@@ -188,12 +187,8 @@ class Views:
     def model(self, opened: Opened, repo_id: str, sha: str | None, *, find: str = "", start: int = 0) -> str:
         """Return a model's page: what it is, how its probing went, where it comes from, a name for each output.
 
-        Args:
-            opened: where the model is; `QueryError` when it is not.
-            repo_id: which.
-            sha: which commit; the last indexed when None.
-            find: words that an output's label or first name contains; all outputs when empty.
-            start: first output listed, of those found.
+        Listed are the outputs whose label or first name contains the words of ``find``, from number ``start``. Without
+        ``sha`` it is the commit last indexed. Raises `QueryError` for a model that is not there.
         """
         gallery = opened.index.gallery
         sha = gallery.commit(repo_id, sha or None)
@@ -216,7 +211,7 @@ class Views:
             model=_facts(facts, _MODEL), attempt=_facts(tried, _ATTEMPT) if tried else None,
             bases=[(base, base in known) for base in facts["base_models"] or []],
             copies=[c for c in opened.index.gallery.family_members.get(facts["family"], []) if c != repo_id][:20],
-            alike=opened.lookalikes(repo_id, sha), found=len(listed), pages=pages[:200] if len(pages) > 1 else [],
+            alike=opened.lookalikes(repo_id, sha), matching=len(listed), pages=pages[:200] if len(pages) > 1 else [],
             outputs=[(one, names.get(row), opened.strips.strongest(row)[:6]) for row, one in some],
         )  # fmt: skip
 
@@ -251,9 +246,9 @@ def _attempt(opened: Opened, repo_id: str, sha: str) -> dict[str, Any] | None:
 
 
 def _facts(row: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, str]]:
-    found = [(name, fact(name, row.get(name))) for name in names]
-    words = [_NAMES.get(n, n.removeprefix("seconds_").removesuffix("_bytes").replace("_", " ")) for n, _ in found]
-    return [(word, said) for word, (_, said) in zip(words, found, strict=True) if said]
+    words = [_NAMES.get(n, n.removeprefix("seconds_").removesuffix("_bytes").replace("_", " ")) for n in names]
+    values = [fact(name, row.get(name)) for name in names]
+    return [(word, value) for word, value in zip(words, values, strict=True) if value]
 
 
 def _outputs(opened: Opened, rows: Any, words: Sequence[str]) -> list[tuple[int, dict[str, Any]]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hubprobe.counts import StatusReport
+from hubprobe.front import StatusReport
 from hubprobe.output import duration
 from hubprobe.plots.style import BLUE, FAILURES, GREY, INK, OUTCOMES, SKY, number, picture, plain_numbers
 from workspace import ConfigError, MissingStepError, Workspace

@@ -125,15 +125,11 @@ def read_manifest(folder: Path) -> Manifest:
     except RecursionError as error:
         raise _unusable(folder, "it is nested too deeply") from error
     except ValidationError as error:
-        raise _unusable(folder, _first(error)) from error
+        problem = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(printable(part, 80) for part in problem["loc"])
+        raise _unusable(folder, f"'{where}': {printable(problem['msg'], 120)}") from error
     _check_names(folder, manifest)
     return manifest
-
-
-def _first(error: ValidationError) -> str:
-    problem = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(printable(part, 80) for part in problem["loc"])
-    return f"'{where}': {printable(problem['msg'], 120)}"
 
 
 def check_file(folder: Path, name: str, facts: FileFacts) -> Path:

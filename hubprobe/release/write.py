@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hubprobe.counts import StatusReport, status
+from hubprobe.front import StatusReport, status
 from hubprobe.plots import funnel
 from hubprobe.release import tables
 from hubprobe.release.plan import CLASSES, REASONS, Plan, class_of, plan, scrub

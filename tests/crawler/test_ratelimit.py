@@ -10,7 +10,7 @@ from huggingface_hub.utils import RateLimitInfo
 
 from crawler.hub import pacing
 from crawler.hub.pacing import Bucket, bucket_name, standing
-from hubprobe.demo.limits import Limits, RateLimiter
+from hubprobe.demo.server import Quotas, RateLimiter
 
 
 class Clock:
@@ -24,7 +24,7 @@ class Clock:
 def simulate(quota: int, window: int, workers: int, latency: float, windows: float) -> tuple[int, int, int]:
     """Return requests allowed, refused, and refused after the first window, of workers that never pause."""
     clock = Clock()
-    limiter = RateLimiter(Limits(quota, quota, quota, window), clock=clock)
+    limiter = RateLimiter(Quotas(quota, quota, quota, window), clock=clock)
     bucket = Bucket(clock)
     start, random_state = clock.now, random.Random(0)
     events: list[tuple[float, int, str, object]] = [(clock.now, i, "plan", None) for i in range(workers)]

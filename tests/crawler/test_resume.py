@@ -19,9 +19,8 @@ import pytest
 import crawler
 from crawler import seen, verb
 from crawler.exclusive import exclusive
-from hubprobe.demo.limits import Limits, RateLimiter
 from hubprobe.demo.repository import Repo, RepoFile
-from hubprobe.demo.server import HubServer
+from hubprobe.demo.server import HubServer, Quotas, RateLimiter
 from tests.hubs.faults import Fault, Faults, redirect_to
 from tests.hubs.synthetic import SyntheticCatalog
 from workspace import Config, CrawlConfig, Status, Workspace, WorkspaceError
@@ -222,7 +221,7 @@ def test_other_limits_decide_everything_again(hub: HubServer, open_workspace: Op
 def test_interrupting_a_crawl_that_waits_for_its_turn_takes_no_time(
     make_repo: Callable[..., Repo], open_workspace: Open
 ) -> None:
-    limits = Limits(api=2, resolvers=6, pages=1, window=300)
+    limits = Quotas(api=2, resolvers=6, pages=1, window=300)
     repos = [make_repo(f"acme/m{i}") for i in range(20)]
     with HubServer(repos, limiter=RateLimiter(limits)) as server:
         workspace = open_workspace(server.url)

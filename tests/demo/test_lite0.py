@@ -5,8 +5,8 @@ import json
 import pytest
 
 from hubprobe.demo import lite0
+from hubprobe.demo.listing import record
 from hubprobe.demo.repository import Repo
-from hubprobe.demo.rows import record
 
 
 @pytest.fixture(scope="module")

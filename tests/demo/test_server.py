@@ -23,10 +23,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx
 
 from hubprobe.demo import tiny, unhealthy
-from hubprobe.demo.limits import Limits, RateLimiter
 from hubprobe.demo.listing import FolderCatalog, read_folder
 from hubprobe.demo.repository import Repo
-from hubprobe.demo.server import HubServer
+from hubprobe.demo.server import HubServer, Quotas, RateLimiter
 from workspace import Outcome, Status
 
 HOME = "quiet-lab/tiny-vit"
@@ -301,7 +300,7 @@ def test_every_answer_says_where_the_caller_stands(hub):
 
 def test_limits_are_kept_by_bucket_and_caller_and_windows_end():
     now = [1000.0]
-    limiter = RateLimiter(Limits(api=2, resolvers=1, pages=9, window=300), {"hf_pro": Limits(5, 5, 5)}, lambda: now[0])
+    limiter = RateLimiter(Quotas(api=2, resolvers=1, pages=9, window=300), {"hf_pro": Quotas(5, 5, 5)}, lambda: now[0])
     with HubServer([home()], limiter=limiter) as server:
 
         def ask(path="/api/models", token=""):
@@ -320,7 +319,7 @@ def test_limits_are_kept_by_bucket_and_caller_and_windows_end():
 
 
 def test_the_real_client_waits_as_long_as_it_is_told():
-    limiter = RateLimiter(Limits(api=2, resolvers=9, pages=9, window=1))
+    limiter = RateLimiter(Quotas(api=2, resolvers=9, pages=9, window=1))
     repos = [Repo.of(f"lab/model-{i}", {"config.json": b"{}"}) for i in range(3)]
     with HubServer(repos, page_size=1, limiter=limiter) as server:
         assert len(list(HfApi(endpoint=server.url).list_models())) == 3

@@ -9,8 +9,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from huggingface_hub.utils import httpx
 
-from hubprobe.demo.listing import Query
-from hubprobe.demo.rows import list_fields
+from hubprobe.demo.listing import ModelsQuery, list_fields
 from hubprobe.demo.server import HubServer
 from tests.hubs.synthetic import SyntheticCatalog
 from tests.hubs.synthetic_kinds import KINDS
@@ -36,7 +35,7 @@ def test_every_repository_once_in_order():
 
 def test_the_same_seed_gives_the_same_hub():
     first, same, other = SyntheticCatalog(50), SyntheticCatalog(50), SyntheticCatalog(50, seed=1)
-    query = Query(fields=list_fields(True, True, True, []))
+    query = ModelsQuery(fields=list_fields(True, True, True, []))
     assert first.page(query, 50, None) == same.page(query, 50, None)
     assert first.page(query, 50, None) != other.page(query, 50, None)
 
@@ -130,7 +129,7 @@ def test_a_cursor_outlives_the_server():
 
 def test_a_page_deep_in_a_million_is_as_quick_as_the_first():
     catalog = SyntheticCatalog(1_000_000)
-    query = Query(fields=list_fields(True, False, False, []))
+    query = ModelsQuery(fields=list_fields(True, False, False, []))
     _, first_end = catalog.page(query, 1000, None)
     assert first_end is not None
     deep = type(first_end)("createdAt", "", f"00000000{(1 << 40) + 900_000:016x}")

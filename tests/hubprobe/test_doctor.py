@@ -20,8 +20,7 @@ import pytest
 from click.testing import CliRunner
 
 from hubprobe.cli.doctor import doctor as verb
-from hubprobe.demo.limits import Limits, RateLimiter
-from hubprobe.demo.server import HubServer, demo_repos
+from hubprobe.demo.server import HubServer, Quotas, RateLimiter, demo_repos
 from hubprobe.demo.wire import Response
 from hubprobe.doctor import disk, examine, folder, hub, libraries, machine
 from hubprobe.doctor.check import LEAST_BYTES, Check, Setting
@@ -199,7 +198,7 @@ def test_an_endpoint_without_whoami_is_only_a_warning(repos):
 
 
 def test_rate_limits_are_those_of_the_token(repos):
-    few = RateLimiter(Limits(api=3, resolvers=3, pages=3))
+    few = RateLimiter(Quotas(api=3, resolvers=3, pages=3))
     with HubServer(repos, limiter=few) as server:
         found = asked(endpoint=server.url)["rate limits"]
         assert found.found == "api: 2 of 3 requests left in 300 s"

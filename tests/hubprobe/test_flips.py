@@ -12,9 +12,9 @@ import pytest
 
 import completion
 import search
-from hubprobe.counts import status
 from hubprobe.doctor.check import Setting
 from hubprobe.doctor.folder import workspace as examine
+from hubprobe.front import status
 from search.info import verify
 from tests.search.conftest import FakeEncoder, Made, make
 from workspace import HubprobeError, Workspace, WorkspaceError, records

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from hubprobe import plots
-from hubprobe.counts import status
+from hubprobe.front import status
 from hubprobe.launch import as_arguments
 from workspace import MissingStepError, Status, Workspace, records
 from workspace.files import write_table

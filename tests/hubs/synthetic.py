@@ -20,11 +20,9 @@ from typing import Any
 import click
 
 from hubprobe.demo import tiny
-from hubprobe.demo.limits import ANONYMOUS, FREE, GENEROUS, PRO, Limits, RateLimiter
-from hubprobe.demo.listing import Cursor, Query, RefusedError, not_found
+from hubprobe.demo.listing import Cursor, ModelsQuery, RefusedError, Row, iso, not_found, project
 from hubprobe.demo.repository import Repo, RepoFile
-from hubprobe.demo.rows import Row, iso, project
-from hubprobe.demo.server import HubServer
+from hubprobe.demo.server import GENEROUS, HubServer, Quotas, RateLimiter
 from tests.hubs.synthetic_kinds import KINDS, Kind, kind_of, mixed
 from workspace.status import Status
 
@@ -109,7 +107,7 @@ class SyntheticCatalog:
 
     # ── Catalog ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def page(self, query: Query, limit: int, after: Cursor | None) -> tuple[list[Row], Cursor | None]:
+    def page(self, query: ModelsQuery, limit: int, after: Cursor | None) -> tuple[list[Row], Cursor | None]:
         """Return a page, as `Catalog.page` says; only ``sort=createdAt``."""
         if query.sort != "createdAt":
             raise RefusedError(400, "", "the synthetic hub sorts by createdAt alone")
@@ -225,7 +223,11 @@ def _index_of(row_id: str) -> int:
         raise RefusedError(400, "", "Invalid cursor") from error
 
 
-_PLANS: dict[str, Limits] = {"anonymous": ANONYMOUS, "free": FREE, "pro": PRO, "none": GENEROUS}
+ANONYMOUS = Quotas(api=500, resolvers=3_000, pages=100)
+"""The Hub's documented limits per address without a token (5 minutes); the next two are per user."""
+FREE = Quotas(api=1_000, resolvers=5_000, pages=200)
+PRO = Quotas(api=2_500, resolvers=12_000, pages=400)
+_PLANS: dict[str, Quotas] = {"anonymous": ANONYMOUS, "free": FREE, "pro": PRO, "none": GENEROUS}
 
 
 @click.command()
@@ -238,7 +240,7 @@ _PLANS: dict[str, Limits] = {"anonymous": ANONYMOUS, "free": FREE, "pro": PRO, "
 def main(repos: int, seed: int, port: int, plan: str, window: int, latency: float) -> None:
     """Serve a synthetic hub until interrupted; its address goes to stdout."""
     chosen = _PLANS[plan]
-    limits = Limits(chosen.api, chosen.resolvers, chosen.pages, window)
+    limits = Quotas(chosen.api, chosen.resolvers, chosen.pages, window)
     with HubServer(SyntheticCatalog(repos, seed), port=port, limiter=RateLimiter(limits), latency=latency) as server:
         click.echo(server.url)
         counts = ", ".join(f"{kind.name} {kind.share / 10:g} %" for kind in KINDS)

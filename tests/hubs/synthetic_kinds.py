@@ -10,8 +10,8 @@ from itertools import accumulate
 from typing import Any
 
 from hubprobe.demo import tiny
+from hubprobe.demo.listing import Row, record
 from hubprobe.demo.repository import Files, Repo, RepoFile
-from hubprobe.demo.rows import Row, record
 from workspace.status import Status
 
 _LABEL_COUNTS = (2, 3, 5, 7, 10, 12, 20, 37)

@@ -115,7 +115,7 @@ class serving:  # noqa: N801 - used as a function
         import uvicorn
 
         from hubprobe.page.app import application
-        from hubprobe.page.connections import protocol
+        from hubprobe.page.limits import protocol
 
         current = Current(self._made.workspace, encoder=self._made.encoder)
         listening = socket.create_server(("127.0.0.1", 0))

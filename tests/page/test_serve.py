@@ -12,7 +12,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-import hubprobe.page.server as server
+import hubprobe.page as server
 from hubprobe.cli.app import cli
 from hubprobe.page.limits import is_loopback
 from tests.page.conftest import bridged

@@ -40,10 +40,10 @@ def small(served: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
 def test_every_snippet_finds_what_the_page_finds(small: Served, question: Question) -> None:
     expected = _keys(answer(small.current, small.current.get(), question).hits)
     assert expected
-    python, sql, shell = snippets(question, small.made.workspace.root.name)
-    assert _keys(_run(python.code).to_dict("records")) == expected
-    assert _keys(small.made.open().sql(sql.code).to_pylist()) == expected
-    assert _keys(_command(shell.code)) == expected
+    python, sql, shell = snippets(question, small.made.workspace.root.name).values()
+    assert _keys(_run(python).to_dict("records")) == expected
+    assert _keys(small.made.open().sql(sql).to_pylist()) == expected
+    assert _keys(_command(shell)) == expected
 
 
 def test_an_example_image(small: Served, tmp_path: Path) -> None:
@@ -52,17 +52,17 @@ def test_an_example_image(small: Served, tmp_path: Path) -> None:
     path.write_bytes(data)
     question = Question(image=small.current.remember(data, path.name), license="mit")
     expected = _keys(answer(small.current, small.current.get(), question).hits)
-    python, sql, shell = snippets(question, small.made.workspace.root.name, str(path))
-    assert _keys(_run(python.code).to_dict("records")) == expected
-    assert _keys(_command(shell.code)) == expected
-    assert sql.code.startswith("-- SQL reads no image")
+    python, sql, shell = snippets(question, small.made.workspace.root.name, str(path)).values()
+    assert _keys(_run(python).to_dict("records")) == expected
+    assert _keys(_command(shell)) == expected
+    assert sql.startswith("-- SQL reads no image")
     assert Image.open(io.BytesIO(data)).size
 
 
 def test_no_path_of_the_server_is_shown(small: Served) -> None:
     for question in QUESTIONS:
-        for one in snippets(question, small.made.workspace.root.name):
-            assert str(small.made.workspace.root.parent) not in one.code
+        for one in snippets(question, small.made.workspace.root.name).values():
+            assert str(small.made.workspace.root.parent) not in one
 
 
 def _run(code: str):

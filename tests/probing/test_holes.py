@@ -12,8 +12,8 @@ import pytest
 
 import completion
 import probing
-from hubprobe.counts import status
 from hubprobe.doctor.folder import _holes as examined
+from hubprobe.front import status
 from probing import compaction
 from tests.probing.conftest import SHA, Repos
 from workspace import Workspace, WorkspaceError, model_file_name

@@ -9,7 +9,7 @@ import yaml
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 
-from hubprobe.counts import StatusReport
+from hubprobe.front import StatusReport
 from hubprobe.release.tables import NAMES
 from hubprobe.release.write import card, code, validate
 from workspace import WorkspaceError

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from hubprobe.counts import status
+from hubprobe.front import status
 from hubprobe.release import import_release, release
 from hubprobe.release.checks import MAX_GROUP
 from tests.release.forging import (
