@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.built import built
 from tests.demo_run import demo, installed, report
 from tests.once import once
 from workspace.architectures import Architectures
 
-__all__ = ["demo", "installed", "report"]  # fixtures for every folder
+__all__ = ["built", "demo", "installed", "report"]  # fixtures for every folder
 pytest_plugins = ["tests.documentation"]
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of as many processes as there are cores: its threads would wait spinning
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOMS = ("completion", "crawler", "hubprobe", "probing", "search", "workspace")
 

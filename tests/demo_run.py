@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.built import Built
 from tests.once import once
-
-ROOT = Path(__file__).parent.parent
 
 
 class Installed:
@@ -45,23 +43,14 @@ class Installed:
 
 
 @pytest.fixture(scope="session")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    base = once(tmp_path_factory, "wheel", _install)
+def installed(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    base = once(tmp_path_factory, "wheel", lambda folder: _install(built.wheel, folder / "site"))
     return Installed(base / "site", base / "empty")
 
 
-def _install(base: Path) -> None:
-    # From a copy: setuptools leaves a build/ folder in the tree, whose stale files would be in the next wheel
-    ignored = shutil.ignore_patterns(
-        ".git", ".venv", "build", "dist", "demo-index", "*.egg-info", "__pycache__", ".*_cache"
-    )
-    tree = shutil.copytree(ROOT, base / "tree", ignore=ignored)
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(base / "dist"), str(tree)]
-    done = subprocess.run(build, capture_output=True, text=True, check=False, timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = (base / "dist").glob("*.whl")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(base / "site"), str(wheel)]
-    subprocess.run(pip, check=True, timeout=900)
+def _install(wheel: Path, site: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target", str(site)]
+    subprocess.run([*pip, str(wheel)], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.conftest import ROOT, Built
+from tests.built import ROOT, Built
 from workspace import Workspace, __version__
 from workspace.files import read_json
 from workspace.runs import versions

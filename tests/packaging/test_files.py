@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from hubprobe.cli.app import cli
-from tests.packaging.conftest import ROOT
+from tests.built import ROOT
 from tests.packaging.shown import command_lines, unknown
 
 sys.path.insert(0, str(ROOT / "requirements"))

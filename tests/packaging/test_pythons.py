@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.conftest import ROOT
+from tests.built import ROOT
 
 FOLDERS = ("completion", "crawler", "hubprobe", "probing", "search", "workspace", "tests", "requirements", "benchmarks")
 TEXT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.conftest import ROOT
+from tests.built import ROOT
 from tests.packaging.shown import command_lines, unknown
 from workspace import Config, Workspace
 from workspace.files import read_json
