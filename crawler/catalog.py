@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from crawler.decide.inspection import Decision
 from crawler.decide.repository import Whereabouts
-from crawler.listing.rows import Listed, MalformedRowError
+from crawler.listing.rows import MAX_FILES, Listed, MalformedRowError
 from workspace import Status
 from workspace.files import batches, canonical_json, table_files, table_writer, write_table
 from workspace.records import CATALOG
@@ -25,7 +25,10 @@ ROW_GROUP = 1024
 def row_of(decision: Decision, crawled_at: datetime) -> dict[str, Any]:
     """Return the catalog row of a decision."""
     listed, config, header = decision.listed, decision.config, decision.header
-    files = [asdict(decision.known.get(file.path, file)) for file in listed.files or ()]
+    offer = decision.offer
+    weights = offer.weights if offer else ()
+    listed_files = [decision.known.get(file.path, file) for file in listed.files or ()]
+    files = [asdict(file) for file in (*listed_files[: MAX_FILES - len(weights)], *weights)]
     return listed_columns(listed) | {
         "model_type": config.model_type if config else None,
         "architectures": list(config.architectures) if config else None,
@@ -35,6 +38,8 @@ def row_of(decision: Decision, crawled_at: datetime) -> dict[str, Any]:
         "problem_type": config.problem_type if config else None,
         "image_size": config.image_size if config else None,
         "files": files if listed.files is not None else None,
+        "weights_ref": offer.ref if offer else None,
+        "weights_sha": offer.sha if offer else None,
         "weights_bytes": header.size if header else None,
         "card_summary": decision.card,
         "crawled_at": crawled_at,
@@ -117,7 +122,8 @@ def listed_columns(listed: Listed) -> dict[str, Any]:
         "private": listed.private,
         "gated": listed.gated,
         "disabled": listed.disabled,
-        "license": listed.license,
+        "license": next(iter(listed.licenses), None),
+        "licenses": list(listed.licenses),
         "base_models": list(listed.base_models),
         "safetensors": {"parameters": listed.parameters, "total": listed.total} if counted else None,
     }

@@ -27,6 +27,7 @@ class _Tally:
     candidates: int = 0
     weights: int = 0  # bytes of weights of the candidates whose size the listing gives
     sized: int = 0
+    convertible: int = 0  # candidates whose pull requests are looked through
 
 
 def dry_run(
@@ -54,6 +55,7 @@ def dry_run(
             where = None if limit is not None and summary.listed >= limit else page.next
     summary.undecided, summary.finished = tally.candidates, True
     summary.would_request = {name: per * tally.candidates for name, per in REQUESTS.items()}
+    summary.would_request["api"] += 2 * tally.convertible
     mean = tally.weights / tally.sized if tally.sized else 0.0
     read = tally.candidates * (FIRST_READ + _CONFIG_BYTES)
     summary.would_fetch_bytes = int(read + tally.weights + mean * (tally.candidates - tally.sized))
@@ -91,6 +93,7 @@ def _judge(
         summary.book(decision.status.value)
         return
     tally.candidates += 1
+    tally.convertible += inspector.may_be_converted(listed)
     if (size := _weights_bytes(listed)) is not None:
         tally.weights += size
         tally.sized += 1

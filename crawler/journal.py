@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from crawler.listing.query import PAGE
 from workspace import WorkspaceError
 from workspace.files import read_json, write_json
 
@@ -25,6 +26,7 @@ class Journal:
             one, unchanged rows are decided again.
         next: address of the next page to commit; None when every page is committed.
         pages, listed: pages and rows committed.
+        page_size: rows of a page that the server had the time for: the next crawl begins with it.
         seen: ids written to the crawl's file of seen ids.
         finished: whether it came to its end; the next crawl is then a new one.
     """
@@ -37,6 +39,7 @@ class Journal:
     decided_under: str = ""
     pages: int = 0
     listed: int = 0
+    page_size: int = PAGE
     seen: int = 0
     finished: bool = False
     requests: dict[str, int] = field(default_factory=dict)

@@ -162,16 +162,19 @@ class Pipeline:
     def _fresh(self, rows: list[Any], read_at: datetime) -> Iterator[Listed]:
         """Yield the rows that need a decision, each repository once; book the unreadable ones."""
         for raw in rows:
-            self._summary.listed += 1
             try:
                 listed = parse(raw)
             except MalformedRowError as error:
                 row = malformed_row(error, read_at)
-                if self._first(error.repo_id) and self._news(row, Status.MALFORMED_ROW):
-                    self.book(row)
+                if self._first(error.repo_id):
+                    self._summary.listed += 1
+                    if self._news(row, Status.MALFORMED_ROW):
+                        self.book(row)
                 continue
-            if self._query.matches(listed) and self._first(listed.id) and self._is_work(listed):
-                yield listed
+            if self._query.matches(listed) and self._first(listed.id):
+                self._summary.listed += 1
+                if self._is_work(listed):
+                    yield listed
 
     def _is_work(self, listed: Listed) -> bool:
         """Return whether a repository has to be decided: it is new, it changed, or its last decision was not final."""
@@ -232,6 +235,7 @@ class Pipeline:
         self._journal.listed += rows
         self._journal.pages += 1
         self._journal.next = following
+        self._journal.page_size = min(self._journal.page_size, self._source.bearable)
         self._journal.save(self._folder / "journal.json")
         self._bar.update(self._journal.listed - self._bar.n)  # with those that needed no decision
 

@@ -82,13 +82,16 @@ def crawl(
     if source is not None:
         rows = Snapshot(source, query, config.endpoint, secret)
     else:
-        rows = Listing(client, query.url(config.endpoint, min(PAGE, limit) if limit else PAGE))
+        before = Journal.load(journal_path(workspace))
+        first = query.url(config.endpoint, min(PAGE, limit) if limit else PAGE)
+        rows = Listing(client, first, before.page_size if before else PAGE)
     inspector = Inspector(client, config.crawl, lazy(workspace.cache_dir))
     if dry_run:
         summary = CrawlSummary("dry run")
         known = Known.load(workspace)
         estimate.dry_run(client, rows, query, inspector, known, summary, limit=limit, progress=progress)
         _close(client, summary, started)
+        _say_if_empty(summary, query, rows)
         return summary
     with exclusive(workspace.catalog_dir):
         return _crawl(
@@ -128,8 +131,17 @@ def _crawl(
         _close(client, summary, started)
     merge_files(workspace.catalog_dir, journal.crawl)
     run = {"query": query.as_dict(), "limit": limit, "summary": vars(summary), "versions": versions()}
+    _say_if_empty(summary, query, rows)
     workspace.manifest(new_run_id("crawl"), {"verb": "crawl", "started": journal.started, **run})
     return summary
+
+
+def _say_if_empty(summary: CrawlSummary, query: Query, source: Source) -> None:
+    if summary.listed or summary.resumed:
+        return
+    where = "the listing" if source.is_live else f"the {source.name}"
+    asked = ", ".join(f"{name} {value!r}" for name, value in query.as_dict().items() if value)
+    logger.warning("%s holds no repository%s", where, f" with {asked}: look for a mistake there" if asked else "")
 
 
 def _close(client: HubClient, summary: CrawlSummary, started: float) -> None:

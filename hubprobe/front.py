@@ -74,6 +74,7 @@ class StatusReport:
         holes: the latter of those waiting; the next ``probe`` runs them again.
         by_status: one dict per status present: ``outcome``, ``status``, ``repositories``, ``meaning``.
         logits: searchable logits in the descriptors.
+        converted: of the eligible, those whose weights are taken from a conversion bot's pull request.
     """
 
     listed: int
@@ -86,12 +87,13 @@ class StatusReport:
     logits: int
     by_status: list[dict[str, Any]]
     holes: int = 0
+    converted: int = 0
 
 
 def status(path: str | Path | Workspace) -> StatusReport:
     """Count a workspace's repositories by how they ended. Raises `MissingStepError` when nothing was crawled."""
     workspace = path if isinstance(path, Workspace) else Workspace.open(path)
-    catalog = workspace.catalog(["id", "sha", "eligibility"]).to_pylist()
+    catalog = workspace.catalog(["id", "sha", "eligibility", "weights_ref"]).to_pylist()
     last = {(a["repo_id"], a["sha"]): a["status"] for a in workspace.attempts(["repo_id", "sha", "status"]).to_pylist()}
     try:
         holes, folder = workspace.holes(), workspace.descriptors_dir(workspace.probe_set)
@@ -123,6 +125,7 @@ def status(path: str | Path | Workspace) -> StatusReport:
         failed=outcomes[Outcome.FAILED],
         waiting=len(left),
         holes=again,
+        converted=sum(row["eligibility"] == "eligible" and row["weights_ref"] is not None for row in catalog),
         logits=logits,
         by_status=rows,
     )

@@ -1,4 +1,4 @@
-"""Addresses of Hubs, and which of them is sent this machine's token: one answer for every room.
+"""Addresses of Hubs, which of them is sent this machine's token, and through which proxy: one answer for every room.
 
 A workspace may come from a stranger, and with it the endpoint in its ``hubprobe.toml``. So a token that was found on
 this machine and not given for this very command goes to the Hugging Face Hub, or to an endpoint that the user named,
@@ -10,10 +10,12 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from workspace.errors import ConfigError
 from workspace.text import printable
@@ -25,6 +27,8 @@ Origin = tuple[str, str, int]
 
 _PORTS = {"http": 80, "https": 443}
 _HUB: frozenset[Origin] = frozenset({("https", "huggingface.co", 443), ("https", "hf.co", 443)})
+_PROXIES = ("http", "https", "socks5", "socks5h")
+_PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 
 
@@ -103,10 +107,13 @@ def access(endpoint: str, token: str | bool | None = None, *, named: bool = Fals
         token: one given for this command; None or True for the one this machine has, False or "" for none.
         named: whether the user named ``endpoint``. ``HF_ENDPOINT`` names one too; a workspace does not.
 
+    Whoever asks a Hub asks here first, so this is also where the environment's proxies are read: `agree_on_proxies`.
+
     Raises `ConfigError`, which does not repeat the token, for one that no header can carry, for one given for a Hub
-    over plain http, and for an ``endpoint`` that is no address.
+    over plain http, for an ``endpoint`` that is no address, and for a proxy that nobody can speak to.
     """
     address = checked(endpoint)
+    agree_on_proxies(address)
     private = origin(address)[0] == "https" or is_loopback(address)
     if token is False or token == "" or (token is None and is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN")):
         return Access(None)
@@ -147,3 +154,70 @@ def _machine_has_one() -> bool:
 @cache
 def _warn(sentence: str) -> None:
     logger.warning("%s", sentence)  # once, however often the rooms ask
+
+
+# ── the way there ────────────────────────────────────────────────────────────────────────────────────────────────
+def proxy_for(url: str) -> str:
+    """Return the address of the environment's proxy for ``url``; empty when it is asked directly.
+
+    ``HTTP_PROXY``, ``HTTPS_PROXY`` and ``ALL_PROXY`` name http, https and SOCKS 5 proxies, http where they name no
+    scheme; ``NO_PROXY`` names hosts with all below them, addresses, networks (CIDR), each with a port or without, or
+    ``*``. Raises `ConfigError` for a proxy of another kind.
+    """
+    scheme, host, port = origin(url)
+    named = getproxies()
+    address = (named.get(scheme) or named.get("all") or "").strip()
+    if not address or any(_covers(entry, host, port) for entry in _entries(named.get("no", ""))):
+        return ""
+    kind, _, rest = _written_out(address).partition("://")
+    if kind not in _PROXIES or origin(f"http://{rest}")[1] == "":
+        raise ConfigError(
+            f"the environment names a proxy of a kind that is not understood ({kind}://): "
+            f"{', '.join(_PROXIES)} are; change HTTP_PROXY, HTTPS_PROXY or ALL_PROXY, or name the Hub in NO_PROXY"
+        )
+    return f"{kind}://{rest}"
+
+
+def _covers(entry: str, host: str, port: int) -> bool:
+    """Return whether one entry of NO_PROXY names a host."""
+    if entry == "*":
+        return True
+    parts = urlsplit(f"//{entry}")
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(entry.strip("[]"), strict=False)
+    except ValueError:  # not both are addresses
+        name = (parts.hostname or "").lstrip("*").lstrip(".")
+    try:
+        stated = parts.port
+    except ValueError:
+        return False
+    return bool(name) and stated in (None, port) and (host == name or host.endswith(f".{name}"))
+
+
+def agree_on_proxies(endpoint: str) -> None:
+    """Make the environment say to every library what `proxy_for` says of ``endpoint``.
+
+    huggingface_hub, datasets and child processes take ``socks://`` for an error, and networks or blanks in ``NO_PROXY``
+    for nothing. Raises `ConfigError` as `proxy_for` does.
+    """
+    direct = not proxy_for(endpoint)
+    named = [name for lower in _PROXY_VARIABLES for name in (lower, lower.upper()) if os.environ.get(name, "").strip()]
+    for name in named:
+        os.environ[name] = _written_out(os.environ[name].strip())
+    entries = _entries(getproxies().get("no", ""))
+    if named and direct and "*" not in entries:
+        entries.append(origin(endpoint)[1])
+    if entries:
+        os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(dict.fromkeys(entries))
+
+
+def _written_out(address: str) -> str:
+    """Return a proxy's address with its scheme: http where none is named."""
+    kind, mark, rest = address.partition("://")
+    if not mark:
+        return f"http://{address}"
+    return f"{ {'socks': 'socks5h'}.get(kind.lower(), kind.lower()) }://{rest}"
+
+
+def _entries(text: str) -> list[str]:
+    return [entry for entry in re.split(r"[\s,]+", text) if entry]

@@ -13,13 +13,20 @@ SUMMARY = 600
 """Characters of a summary."""
 
 # each pattern looks ahead over a bounded distance or up to the next mark: the time is linear in the text
+_FRONT = re.compile(r"\s*---[ \t]*(?=\n)")
 _FENCED = re.compile(r"^(```|~~~).*?(?:^\1|\Z)", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _HIDDEN = re.compile(r"<(style|script)\b.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,1000}>")
 _IMAGE = re.compile(r"!\[[^\[\]]{0,500}\]\([^()\s]{0,1000}(?:\s[^()]{0,200})?\)")
 _LINK = re.compile(r"\[([^\[\]]{0,500})\]\([^()\s]{0,1000}(?:\s[^()]{0,200})?\)")
-_MARKS = re.compile(r"[*_`~]{1,3}|^\s{0,3}(?:#{1,6}\s|>\s?|[-+]\s|\d{1,3}[.)]\s)", re.MULTILINE)
+_MARKS = re.compile(
+    r"\\([!-/:-@\[-`{-~])|(`{1,2})([^`\n]{1,200})\2"  # what stays: an escaped mark, code
+    r"|[*`]{1,3}|~~|(?<![^\W_])_{1,3}(?=[^\W_])|(?<=[^\W_])_{1,3}(?![^\W_])"
+    r"|^\s{0,3}(?:#{1,6}\s|>\s?|[-+]\s|\d{1,3}[.)]\s)",
+    re.MULTILINE,
+)
+"""Markdown's marks. An underscore within a word is none: it is part of an identifier."""
 _TABLE = re.compile(r"^\|.*$|^[-=:|+ ]{3,}$", re.MULTILINE)
 _UNFILLED = re.compile(r"\[?\s?more information needed\s?\]?", re.IGNORECASE)
 
@@ -30,8 +37,8 @@ def summary(card: bytes) -> str | None:
     Front matter, code, tables, pictures, HTML, Markdown's marks and the template's "More Information Needed" go.
     """
     text = card.decode("utf-8", "replace").removeprefix("\ufeff").replace("\r\n", "\n").replace("\x00", " ")
-    if text.startswith("---\n"):
-        _, found, text = text[4:].partition("\n---")
+    if front := _FRONT.match(text):
+        _, found, text = text[front.end() :].partition("\n---")
         if not found:  # front matter longer than what was read, or never closed
             return None
     for pattern in (_COMMENT, _FENCED, _HIDDEN, _IMAGE):
@@ -39,7 +46,7 @@ def summary(card: bytes) -> str | None:
     text = _lines(_LINK.sub(r"\1", text))
     for pattern in (_TABLE, _TAG, _UNFILLED):
         text = pattern.sub(" ", text)
-    words = " ".join(html.unescape(_MARKS.sub("", text)).split())
+    words = " ".join(html.unescape(_MARKS.sub(lambda mark: mark[1] or mark[3] or "", text)).split())
     if len(words) > SUMMARY:
         words = words[:SUMMARY].rsplit(" ", 1)[0] + "…"
     return words if any(c.isalpha() for c in words) else None

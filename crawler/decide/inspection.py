@@ -1,15 +1,17 @@
 """Deciding one repository with as few requests as its answer needs.
 
-========================  ==============  ====================================================================
+========================  ==============  ==============================================================================
 what is asked             bucket          why so
-========================  ==============  ====================================================================
+========================  ==============  ==============================================================================
 nothing                   none            two thirds of the Hub are decided by the listing: format, gate, tags
 config.json, pinned       resolvers (2)   the bucket with six times the quota of ``api``
 header of the weights     resolvers (1)   one ranged read; its redirect also states size and sha256
 paths-info, pinned        api (1)         only for what would be eligible: names the hash and size of every file a
                                           probe fetches in one answer, and says if it was renamed or taken away
 top of README.md, pinned  resolvers (1)   only for what is eligible, and unless ``[crawl] cards = false``
-========================  ==============  ====================================================================
+pull requests, one of     api (1 or 2)    only where nothing but pickled weights speaks against it: a conversion bot may
+them                                      have added safetensors; not when ``[crawl] converted = false``
+========================  ==============  ==============================================================================
 
 A tree call per candidate instead would cost the scarcer bucket before anything is known, and a HEAD per file would cost
 more and verify nothing that these answers do not.
@@ -24,14 +26,16 @@ from dataclasses import dataclass, field, replace
 from crawler.decide.cards import CARD, READ, summary
 from crawler.decide.repository import (
     MAX_ANSWER,
+    Offer,
     Whereabouts,
+    ask_offer,
     ask_paths,
     ask_row,
     entries,
     file_of,
-    has_its_hash,
+    is_file,
+    is_shard,
     shards,
-    states_a_hash,
     whereabouts,
 )  # fmt: skip
 from crawler.decide.rules import (
@@ -44,22 +48,25 @@ from crawler.decide.rules import (
     Facts,
     Rule,
     first_refusal,
+    may_be_converted,
 )  # fmt: skip
-from crawler.hub.client import HubClient
+from crawler.hub.client import Answer, HubClient
 from crawler.hub.errors import UnansweredError
 from crawler.hub.transport import Deadline
 from crawler.listing.rows import File, Listed, MalformedRowError, parse
-from workspace import CrawlConfig, HubError, ModelError, Status
+from workspace import CrawlConfig, HubError, ModelError, Status, conversions
 from workspace.architectures import Architectures
 from workspace.model_config import MAX_CONFIG, ModelConfig, parse_config
 from workspace.model_rules import Verdict
 from workspace.safetensors_header import FIRST_READ, Header, header_length, parse_header
+from workspace.text import printable
 
 logger = logging.getLogger(__name__)
 
 REPO_SECONDS = 180.0  # one repository, waiting for our turn not counted
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 """Files beside config and weights that a probe reads when they are there."""
+MAX_ASKED = 100  # files asked about at once beside those that are needed: a repository may list any number
 
 
 Observe = Callable[[Rule, Verdict | None], None]
@@ -76,7 +83,17 @@ class Decision:
     header: Header | None = None
     renamed_to: str | None = None
     card: str | None = None  # what its card says first
+    offer: Offer | None = None  # its weights, where they are in a pull request
     known: dict[str, File] = field(default_factory=dict)  # sizes and hashes learned on the way
+    stated: dict[str, File | None] = field(default_factory=dict)  # what the API says of files; None of those not there
+
+
+class _ElsewhereError(Exception):
+    """The repository is not there under its listed name."""
+
+    def __init__(self, found: Whereabouts) -> None:
+        super().__init__(found.reason)
+        self.found = found
 
 
 class Inspector:
@@ -97,8 +114,15 @@ class Inspector:
 
     def from_listing(self, listed: Listed) -> Decision | None:
         """Return the decision if the listing alone makes it, at no request; None when more has to be asked."""
-        verdict = first_refusal(LIST_RULES, Facts(listed, self._limits))
-        return None if verdict is None else Decision(listed, verdict.status, verdict.reason)
+        facts = Facts(listed, self._limits)
+        verdict = first_refusal(LIST_RULES, facts)
+        if verdict is None or (verdict.status is Status.PICKLE_ONLY and may_be_converted(facts)):
+            return None
+        return Decision(listed, verdict.status, verdict.reason)
+
+    def may_be_converted(self, listed: Listed) -> bool:
+        """Return whether a repository's pull requests are looked through: one or two requests more."""
+        return may_be_converted(Facts(listed, self._limits))
 
     def decide(self, listed: Listed, observe: Observe | None = None) -> Decision:
         """Return the decision, asking the Hub for what is missing. Never raises for a repository's own faults.
@@ -113,6 +137,9 @@ class Inspector:
             decision.status, decision.reason = error.status, error.reason
         except MalformedRowError as error:
             decision.status, decision.reason = Status.MALFORMED_ROW, error.reason
+        except _ElsewhereError as error:
+            found = error.found
+            decision.status, decision.reason, decision.renamed_to = found.status, found.reason, found.renamed_to
         except UnansweredError as error:
             decision.status, decision.reason = error.status, error.reason
             if error.status is Status.GONE:
@@ -129,15 +156,22 @@ class Inspector:
         if not decision.listed.complete:
             found = ask_row(self._client, decision.listed.id, deadline)
             if isinstance(found, Whereabouts):
-                decision.status, decision.reason, decision.renamed_to = found.status, found.reason, found.renamed_to
-                return
+                raise _ElsewhereError(found)
             decision.listed = parse(found)
             if not decision.listed.complete:
                 raise MalformedRowError(
                     decision.listed.id, "names no commit or no files, so nothing of it can be pinned"
                 )
         facts = Facts(decision.listed, self._limits)
-        _pass(LIST_RULES, facts, observe)
+        why = ""
+        if may_be_converted(facts):
+            offered = ask_offer(self._client, decision.listed, self._limits.converters, deadline)
+            if isinstance(offered, Offer):
+                decision.offer, facts = offered, replace(facts, offered=offered.paths)
+                decision.stated |= {file.path: file for file in offered.weights}
+            else:
+                why = f"; {offered}"
+        _pass(LIST_RULES, facts, observe, why)
         decision.config = self._config(decision, deadline)
         facts = replace(facts, architectures=self._architectures(), config=decision.config)
         _pass(CONFIG_RULES, facts, observe)
@@ -162,7 +196,7 @@ class Inspector:
         return parse_config(raw, self._limits.max_labels, datasets)
 
     def _header(self, decision: Decision, deadline: Deadline) -> Header:
-        if WEIGHTS in decision.listed.paths:
+        if WEIGHTS in decision.listed.paths or (decision.offer is not None and WEIGHTS in decision.offer.paths):
             return self._header_of(decision, WEIGHTS, deadline)
         header = Header((), 0)
         for name in shards(self._file(decision, INDEX, MAX_ANSWER, deadline)):
@@ -179,10 +213,9 @@ class Inspector:
             return self._parsed(decision, path, again, size, deadline)
 
     def _first_bytes(self, decision: Decision, path: str, deadline: Deadline) -> tuple[bytes, int]:
-        url = self._client.resolve_url(decision.listed.id, decision.listed.sha, path)
-        answer = self._client.read(
-            url, limit=FIRST_READ, start=0, stop=FIRST_READ, deadline=deadline, check=states_a_hash
-        )
+        url = self._url(decision, path)
+        check = self._checked(decision, path, deadline, whole=False)
+        answer = self._client.read(url, limit=FIRST_READ, start=0, stop=FIRST_READ, deadline=deadline, check=check)
         decision.known[path] = file_of(path, answer)
         return answer.body, answer.size or 0
 
@@ -190,32 +223,63 @@ class Inspector:
         length = header_length(first, size)
         raw = first[8 : 8 + length]
         if len(raw) < length:
-            url = self._client.resolve_url(decision.listed.id, decision.listed.sha, path)
+            url = self._url(decision, path)
             raw = self._client.read(url, limit=length, start=8, stop=8 + length, deadline=deadline).body
         return parse_header(raw, size)
 
     def _file(self, decision: Decision, path: str, limit: int, deadline: Deadline) -> bytes:
-        url = self._client.resolve_url(decision.listed.id, decision.listed.sha, path)
-        answer = self._client.read(url, limit=limit, deadline=deadline, check=has_its_hash)
+        url = self._url(decision, path)
+        check = self._checked(decision, path, deadline, whole=True)
+        answer = self._client.read(url, limit=limit, deadline=deadline, check=check)
         decision.known[path] = replace(file_of(path, answer), size=len(answer.body))
         return answer.body
+
+    def _url(self, decision: Decision, path: str) -> str:
+        """Return where a file lies: pinned to the listed commit, or to that of the pull request which adds it."""
+        offer = decision.offer
+        sha = offer.sha if offer is not None and path in offer.paths else decision.listed.sha
+        return self._client.resolve_url(decision.listed.id, sha, path)
+
+    def _checked(self, decision: Decision, path: str, deadline: Deadline, *, whole: bool) -> Callable[[Answer], None]:
+        """Return what tells whether an answer is a file of the commit. Only one without a hash costs a question."""
+
+        def check(answer: Answer) -> None:
+            stated = None if answer.etag else self._stated(decision, [path], deadline)[path]
+            is_file(answer, stated, whole=whole)
+
+        return check
+
+    def _stated(self, decision: Decision, paths: list[str], deadline: Deadline) -> dict[str, File | None]:
+        """Return what the API says of files of the commit, asked once for all that a decision may need."""
+        listed, stated = decision.listed, decision.stated
+        if any(path not in stated for path in paths):
+            usual = [path for path in listed.paths if path in (CONFIG, INDEX, *PROCESSORS) or is_shard(path)]
+            replaced = conversions.pickles(listed.paths) if decision.offer is not None else []
+            wanted = [*dict.fromkeys([*paths, *sorted(usual)[:MAX_ASKED], *replaced])]
+            wanted = [path for path in wanted if path not in stated]
+            answer = ask_paths(self._client, listed.id, listed.sha, wanted, deadline)
+            if answer.location is not None:
+                raise _ElsewhereError(Whereabouts.of_redirect(self._client, listed.id, answer.location))
+            stated |= dict.fromkeys(wanted) | {entry.path: entry for entry in entries(answer.body)}
+        return stated
 
     def _confirm(self, decision: Decision, deadline: Deadline) -> None:
         listed = decision.listed
         wanted = [*decision.known, *(p for p in PROCESSORS if p in listed.paths)]
-        answer = ask_paths(self._client, listed.id, listed.sha, wanted, deadline)
-        if answer.location is not None:
-            found = Whereabouts.of_redirect(self._client, listed.id, answer.location)
-            decision.status, decision.reason, decision.renamed_to = found.status, found.reason, found.renamed_to
-            return
-        stated = {entry.path: entry for entry in entries(answer.body)}
+        if decision.offer is not None:
+            wanted += conversions.pickles(listed.paths)
+        stated = self._stated(decision, wanted, deadline)
+        if decision.offer is not None:
+            main = {path: entry.oid if (entry := stated.get(path)) else None for path in listed.paths}
+            if why := conversions.objection(main, decision.offer.oids):
+                raise ModelError(Status.PICKLE_ONLY, f"{decision.offer.ref} is not used: {printable(why)}")
         for path, seen in decision.known.items():
-            entry = stated.get(path)
+            entry = stated[path]
             if entry is None:
-                raise ModelError(Status.FILE_MISSING, f"{path} is not in the listed commit")
+                raise ModelError(Status.FILE_MISSING, f"{path} is not in its commit")
             if entry.size != seen.size or (seen.sha256 or entry.sha256) != entry.sha256:
                 raise ModelError(Status.CORRUPT_FILE, f"the Hub serves another {path} than it lists")
-        decision.known |= stated
+        decision.known |= {path: entry for path in wanted if (entry := stated[path]) is not None}
 
     def _look_for(self, decision: Decision, deadline: Deadline) -> None:
         found = whereabouts(self._client, decision.listed.id, deadline)
@@ -226,10 +290,10 @@ class Inspector:
             decision.status, decision.reason, decision.renamed_to = found.status, found.reason, found.renamed_to
 
 
-def _pass(rules: tuple[Rule, ...], facts: Facts, observe: Observe | None) -> None:
+def _pass(rules: tuple[Rule, ...], facts: Facts, observe: Observe | None, why: str = "") -> None:
     for rule in rules:
         verdict = rule(facts)
         if observe is not None:
             observe(rule, verdict)
         if verdict is not None:
-            raise ModelError(verdict.status, verdict.reason)
+            raise ModelError(verdict.status, verdict.reason + why)

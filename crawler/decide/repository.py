@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlencode, urlsplit
+from typing import Any, cast
+from urllib.parse import quote, urlencode, urlsplit
 
 from crawler.decide.rules import INDEX
 from crawler.hub.client import Answer, HubClient
-from crawler.hub.errors import RetryError, UnansweredError
+from crawler.hub.errors import RETRIED, RetryError, UnansweredError
 from crawler.hub.transport import Deadline
 from crawler.listing.query import EXPAND
-from crawler.listing.rows import File, is_repo_id
-from workspace import ModelError, Status, bounded_json
+from crawler.listing.rows import MAX_FILES, File, Listed, is_repo_id, is_sha
+from workspace import ModelError, Status, bounded_json, conversions
 from workspace.endpoint import is_hugging_face
+from workspace.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,67 @@ class Whereabouts:
         return cls(Status.RENAMED, f"renamed to {name}", name)
 
 
+@dataclass(frozen=True)
+class Offer:
+    """Weights in a pull request: its reference, the commit that pins it, and the files with their hashes."""
+
+    ref: str
+    sha: str
+    weights: tuple[File, ...]
+    oids: Mapping[str, str | None]
+
+    @property
+    def paths(self) -> frozenset[str]:
+        """Names of the weights."""
+        return frozenset(file.path for file in self.weights)
+
+
+def ask_offer(client: HubClient, listed: Listed, authors: Collection[str], deadline: Deadline) -> Offer | str:
+    """Return what a conversion bot offers for a repository, or why nothing of it can be used.
+
+    One request to the API, and one more where there is a pull request. Raises `UnansweredError`.
+    """
+    only = [("author", next(iter(authors)))] if len(authors) == 1 else []
+    asked = urlencode([("type", "pull_request"), ("status", "open"), *only])
+    try:
+        answer = _object(client, client.api_url(listed.id, f"/discussions?{asked}"), deadline)
+    except UnansweredError as error:
+        if error.http != 501 and (error.http in RETRIED or not 400 <= error.http < 500):
+            raise
+        return "no pull requests can be seen"  # a mirror without them, or a repository whose owner turned them off
+    num = conversions.number(answer.get("discussions"), authors)
+    if num is None:
+        return "no conversion of it is offered"
+    ref = f"refs/pr/{num}"
+    head = _object(client, client.api_url(listed.id, f"/revision/{quote(ref, safe='')}?blobs=true"), deadline)
+    try:
+        sha, files = str(head["sha"]), {file.path: file for file in map(_sibling, head["siblings"][:MAX_FILES])}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"what {ref} holds cannot be read"
+    if not is_sha(sha):
+        return f"{ref} names no commit"
+    oids = {path: file.oid for path, file in files.items()}
+    if why := conversions.objection(dict.fromkeys(listed.paths), oids):
+        return f"{ref} is not used: {printable(why)}"
+    added = [files[path] for path in conversions.weights(oids.keys() - listed.paths)]
+    if len(added) > MAX_SHARDS + 1:
+        return f"{ref} is not used: it adds {len(added):,} files"
+    return Offer(ref, sha, tuple(added), oids)
+
+
+def _object(client: HubClient, url: str, deadline: Deadline) -> dict[str, Any]:
+    answer = client.read(url, limit=MAX_ANSWER, deadline=deadline, check=_is_object)
+    return cast("dict[str, Any]", bounded_json.loads(answer.body))
+
+
+def _sibling(entry: Any) -> File:
+    """Read a file of an answer with ``blobs=true``. Raises `ValueError` and its like for one that is none."""
+    lfs = entry.get("lfs") or {}
+    return _entry(
+        {"path": entry["rfilename"], "size": entry["size"], "oid": entry["blobId"], "lfs": {"oid": lfs.get("sha256")}}
+    )
+
+
 def whereabouts(client: HubClient, repo_id: str, deadline: Deadline) -> Whereabouts | None:
     """Ask the API, once, what became of a repository; None when it is there as ever."""
     found = ask_row(client, repo_id, deadline)
@@ -51,10 +114,19 @@ def whereabouts(client: HubClient, repo_id: str, deadline: Deadline) -> Whereabo
 
 
 def ask_row(client: HubClient, repo_id: str, deadline: Deadline) -> Any:
-    """Return the row that a listing would give for a repository, or its `Whereabouts` when it is not there."""
-    url = client.api_url(repo_id, "?" + urlencode([("expand", name) for name in EXPAND]))
+    """Return the row that a listing would give for a repository, or its `Whereabouts` when it is not there.
+
+    Its main branch is named, for olah knows none without; a hub that refuses a field (400) is asked for its own.
+    """
+    url = client.api_url(repo_id, "/revision/main?" + urlencode([("expand", name) for name in EXPAND]))
     try:
-        answer = client.read(url, limit=MAX_ANSWER, deadline=deadline, follow=False, check=_is_object)
+        try:
+            answer = client.read(url, limit=MAX_ANSWER, deadline=deadline, follow=False, check=_is_object)
+        except UnansweredError as error:
+            if error.http != 400:
+                raise
+            url = client.api_url(repo_id, "/revision/main")
+            answer = client.read(url, limit=MAX_ANSWER, deadline=deadline, follow=False, check=_is_object)
     except UnansweredError as error:
         return Whereabouts(error.status, error.reason)
     return (
@@ -91,28 +163,45 @@ def shards(raw: bytes) -> list[str]:
     return names
 
 
+def is_shard(path: str) -> bool:
+    """Return whether a file of this name may be weights, whole or a part."""
+    return _SHARD.fullmatch(path) is not None
+
+
 def blob_sha1(content: bytes) -> str:
     """Return the name git gives to a file of this content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def states_a_hash(answer: Answer) -> None:
-    """Raise `RetryError` unless the answer names a hash and a size.
+def is_file(answer: Answer, stated: File | None, *, whole: bool) -> None:
+    """Raise `RetryError` unless an answer is the file: by the hash and size it names, or else those of its commit.
 
-    The Hub always does: an answer that does not is somebody else's, a proxy's page say.
+    The Hub always names them. An answer that does not is a mirror's that strips them, or somebody else's altogether, a
+    proxy's page say: it is believed if it is what the API says of the commit.
+
+    Args:
+        answer: of a file, or of its beginning.
+        stated: what the API says of the file; asked for where the answer names no hash.
+        whole: whether the answer's body is the whole file.
     """
-    if answer.size is None or (answer.size > 0 and not answer.etag):
+    names_it = bool(answer.etag) if whole else answer.size is not None and (bool(answer.etag) or answer.size == 0)
+    if not names_it and stated is None:
         raise RetryError(UnansweredError(Status.SERVER_ERROR, "an answer that states no hash or size", answer.status))
+    expected = file_of("", answer) if names_it or stated is None else stated
+    size = len(answer.body) if whole else answer.size
+    if not names_it and size != expected.size:
+        problem = "an answer that states no hash, and is not of the size that the file has"
+        raise RetryError(UnansweredError(Status.SERVER_ERROR, problem, answer.status))
+    if whole and not has_hash(answer.body, expected):
+        problem = "a file does not have the hash the Hub states"
+        raise RetryError(UnansweredError(Status.CORRUPT_FILE, problem, answer.status))
 
 
-def has_its_hash(answer: Answer) -> None:
-    """Raise `RetryError` unless the whole body has the hash that the answer names."""
-    if not answer.etag:
-        raise RetryError(UnansweredError(Status.SERVER_ERROR, "an answer that states no hash", answer.status))
-    lfs = len(answer.etag) == 64
-    if (hashlib.sha256(answer.body).hexdigest() if lfs else blob_sha1(answer.body)) != answer.etag:
-        problem = UnansweredError(Status.CORRUPT_FILE, "a file does not have the hash the Hub states", answer.status)
-        raise RetryError(problem)
+def has_hash(body: bytes, file: File) -> bool:
+    """Return whether a body has the hash of ``file``, whichever of the two is known."""
+    if file.sha256:
+        return hashlib.sha256(body).hexdigest() == file.sha256
+    return blob_sha1(body) == file.oid
 
 
 def lists_files(answer: Answer) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 
 from crawler.decide.head import Head, find_head
 from crawler.listing.rows import Listed
-from workspace import CrawlConfig, Status, model_rules
+from workspace import CrawlConfig, Status, conversions, model_rules
 from workspace.architectures import Architectures
 from workspace.model_config import ModelConfig
 from workspace.model_rules import Verdict, too_many
@@ -32,13 +32,14 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a repository; later stages fill in more."""
+    """What is known of a repository; later stages fill in more. ``offered``: weights of a pull request that count."""
 
     listed: Listed
     limits: CrawlConfig
     architectures: Architectures | None = None
     config: ModelConfig | None = None
     header: Header | None = None
+    offered: frozenset[str] = frozenset()
 
 
 Rule = Callable[[Facts], Verdict | None]
@@ -76,9 +77,10 @@ def unsafe_path(facts: Facts) -> Verdict | None:
 
 
 def licence(facts: Facts) -> Verdict | None:
-    """Its licence is excluded by the workspace's configuration."""
-    if facts.listed.license in facts.limits.excluded_licenses:
-        return Verdict(Status.LICENCE_EXCLUDED, f"its licence is {printable(facts.listed.license)}")
+    """Its licence, or one of several, is excluded by the workspace's configuration."""
+    for name in facts.listed.licenses:
+        if name in facts.limits.excluded_licenses:
+            return Verdict(Status.LICENCE_EXCLUDED, f"its licence is {printable(name)}")
     return None
 
 
@@ -91,8 +93,8 @@ def adapter(facts: Facts) -> Verdict | None:
 
 
 def weights_format(facts: Facts) -> Verdict | None:
-    """No safetensors under a name that transformers and timm load."""
-    if facts.listed.files is None or {WEIGHTS, INDEX} & facts.listed.paths:
+    """No safetensors under a name that transformers and timm load, nor a conversion bot's pull request with them."""
+    if facts.listed.files is None or {WEIGHTS, INDEX} & (facts.listed.paths | facts.offered):
         return None
     paths = [p for p in sorted(facts.listed.paths) if not _NOT_WEIGHTS.search(p)]
     other = [p for p in paths if p.endswith(".safetensors")]
@@ -184,6 +186,16 @@ STAGES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
 def first_refusal(rules: tuple[Rule, ...], facts: Facts) -> Verdict | None:
     """Return the first verdict against the repository, None when every rule lets it pass."""
     return next((verdict for rule in rules if (verdict := rule(facts)) is not None), None)
+
+
+def may_be_converted(facts: Facts) -> bool:
+    """Return whether nothing but pickled weights speaks against a repository, of a kind that a bot converts."""
+    if not (facts.limits.converted and facts.limits.converters and conversions.pickles(facts.listed.paths)):
+        return False
+    verdict = weights_format(facts)
+    if verdict is None or verdict.status is not Status.PICKLE_ONLY:
+        return False
+    return first_refusal(LIST_RULES, replace(facts, offered=frozenset({WEIGHTS}))) is None
 
 
 def is_safe_path(path: str) -> bool:

@@ -123,7 +123,7 @@ class Fetcher:
     def _bring(self, row: Mapping[str, Any], name: str, deadline: Deadline) -> None:
         """Fetch every file; they get their names when all of them are here and verified, not one before."""
         repo_id, sha = str(row["id"]), str(row["sha"])
-        if not is_repo_id(repo_id) or not sha.isalnum():
+        if not is_repo_id(repo_id) or not sha.isalnum() or not _commit(row, WEIGHTS).isalnum():
             raise ModelError(Status.MALFORMED_ROW)
         files = self._wanted(row, deadline)
         folder = self._store.folder(name)
@@ -133,7 +133,7 @@ class Fetcher:
             if path.name not in {f"{file.path}{PART}" for file in files}:
                 path.unlink()
         for file in files:
-            self._download(repo_id, sha, file, folder, deadline)
+            self._download(repo_id, _commit(row, file.path), file, folder, deadline)
         for file in files:
             (folder / f"{file.path}{PART}").replace(folder / file.path)
         self._store.complete(name)
@@ -157,8 +157,10 @@ class Fetcher:
         """Return the files a probe needs, each with size and hash, asking the Hub for those the row lacks."""
         stated = {str(f["path"]): File(f["path"], f["size"], f["oid"], f["sha256"]) for f in row["files"] or ()}
         weights = [WEIGHTS] if WEIGHTS in stated else [INDEX]
-        wanted = [CONFIG, *(path for path in PROCESSORS if path in stated), *weights]
-        stated |= self._complete(row, [stated.get(path, File(path)) for path in wanted], deadline)
+        others = [CONFIG, *(path for path in PROCESSORS if path in stated)]
+        wanted = [*others, *weights]
+        for part in (others, weights) if row.get("weights_sha") else (wanted,):
+            stated |= self._complete(row, [stated.get(path, File(path)) for path in part], deadline)
         if weights == [INDEX]:
             names = self._shards(row, stated[INDEX], deadline)
             stated |= self._complete(row, [stated.get(path, File(path)) for path in names], deadline)
@@ -177,7 +179,8 @@ class Fetcher:
         lacking = [f.path for f in files if f.size is None or not (f.sha256 or f.oid)]
         known = {f.path: f for f in files}
         if lacking:
-            answer = ask_paths(self._client, str(row["id"]), str(row["sha"]), lacking, deadline)
+            commit = _commit(row, lacking[0])  # those of the weights' commit are asked for by themselves
+            answer = ask_paths(self._client, str(row["id"]), commit, lacking, deadline)
             if answer.location is not None:
                 found = Whereabouts.of_redirect(self._client, str(row["id"]), answer.location)
                 raise ModelError(found.status, found.reason)
@@ -195,7 +198,13 @@ class Fetcher:
         repo_id, sha = str(row["id"]), str(row["sha"])
         folder = self._store.folder(model_file_name(repo_id, sha))
         folder.mkdir(parents=True, exist_ok=True)
-        return shards(self._download(repo_id, sha, index, folder, deadline).read_bytes())
+        return shards(self._download(repo_id, _commit(row, INDEX), index, folder, deadline).read_bytes())
+
+
+def _commit(row: Mapping[str, Any], path: str) -> str:
+    """Return the commit that a file is taken from: of a conversion bot's pull request the weights, and nothing else."""
+    pinned = row.get("weights_sha")
+    return str(pinned) if pinned and (path == INDEX or path.endswith(".safetensors")) else str(row["sha"])
 
 
 class _Release:

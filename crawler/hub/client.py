@@ -22,9 +22,9 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 from crawler.hub.errors import RETRIED, RetryError, UnansweredError, refusal
 from crawler.hub.identity import user_agent
 from crawler.hub.pacing import Bucket, RateLimits, Retries, bucket_name, standing, stated_wait
-from crawler.hub.transport import Deadline, Transport, exchange, pause, proxy_for
+from crawler.hub.transport import Deadline, Transport, exchange, pause
 from workspace import Status
-from workspace.endpoint import checked, is_loopback, is_on, origin
+from workspace.endpoint import checked, is_loopback, is_on, origin, proxy_for
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -54,8 +54,12 @@ class Answer:
 
     @property
     def etag(self) -> str:
-        """Name of the content: git blob sha1 (40 hex digits) or LFS sha256 (64); empty when neither was stated."""
-        raw = self.linked.get("x-linked-etag") or self.headers.get("etag", "")
+        """Name of the content: git blob sha1 (40 hex digits) or LFS sha256 (64); empty when neither was stated.
+
+        A mirror that strips the Hub's headers has an ``ETag`` of its own, which says nothing of the kind.
+        """
+        ours = self.headers.get("etag", "") if "x-repo-commit" in self.linked else ""
+        raw = self.linked.get("x-linked-etag") or ours
         etag = raw.removeprefix("W/").strip('"').lower()
         return etag if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", etag) else ""
 

@@ -7,21 +7,16 @@ sending, the head of the answer and its body together.
 
 from __future__ import annotations
 
-import ipaddress
-import re
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
-from workspace import ConfigError
-from workspace.endpoint import origin
+from workspace.endpoint import proxy_for
 
 try:
     import httpcore2 as httpcore
@@ -31,7 +26,6 @@ except ImportError:  # pragma: no cover - huggingface_hub 1.x
 BROKEN = (httpx.TransportError, zlib.error)
 """What an exchange that fails on its way raises."""
 
-_PROXIES = ("http", "https", "socks5", "socks5h")
 _local = threading.local()
 
 
@@ -155,43 +149,3 @@ class Transport(httpx.BaseTransport):  # type: ignore[misc, name-defined, unused
         with self._lock:
             for route in self._routes.values():
                 route.close()
-
-
-def proxy_for(url: str) -> str:
-    """Return the address of the environment's proxy for ``url``; empty when it is asked directly.
-
-    ``HTTP_PROXY``, ``HTTPS_PROXY`` and ``ALL_PROXY`` name http, https and SOCKS 5 proxies, http where they name no
-    scheme; ``NO_PROXY`` names hosts with all below them, addresses, networks (CIDR), each with a port or without, or
-    ``*``. Raises `ConfigError` for a proxy of another kind.
-    """
-    scheme, host, port = origin(url)
-    named = getproxies()
-    address = (named.get(scheme) or named.get("all") or "").strip()
-    if not address or any(_covers(entry, host, port) for entry in re.split(r"[\s,]+", named.get("no", ""))):
-        return ""
-    if "://" not in address:
-        address = f"http://{address}"
-    kind, _, rest = address.partition("://")
-    kind = {"socks": "socks5h"}.get(kind.lower(), kind.lower())
-    if kind not in _PROXIES or origin(f"http://{rest}")[1] == "":
-        raise ConfigError(
-            f"the environment names a proxy of a kind that is not understood ({kind}://): "
-            f"{', '.join(_PROXIES)} are; change HTTP_PROXY, HTTPS_PROXY or ALL_PROXY, or name the Hub in NO_PROXY"
-        )
-    return f"{kind}://{rest}"
-
-
-def _covers(entry: str, host: str, port: int) -> bool:
-    """Return whether one entry of NO_PROXY names a host."""
-    if entry == "*":
-        return True
-    parts = urlsplit(f"//{entry}")
-    try:
-        return ipaddress.ip_address(host) in ipaddress.ip_network(entry.strip("[]"), strict=False)
-    except ValueError:  # not both are addresses
-        name = (parts.hostname or "").lstrip("*").lstrip(".")
-    try:
-        stated = parts.port
-    except ValueError:
-        return False
-    return bool(name) and stated in (None, port) and (host == name or host.endswith(f".{name}"))

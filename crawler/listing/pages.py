@@ -25,6 +25,7 @@ PAGE_SECONDS = 1_800.0  # one page, with every try; waiting for our turn not cou
 CIRCLE_TRIES = 3
 SLOW_TRIES = 2  # of a page for which the server has too little time, before a smaller one is asked for
 SMALLER = (250, 50)  # rows of such a one
+EMPTY_TRIES = 3  # of a page that comes without a byte, before it is said that there is no listing
 _NEXT = re.compile(r'<([^>]*)>\s*;[^,]*rel="?next"?')
 
 
@@ -51,12 +52,14 @@ class Source(Protocol):
         name: tells sources apart in the crawl's state.
         is_live: whether it is the Hub itself, now: only then does a repository that is not listed have gone.
         size: rows of a page, fewer once the server could not answer for more.
+        bearable: rows of a page that the next crawl should begin with: fewer than `PAGE` if this one had to learn it.
     """
 
     first: str
     name: str
     is_live: bool
     size: int
+    bearable: int
 
     def page(self, url: str) -> Page:
         """Return the page at ``url``. Raises `HubError` when it cannot be had."""
@@ -75,7 +78,13 @@ class Listing:
     is_live = True
 
     def __init__(self, client: HubClient, first: str, size: int = PAGE) -> None:
-        self._client, self.first, self.name, self.size = client, first, "hub", size
+        self._client, self.first, self.name, self.size = (
+            client,
+            with_limit(first, min(limit_of(first), size)),
+            "hub",
+            size,
+        )
+        self.bearable = PAGE
         self._asked: set[str] = set()
 
     def page(self, url: str) -> Page:
@@ -84,19 +93,33 @@ class Listing:
             self._asked.clear()
         self._asked.add(with_limit(url, 0))
         for attempt in range(1, CIRCLE_TRIES + 1):
-            answer, rows = self._ask(url)
+            answer, rows = self._expanded(url)
             following = self._next(url, answer.headers.get("link", ""))
             if following is None or with_limit(following, 0) not in self._asked:
                 return Page(rows, following, now())
             logger.warning("the listing's next page is one it gave before (try %d of %d)", attempt, CIRCLE_TRIES)
         raise HubError("the listing leads in a circle, so it cannot be read to its end; run the crawl again later")
 
+    def _expanded(self, url: str) -> tuple[Answer, list[Any]]:
+        """Ask for a page; where the server does not know one of the fields (400), for those it gives by itself."""
+        try:
+            return self._ask(url)
+        except UnansweredError as error:
+            plain = without_fields(url)
+            if error.http != 400 or plain == url:
+                raise _cannot_list(error) from error
+            logger.warning("the listing refuses some fields that were asked for; it is asked for its own")
+        try:
+            return self._ask(plain)
+        except UnansweredError as error:
+            raise _cannot_list(error) from error
+
     def _ask(self, url: str) -> tuple[Answer, list[Any]]:
         """Ask for a page, for smaller ones when the server cannot answer for a large one in time.
 
         Where it has no time for the smallest either, it is not the size: the outage is waited out as any other.
         """
-        most = min(_limit_of(url), self.size)
+        most = min(limit_of(url), self.size)
         sizes = (most, *(size for size in SMALLER if size < most))
         for size in sizes:
             try:
@@ -105,21 +128,24 @@ class Listing:
                 large = error.status is Status.TOO_MANY_BYTES
                 heavy = error.slow or large or error.http in (500, 502, 503, 504)
                 if not heavy or (size == sizes[-1] and not error.slow):
-                    raise _cannot_list(error) from error
+                    raise
                 why = "are too large to be read" if large else "do not come in time"
                 logger.warning("the server's pages of %d rows %s", size, why)
             else:
-                self.size = self.size if size == most else size
+                if size != most:
+                    self.size = self.bearable = size
                 return found
-        try:
-            return self._read(with_limit(url, most), None)
-        except UnansweredError as error:
-            raise _cannot_list(error) from error
+        return self._read(with_limit(url, most), None)
 
     def _read(self, url: str, slow_tries: int | None) -> tuple[Answer, list[Any]]:
         kept: list[Any] = []
+        empty = 0
 
         def check(answer: Answer) -> None:
+            nonlocal empty
+            empty += not answer.body
+            if empty >= EMPTY_TRIES:
+                raise _no_listing("its pages are empty")
             try:
                 kept[:] = read_rows(answer.body)
             except bounded_json.TooManyValuesError as error:
@@ -146,18 +172,20 @@ class Listing:
             raise HubError("the listing's next page has an address that is none; this hub cannot be trusted") from error
         if target.path not in (here.path, "/api/models"):
             raise HubError("the listing's next page is under another path; this hub cannot be trusted")
-        return with_limit(urlunsplit(here._replace(query=target.query)), min(_limit_of(url), self.size))
+        return with_limit(urlunsplit(here._replace(query=target.query)), min(limit_of(url), self.size))
 
 
 def _cannot_list(error: UnansweredError) -> HubError:
     if error.http in (404, 405, 410, 501):
-        return HubError(
-            f"this hub has no listing (HTTP {error.http}): crawl a snapshot of its models instead, with --from"
-        )
+        return _no_listing(f"HTTP {error.http}")
     reason = error.reason
     if error.status in (Status.GONE, Status.GATED):
         reason = f"the listing is refused (HTTP {error.http}); it may need a token"
     return HubError(f"cannot list models: {reason}; crawl again to go on from here")
+
+
+def _no_listing(why: str) -> HubError:
+    return HubError(f"this hub has no listing ({why}): crawl a snapshot of its models instead, with --from")
 
 
 def read_rows(body: bytes) -> list[Any]:
@@ -183,7 +211,16 @@ def with_limit(url: str, limit: int) -> str:
     return urlunsplit(parts._replace(query=urlencode([*query, ("limit", str(limit))])))
 
 
-def _limit_of(url: str) -> int:
+def without_fields(url: str) -> str:
+    """Return ``url`` without the fields it names: with all that a listing gives by itself."""
+    parts = urlsplit(url)
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    kept = [(name, value) for name, value in query if name != "expand"]
+    return url if len(kept) == len(query) else urlunsplit(parts._replace(query=urlencode([*kept, ("full", "true")])))
+
+
+def limit_of(url: str) -> int:
+    """Return the rows that ``url`` asks for."""
     found = dict(parse_qsl(urlsplit(url).query)).get("limit", "")
     return int(found) if found.isdecimal() else PAGE
 

@@ -66,9 +66,9 @@ class Listed:
         return bool(self.sha) and self.files is not None
 
     @property
-    def license(self) -> str | None:
-        """The licence named by its tag."""
-        return next((tag.partition(":")[2] for tag in self.tags if tag.startswith("license:")), None)
+    def licenses(self) -> tuple[str, ...]:
+        """All licences named by its tags, in their order."""
+        return tuple(dict.fromkeys(tag.partition(":")[2] for tag in self.tags if tag.startswith("license:")))
 
     @property
     def base_models(self) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ def parse(row: Any) -> Listed:
     if not is_repo_id(repo_id):
         raise MalformedRowError(_stand_in(row), "has no usable id")
     sha = row.get("sha") or ""
-    if not isinstance(sha, str) or not (sha == "" or _SHA.fullmatch(sha)):
+    if sha != "" and not is_sha(sha):
         raise MalformedRowError(repo_id, "names no commit, so nothing of it can be pinned")
     weights = row.get("safetensors")
     counts, total = _parameters(weights) if isinstance(weights, Mapping) else (None, None)
@@ -118,6 +118,11 @@ def parse(row: Any) -> Listed:
 def is_repo_id(value: object) -> bool:
     """Return whether ``value`` is an id the Hub could have given: ``owner/name``, or ``name`` for a few old ones."""
     return isinstance(value, str) and _ID.fullmatch(value) is not None and ".." not in value and "--" not in value
+
+
+def is_sha(value: object) -> bool:
+    """Return whether ``value`` is the name of a commit."""
+    return isinstance(value, str) and _SHA.fullmatch(value) is not None
 
 
 def text(value: object, limit: int = MAX_TEXT) -> str | None:
@@ -151,6 +156,8 @@ def _texts(values: Any) -> tuple[str, ...]:
 
 
 def _count(value: Any) -> int | None:
+    if isinstance(value, float) and value.is_integer():  # as tables have whole numbers beside missing ones
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not -_INT64 <= value < _INT64:
         return None
     return value

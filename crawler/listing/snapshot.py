@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from typing import Any
 
 import duckdb
@@ -11,11 +13,33 @@ from crawler.listing.pages import Page
 from crawler.listing.query import PAGE, Query
 from workspace import HubError, WorkspaceError
 from workspace.runs import now
+from workspace.text import printable
 
-COLUMNS = (
-    "id", "sha", "author", "createdAt", "lastModified", "pipeline_tag", "library_name", "tags", "downloads", "likes",
-    "private", "gated", "disabled", "safetensors", "siblings",
-)  # fmt: skip
+logger = logging.getLogger(__name__)
+
+_NUMBER = r"U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)|FLOAT|DOUBLE|DECIMAL\(.*\)"
+_KINDS = {
+    "text": ("VARCHAR", '"{}"'),
+    "texts": (r"VARCHAR\[\d*\]", '"{}"'),
+    "times": (r"TIMESTAMP.*|DATE|VARCHAR", '"{}"'),
+    "numbers": (_NUMBER, 'TRY_CAST("{}" AS BIGINT)'),
+    "true or false": (rf"BOOLEAN|{_NUMBER}", 'TRY_CAST("{}" AS BOOLEAN)'),
+    "text, or true or false": ("VARCHAR|BOOLEAN", '"{}"'),
+    "objects": (r"STRUCT\(.*\)|MAP\(.*\)", '"{}"'),
+    "a list of files": (r"VARCHAR\[\d*\]|STRUCT\(.*\)\[\d*\]", '"{}"'),
+}
+"""What a column may hold: DuckDB's names of the types it can be read from, and how it is read."""
+
+COLUMNS = {
+    **dict.fromkeys(("id", "sha", "author", "pipeline_tag", "library_name"), "text"),
+    **dict.fromkeys(("createdAt", "lastModified"), "times"),
+    "tags": "texts",
+    **dict.fromkeys(("downloads", "likes"), "numbers"),
+    **dict.fromkeys(("private", "disabled"), "true or false"),
+    "gated": "text, or true or false",
+    "safetensors": "objects",
+    "siblings": "a list of files",
+}
 """Columns read when the snapshot has them. Without ``sha`` or ``siblings`` a candidate costs one request to the API."""
 
 
@@ -33,7 +57,7 @@ class Snapshot:
     """
 
     is_live = False
-    size = PAGE
+    size = bearable = PAGE
 
     def __init__(self, where: str, query: Query, endpoint: str, token: str | None) -> None:
         self.first, self.name = "row:0", f"snapshot {where}"
@@ -64,15 +88,28 @@ class Snapshot:
             described = self._connection.execute("DESCRIBE SELECT * FROM read_parquet(?)", [self._where]).fetchall()
         except (duckdb.Error, OSError) as error:
             raise WorkspaceError(f"cannot read the snapshot {self._where}: {error}") from error
-        names = [str(row[0]) for row in described]
-        if "id" not in names:
+        types = {str(row[0]): str(row[1]) for row in described}
+        if "id" not in types:
             raise WorkspaceError(f"{self._where} has no column 'id'; it needs the API's column names")
-        self._selected = [name for name in COLUMNS if name in names]
-        return names
+        usable, unusable = [], []
+        for name, kind in COLUMNS.items():
+            pattern, expression = _KINDS[kind]
+            found = types.get(name, '"NULL"')  # which is also the type of a column without a value
+            if re.fullmatch(pattern, found, re.DOTALL):
+                usable.append(name)
+                seconds = "TIMESTAMP" in found or found == "DATE"  # Arrow's nanoseconds and days are no datetime
+                cast = seconds and "TIME ZONE" not in found
+                self._selected.append(f'CAST("{name}" AS TIMESTAMP) AS "{name}"' if cast else _as(expression, name))
+            elif found != '"NULL"':
+                unusable.append(f"{name} ({printable(found, 60)} and not {kind})")
+        if "id" not in usable:
+            raise WorkspaceError(f"{self._where} cannot be used: its column {unusable[0]}")
+        if unusable:
+            logger.warning("columns of the snapshot that cannot be used: %s", ", ".join(unusable))
+        return usable
 
     def _open(self, start: int) -> Any:
-        selected = ", ".join(f'"{name}"' for name in self._selected)
-        text = f"SELECT {selected} FROM read_parquet(?) WHERE {self._filter} OFFSET {start}"
+        text = f"SELECT {', '.join(self._selected)} FROM read_parquet(?) WHERE {self._filter} OFFSET {start}"
         found: Any = self._connection.sql(text, params=[self._where, *self._values])
         read = found.to_arrow_reader if hasattr(found, "to_arrow_reader") else found.fetch_arrow_reader  # DuckDB 1.x
         self._rest: list[Any] = []
@@ -87,6 +124,10 @@ class Snapshot:
                 break
         self._rest = rows[PAGE:]
         return rows[:PAGE]
+
+
+def _as(expression: str, name: str) -> str:
+    return f'{expression.format(name)} AS "{name}"'
 
 
 def _complete(row: dict[str, Any]) -> dict[str, Any]:

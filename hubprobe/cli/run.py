@@ -43,6 +43,7 @@ def status(folder: Path, plot: Path | None, kind: str) -> None:
             f"\n{report.listed} listed, {report.eligible} eligible; {report.attempted} attempted = {report.ok} ok + "
             f"{report.skipped} skipped + {report.failed} failed; {report.waiting} waiting; "
             f"{report.logits} searchable logits"
+            + (f"; the weights of {report.converted} from a conversion's pull request" if report.converted else "")
         )
 
 

@@ -26,7 +26,7 @@ from hubprobe.demo.listing import (
 from hubprobe.demo.repository import Repo, RepoFile
 from hubprobe.demo.wire import Request, Response
 
-_VERBS = frozenset({"revision", "tree", "paths-info", "refs", "commits", "resolve", "raw"})
+_VERBS = frozenset({"revision", "tree", "paths-info", "refs", "commits", "discussions", "resolve", "raw"})
 _EXPANDED_PAGE = 50  # entries of a tree page with expand=true
 _IMMUTABLE = ("Cache-Control", "public, max-age=31536000, immutable")
 
@@ -53,7 +53,9 @@ class Protocol:
             if len(request.segments) != 4 or request.segments[0] != "repos":
                 raise RefusedError(403, "", "Access denied")
             repo = self.catalog.find(f"{request.segments[1]}/{request.segments[2]}")
-            file = next((f for f in repo.files.values() if f.lfs and f.sha256 == request.segments[3]), None)
+            trees = (repo.files, *(pull.files for pull in repo.pulls))
+            files = (file for tree in trees for file in tree.values())
+            file = next((f for f in files if f.lfs and f.sha256 == request.segments[3]), None)
             if file is None:
                 raise RefusedError(403, "", "Access denied")
             return content(request, file)
@@ -115,11 +117,13 @@ class Protocol:
     def _model(self, request: Request, repo: Repo, rest: tuple[str, ...]) -> Response:
         verb = rest[0] if rest else "revision"
         if verb == "refs":
-            branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": repo.sha}
-            return Response.json({"branches": [branch], "tags": [], "converts": []})
-        _check_revision(repo, rest[1] if len(rest) > 1 else "main")
+            return Response.json(_refs(request, repo))
+        if verb == "discussions":
+            return Response.json(_discussions(request, repo))
+        main, repo = repo, _at(repo, rest[1] if len(rest) > 1 else "main")
         if verb == "revision":
-            return Response.json(self._info(request, repo), headers=[("X-Repo-Commit", repo.sha)])
+            row = self._info(request, repo, proposed=repo is not main)
+            return Response.json(row, headers=[("X-Repo-Commit", repo.sha)])
         if verb == "tree":
             return self._tree(request, repo, "/".join(rest[2:]))
         if verb == "paths-info" and request.method == "POST":
@@ -132,9 +136,12 @@ class Protocol:
             )
         raise RefusedError(404, "", "Sorry, we can't find the page you are looking for.")
 
-    def _info(self, request: Request, repo: Repo) -> Row:
+    def _info(self, request: Request, repo: Repo, *, proposed: bool) -> Row:
         expand = _expand(request, "info")
-        row = project(self.catalog.record(repo), info_fields(expand))
+        full = self.catalog.record(repo)
+        if proposed:
+            full = full | {"sha": repo.sha, "siblings": [{"rfilename": path} for path in sorted(repo.files)]}
+        row = project(full, info_fields(expand))
         if request.flag("blobs") and not expand:
             row["siblings"] = [_sibling(repo.files[path]) for path in sorted(repo.files)]
         if request.flag("securityStatus"):
@@ -172,7 +179,7 @@ class Protocol:
             hint = "your request to it is not granted" if signed_in else "log in and ask its author"
             status = 403 if signed_in else 401
             raise RefusedError(status, "GatedRepo", f"Access to model {repo.id} is restricted: {hint}.")
-        _check_revision(repo, revision)
+        repo = _at(repo, revision)
         file = repo.files.get(path)
         commit = ("X-Repo-Commit", repo.sha)
         if file is None or not file.served:
@@ -237,9 +244,47 @@ def _split(parts: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     return f"{parts[0]}/{parts[1]}", parts[2:]
 
 
-def _check_revision(repo: Repo, revision: str) -> None:
-    if revision not in ("main", "HEAD", "refs/heads/main", repo.sha):
-        raise RefusedError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+def _at(repo: Repo, revision: str) -> Repo:
+    """Return the repository as it is at a revision: a branch, a pull request or a commit."""
+    if revision in ("main", "HEAD", "refs/heads/main", repo.sha):
+        return repo
+    if revision in repo.heads:
+        return repo.heads[revision]
+    raise RefusedError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+
+
+def _refs(request: Request, repo: Repo) -> Row:
+    branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": repo.sha}
+    refs: Row = {"branches": [branch], "tags": [], "converts": []}
+    if request.flag("include_prs"):
+        refs["pullRequests"] = [
+            {"name": str(pull.num), "ref": pull.ref, "targetCommit": repo.heads[pull.ref].sha} for pull in repo.pulls
+        ]
+    return refs
+
+
+def _discussions(request: Request, repo: Repo) -> Row:
+    """Return the discussions asked for, all on one page, the newest first; here all of them are pull requests."""
+    author, status = request.first("author"), request.first("status", "all")
+    wanted = [
+        pull
+        for pull in sorted(repo.pulls, key=lambda pull: pull.num, reverse=True)
+        if author in ("", pull.author) and status in ("all", pull.status) and request.first("type") != "discussion"
+    ]
+    listed = [
+        {
+            "num": pull.num,
+            "author": {"name": pull.author, "fullname": pull.author, "type": "user", "isPro": False, "isHf": False},
+            "repo": {"name": repo.id, "type": "model"},
+            "title": pull.title,
+            "status": pull.status,
+            "createdAt": "2023-11-14T22:13:20.000Z",
+            "isPullRequest": True,
+            "numComments": 1,
+        }
+        for pull in wanted
+    ]
+    return {"discussions": listed if request.first("p", "0") == "0" else [], "count": len(listed), "start": 0}
 
 
 def _expand(request: Request, what: str) -> list[str]:

@@ -116,9 +116,33 @@ class RepoFile:
             yield self.content.read(at, min(at + _CHUNK, stop))
 
 
+@dataclass(frozen=True)
+class PullRequest:
+    """A pull request: a commit of its own under ``refs/pr/N``, with all the files the repository would then have.
+
+    Attributes:
+        num: the N; discussions and pull requests are counted together.
+        author: who opened it.
+        files: by path.
+        title: of the discussion.
+        status: open, closed, merged or draft.
+    """
+
+    num: int
+    author: str
+    files: Mapping[str, RepoFile]
+    title: str = "Adding `safetensors` variant of this model"
+    status: str = "open"
+
+    @property
+    def ref(self) -> str:
+        """The git reference of its head."""
+        return f"refs/pr/{self.num}"
+
+
 @dataclass
 class Repo:
-    """A repository with one commit on ``main``.
+    """A repository with one commit on ``main``, and one on each pull request.
 
     Attributes:
         id: owner/name.
@@ -127,6 +151,7 @@ class Repo:
             replace those the row would have, so that a fact may also make the row wrong on purpose.
         gone: listed, but every other request says there is no such repository.
         renamed_to: its new id; API requests are redirected there.
+        pulls: its pull requests.
     """
 
     id: str
@@ -134,6 +159,7 @@ class Repo:
     facts: dict[str, Any] = field(default_factory=dict)
     gone: bool = False
     renamed_to: str | None = None
+    pulls: tuple[PullRequest, ...] = ()
 
     @classmethod
     def of(cls, repo_id: str, files: Files, **changes: Any) -> Repo:
@@ -157,6 +183,12 @@ class Repo:
         tree = git_tree({path: bytes.fromhex(file.oid) for path, file in self.files.items()}).hex()
         who = "hubprobe <demo@example.invalid> 1700000000 +0000"
         return git_hash("commit", f"tree {tree}\nauthor {who}\ncommitter {who}\n\nUpload model\n".encode()).hex()
+
+    @cached_property
+    def heads(self) -> dict[str, Repo]:
+        """What the repository would be with each of its pull requests, by reference and by commit."""
+        made = [(pull.ref, Repo(self.id, pull.files, self.facts)) for pull in self.pulls]
+        return {name: head for ref, head in made for name in (ref, head.sha)}
 
     def text(self, path: str) -> str:
         """Return a small file as text; empty when there is none."""

@@ -282,7 +282,10 @@ MAX_LISTED_LABEL = 1_000
 MAX_LOGITS = CrawlConfig().max_labels
 """Outputs of one model: what a crawl takes unless told otherwise."""
 
-MAX_ITEMS = {"tags": 2_000, "files": 20_000, "id2label": MAX_LOGITS, "base_models": 2_000, "architectures": 2_000}
+MAX_ITEMS = {
+    **dict.fromkeys(("tags", "licenses", "base_models", "architectures"), 2_000),
+    "files": 20_000, "id2label": MAX_LOGITS,
+}  # fmt: skip
 """Entries of a list in one row."""
 
 TOLERANCE = 2.0**-8
@@ -347,6 +350,8 @@ RULES: dict[str, dict[str, Rule]] = {
         "label_quality": _QUALITY,
         "problem_type": _PROBLEM,
         "image_size": _number(0, 2**31),
+        "weights_ref": _form(r"refs/pr/\d{1,9}", "pull request, refs/pr/N"),
+        "weights_sha": _COMMIT,
         "weights_bytes": _number(0),
         "eligibility": _one_of([s.value for s in Status if s is not Status.OK], "verdict"),
         "card_summary": _text(MAX_TEXT),

@@ -116,9 +116,16 @@ def why_left_out(row: Row, licences: Collection[str], opt_out: Collection[str]) 
     for reason, _, holds in RULES:
         if holds(row):
             return reason
-    kind = class_of(row["license"])
-    tag = str(row["license"] or "").lower()
-    return "" if kind in licences or tag in licences else f"licence_{kind}"
+    for stated in _licences(row):  # each of several holds
+        kind = class_of(stated)
+        if kind not in licences and str(stated or "").lower() not in licences:
+            return f"licence_{kind}"
+    return ""
+
+
+def _licences(row: Row) -> list[str | None]:
+    """Return every licence of a repository, one None when it states none; catalogs of old name the first one alone."""
+    return row["licenses"] or [row["license"]]
 
 
 OPT_OUT = "release-optout.txt"
@@ -166,7 +173,7 @@ def plan(
     opt_out = _opt_out(workspace)
     catalog, attempts = workspace.catalog(), workspace.attempts()
     last = {r["repo_id"]: r["status"] for r in attempts.select(["repo_id", "status"]).to_pylist()}
-    columns = ["id", "private", "disabled", "gated", "license", "renamed_to", "eligibility"]
+    columns = ["id", "private", "disabled", "gated", "license", "licenses", "renamed_to", "eligibility"]
     reasons = []
     for row in catalog.select(columns).to_pylist():
         row["ends"] = (row["eligibility"], last.get(row["id"]))
@@ -209,7 +216,8 @@ def _published(models: pa.Table) -> pa.Table:
     models = _scrubbed(models)
     if "card_summary" not in models.column_names:
         return models
-    stated = [class_of(tag) not in ("none", "other") for tag in models["license"].to_pylist()]
+    licences = map(_licences, models.select(["license", "licenses"]).to_pylist())
+    stated = [not {class_of(tag) for tag in tags} & {"none", "other"} for tags in licences]
     words = pc.if_else(pa.array(stated, pa.bool_()), models["card_summary"], pa.scalar(None, pa.string()))
     return models.set_column(models.column_names.index("card_summary"), models.schema.field("card_summary"), words)
 

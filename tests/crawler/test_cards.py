@@ -36,6 +36,25 @@ def test_a_summary_is_prose():
     assert summary(CARD) == "My model Recognises dogs & cats, see the paper."
 
 
+@pytest.mark.parametrize(
+    ("card", "found"),
+    [
+        (b"vit_base_patch16_224 by timm", "vit_base_patch16_224 by timm"),
+        (b"a _fine_ and __very__ good ___model___", "a fine and very good model"),
+        (b"_vit_tiny_ and (_resnet_18_), num_labels=5", "vit_tiny and (resnet_18), num_labels=5"),
+        (b"`__init__` takes ``_private_`` and `a*b`", "__init__ takes _private_ and a*b"),
+        (b"vit\\_base \\*starred\\*", "vit_base *starred*"),
+        (b"**snake_case** in *image_net_1k*", "snake_case in image_net_1k"),
+        (b"about ~5 of ~~old~~ new", "about ~5 of old new"),
+        (b"\n  \n---\nlicense: mit\n---\nDogs.", "Dogs."),
+        (b"\xef\xbb\xbf---  \r\nlicense: mit\r\n---\r\nDogs.", "Dogs."),
+        (b"\n---\nlicense: mit\n", None),
+    ],
+)
+def test_identifiers_stay_whole_and_front_matter_goes(card: bytes, found: str | None) -> None:
+    assert summary(card) == found
+
+
 @pytest.mark.parametrize("card", [b"", b"---\nlicense: mit", b"---\nlicense: mit\n---\n", b"| a |\n|---|\n", b"<br>"])
 def test_a_card_without_prose_has_none(card):
     assert summary(card) is None
@@ -50,8 +69,9 @@ def test_a_summary_is_cut_at_a_word():
 
 @pytest.mark.parametrize(
     "mark",
-    ["<", "[", "![", "*", "|", "<!--", "```", "> ", "&", "[](", "<a", "1. ", "\xff", "\n", "\n \n", "\t", "~~~\n"],
-)
+    ["<", "[", "![", "*", "|", "<!--", "```", "> ", "&", "[](", "<a", "1. ", "\xff", "\n", "\n \n", "\t", "~~~\n", "_",
+     "_a", "`a", "\\", "---\n", " "],
+)  # fmt: skip
 def test_no_card_takes_long(mark):
     started = time.process_time()
     summary((mark * READ).encode("latin-1")[:READ])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ import crawler
 from hubprobe.demo import unhealthy
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer
+from hubprobe.demo.wire import Request, Respond, Response
+from tests.hubs.faults import Fault, Faults
 from workspace import Outcome, Status, Workspace
 
 Open = Callable[..., Workspace]
@@ -56,11 +59,13 @@ def test_an_eligible_row_says_all_that_a_probe_needs(hub: HubServer, home: Repo,
 def test_what_the_listing_decides_costs_no_further_request(hub: HubServer, open_workspace: Open) -> None:
     crawl(open_workspace(hub.url))
     from_listing = (
-        Status.GATED, Status.DISABLED, Status.PICKLE_ONLY, Status.ONNX_ONLY, Status.ADAPTER, Status.NO_CONFIG,
+        Status.GATED, Status.DISABLED, Status.ONNX_ONLY, Status.ADAPTER, Status.NO_CONFIG,
         Status.NO_WEIGHTS, Status.FOREIGN_FORMAT, Status.UNSAFE_PATH, Status.MALFORMED_ROW, Status.CUSTOM_CODE,
     )  # fmt: skip
     for status in from_listing:
         assert hub.requests.matching(unhealthy.repo_id(status)) == []
+    (asked,) = hub.requests.matching(unhealthy.repo_id(Status.PICKLE_ONLY))  # whether the bot has converted it
+    assert "/discussions?" in asked.target
 
 
 def test_a_second_crawl_decides_only_what_may_have_changed(
@@ -82,6 +87,40 @@ def test_limit_stops_the_listing(hub: HubServer, open_workspace: Open) -> None:
     workspace = open_workspace(hub.url)
     assert crawl(workspace, limit=7).listed == 7
     assert workspace.catalog().num_rows == 7
+
+
+def test_an_empty_listing_is_said_to_be_empty(
+    hub: HubServer, open_workspace: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    for dry in (True, False):
+        caplog.clear()
+        assert crawl(open_workspace(hub.url), author="nobody", dry_run=dry).listed == 0
+        assert "holds no repository" in caplog.text
+        assert "'nobody'" in caplog.text
+
+
+def test_a_healthy_crawl_asks_what_the_documentation_says_and_no_more(
+    make_repo: Callable[..., Repo], open_workspace: Open
+) -> None:
+    """The rows of docs/crawl.md, "What it costs": whatever is added has to keep to them."""
+    with HubServer([make_repo(f"acme/m{i}") for i in range(20)]) as server:
+        summary = crawl(open_workspace(server.url))
+        assert summary.statuses == {"eligible": 20}
+        assert server.requests.count("api") == 1 + 20
+        assert server.requests.count("resolvers") == 20 * (2 + 1 + 2)
+        assert server.requests.count("cdn") == 20
+
+
+def test_a_repository_listed_twice_is_counted_once(make_repo: Callable[..., Repo], open_workspace: Open) -> None:
+    def twice(request: Request, answer: Respond) -> Response:
+        response = answer(request)
+        rows = json.loads(bytes(response.body))  # type: ignore[arg-type]
+        return Response.json([*rows, *rows])
+
+    with HubServer([make_repo(f"acme/m{i}") for i in range(3)]) as server:
+        server.intercept = Faults(Fault(twice, match=r"GET /api/models\?", times=None))
+        summary = crawl(open_workspace(server.url))
+    assert (summary.listed, summary.new, sum(summary.statuses.values())) == (3, 3, 3)
 
 
 def test_funnel_adds_up(hub: HubServer, open_workspace: Open) -> None:

@@ -267,6 +267,40 @@ def test_a_page_that_takes_too_long_is_asked_for_in_parts_after_two_tries(
     assert lists(server).count("1000") <= 2
 
 
+def test_the_size_a_server_bears_is_kept_for_the_next_crawl_and_no_longer(
+    server: HubServer, harm: Faults, open_workspace: Open, make_repo: Callable[..., Repo]
+) -> None:
+    fault = harm.add(Fault(PASSING["504"], match=r"limit=1000", times=None))
+    workspace = open_workspace(server.url)
+    crawl(workspace)
+    assert fault.hits == 2
+    server.requests.clear()
+    crawl(workspace)
+    assert set(lists(server)) == {"250"}
+    assert fault.hits == 2
+    server.requests.clear()
+    crawl(workspace)  # perhaps the server is well again
+    assert lists(server)[0] == "1000"
+    assert fault.hits == 4
+    assert ends(workspace) == ALL_FINE
+
+
+def test_an_interrupted_crawl_goes_on_with_the_size_it_learned(
+    server: HubServer, harm: Faults, open_workspace: Open
+) -> None:
+    heavy = harm.add(Fault(PASSING["504"], match=r"limit=1000", times=None))
+    gone = harm.add(Fault(faults.status(404), match=r"cursor=", times=None))
+    workspace = open_workspace(server.url)
+    with pytest.raises(HubError):
+        crawl(workspace)
+    gone.times = 0
+    assert crawl(workspace).resumed
+    assert heavy.hits == 2
+    crawl(workspace)
+    assert heavy.hits == 2
+    assert ends(workspace) == ALL_FINE
+
+
 def test_an_outage_is_not_taken_for_a_heavy_page(server: HubServer, harm: Faults, open_workspace: Open) -> None:
     harm.add(Fault(PASSING["504"], match=LIST, times=7))
     workspace = open_workspace(server.url)

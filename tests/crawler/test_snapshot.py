@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date, datetime, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 import crawler
 from crawler.listing.query import Query
+from crawler.listing.rows import parse
 from crawler.listing.snapshot import Snapshot
 from hubprobe.demo.server import HubServer
 from workspace import Workspace, WorkspaceError
@@ -67,6 +70,56 @@ def test_pages_of_a_snapshot_can_be_asked_for_again(tmp_path: Path) -> None:
     assert [name for _, names in pages for name in names] == [row["id"] for row in rows]
     again = Snapshot(str(tmp_path / "m.parquet"), Query(), "http://x", None)
     assert [row["id"] for row in again.page(pages[1][0]).rows] == pages[1][1]
+
+
+NUMBERS = {
+    "float64 beside NaN": pa.array([12.0, float("nan")]),
+    "float32": pa.array([12.0, None], pa.float32()),
+    "decimal": pa.array([Decimal("12.00"), None]),
+    "uint64": pa.array([12, 2**64 - 1], pa.uint64()),
+    "int16": pa.array([12, None], pa.int16()),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_of_any_type_are_read(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    table = pa.table({"id": ["a/x", "a/y"], "downloads": NUMBERS[name], "likes": NUMBERS[name]})
+    pq.write_table(table, tmp_path / "m.parquet")
+    rows = Snapshot(str(tmp_path / "m.parquet"), Query(), "http://x", None).page("row:0").rows
+    assert [(parse(row).downloads, parse(row).likes) for row in rows] == [(12, 12), (None, None)]
+    assert caplog.text == ""
+
+
+def test_times_flags_and_counts_of_other_types(tmp_path: Path) -> None:
+    day = date(2024, 5, 6)
+    table = pa.table(
+        {
+            "id": ["a/x"],
+            "createdAt": pa.array([day]),
+            "lastModified": pa.array([datetime(2024, 5, 6)], pa.timestamp("ns")),
+            "private": pa.array([0.0]),
+            "disabled": pa.array([True]),
+            "safetensors": [{"parameters": {"F32": 3.0, "I64": None}, "total": 3.0}],
+        }
+    )
+    pq.write_table(table, tmp_path / "m.parquet")
+    (row,) = Snapshot(str(tmp_path / "m.parquet"), Query(), "http://x", None).page("row:0").rows
+    found = parse(row)
+    assert found.created == found.modified == datetime(2024, 5, 6, tzinfo=timezone.utc)
+    assert (found.private, found.disabled, found.parameters, found.total) == (False, True, (("F32", 3),), 3)
+
+
+def test_a_column_that_cannot_be_used_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    odd = {"id": ["a/x"], "downloads": ["many"], "tags": ["one, two"], "siblings": [3], "sha": pa.nulls(1)}
+    pq.write_table(pa.table(odd), tmp_path / "m.parquet")
+    source = Snapshot(str(tmp_path / "m.parquet"), Query(pipeline_tag="image-classification"), "http://x", None)
+    assert source.page("row:0").rows == [{"id": "a/x", "sha": ""}]
+    for name in ("downloads", "tags", "siblings"):
+        assert f"{name} (" in caplog.text
+    assert "sha" not in caplog.text
+    pq.write_table(pa.table({"id": [5]}), tmp_path / "n.parquet")
+    with pytest.raises(WorkspaceError, match="id"):
+        Snapshot(str(tmp_path / "n.parquet"), Query(), "http://x", None)
 
 
 def test_what_is_no_snapshot_is_refused(tmp_path: Path) -> None:

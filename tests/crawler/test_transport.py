@@ -18,19 +18,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from huggingface_hub.utils import httpx
 
 import crawler
 from crawler.decide.repository import Whereabouts, new_name
 from crawler.hub import client as client_module
 from crawler.hub.client import HubClient, decoded
 from crawler.hub.errors import UnansweredError
-from crawler.hub.transport import proxy_for
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer
 from hubprobe.demo.wire import Response
 from tests.hubs import faults
 from tests.hubs.faults import Fault, Faults
 from workspace import ConfigError, HubError, Status, Workspace
+from workspace.endpoint import access, agree_on_proxies, proxy_for
 
 Open = Callable[..., Workspace]
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
@@ -38,9 +39,9 @@ VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 @pytest.fixture(autouse=True)
 def direct(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
+    for name in (*VARIABLES, *(name.lower() for name in VARIABLES)):
+        monkeypatch.setenv(name, "")  # so that what is set meanwhile is taken back
+        monkeypatch.delenv(name)
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(client_module, "PATIENCE_SECONDS", 0.5)
@@ -193,6 +194,40 @@ def test_no_proxy(entries: str, url: str, direct: bool, monkeypatch: pytest.Monk
     monkeypatch.setenv("ALL_PROXY", "proxy.example:3128")
     monkeypatch.setenv("NO_PROXY", entries)
     assert proxy_for(url) == ("" if direct else "http://proxy.example:3128")
+
+
+@pytest.mark.parametrize(
+    ("proxy", "entries", "through"),
+    [
+        ("socks://proxy.example:3128", "", "socks5h://proxy.example:3128"),
+        ("proxy.example:3128", "other.example 10.0.0.0/8", "http://proxy.example:3128"),
+        ("proxy.example:3128", "172.16.0.0/12", ""),
+        ("proxy.example:3128", "other.example hub.example", ""),
+        ("SOCKS5://proxy.example:3128", "*", ""),
+    ],
+)
+def test_huggingface_hub_goes_the_same_way(
+    proxy: str, entries: str, through: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoders, data sets and snapshots are fetched by other libraries: httpx is asked what it would do."""
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    monkeypatch.setenv("NO_PROXY", entries)
+    endpoint = "https://172.16.3.4" if "172" in entries else "https://hub.example"
+    agree_on_proxies(endpoint)
+    assert proxy_for(endpoint) == through
+    with httpx.Client() as client:
+        route = client._transport_for_url(httpx.URL(endpoint))
+        pool = route._pool
+        assert hasattr(pool, "_proxy_url") is bool(through)
+        if through:
+            found = pool._proxy_url
+            assert (found.host.decode(), found.port) == ("proxy.example", 3128)
+
+
+def test_a_proxy_of_another_kind_is_refused_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks4://127.0.0.1:1")
+    with pytest.raises(ConfigError, match="proxy of a kind"):
+        access("https://hub.example", False)
 
 
 def test_each_scheme_has_its_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

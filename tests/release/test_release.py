@@ -85,6 +85,7 @@ def test_excluded_outputs_are_told(made, tmp_path):
         ({"gated": "false", "license": "other"}, "licence_other"),
         ({"gated": "false", "license": "my-own-terms"}, "licence_other"),
         ({"gated": "false", "license": "llama3"}, "licence_vendor"),
+        ({"gated": "false", "license": "mit", "licenses": ["mit", "cc-by-nc-4.0"]}, "licence_noncommercial"),
     ],
 )
 def test_left_out_means_no_row_anywhere(made, tmp_path, values, reason):
