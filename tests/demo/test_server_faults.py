@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import httpx
+from packaging.version import Version
 
 from hubprobe.demo import tiny
 from hubprobe.demo.repository import Repo
@@ -71,7 +72,9 @@ def test_429_with_headers_with_retry_after_and_with_neither(hub, faults, client)
     assert not {"ratelimit", "retry-after"} & set(bare.headers)
 
 
-@pytest.mark.skipif(int(huggingface_hub.__version__[0]) < 2, reason="huggingface_hub 1 does not list again after a 429")
+@pytest.mark.skipif(
+    Version(huggingface_hub.__version__).major < 2, reason="huggingface_hub 1 does not list again after a 429"
+)
 def test_the_real_client_gets_over_a_few_bad_answers(hub, faults):
     faults.add(Fault(f.rate_limited(retry_after=0), match="/api/models"))
     faults.add(Fault(f.reset(), match="/api/models", skip=1))

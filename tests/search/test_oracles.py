@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from search.scan import kernels
+from search.scan.device import TorchScanner
 from search.scan.nearest import Finder
 from search.scan.scan import CpuScanner
 from search.scan.scoring import BRIDGE, MAP, Comparison
@@ -102,9 +103,10 @@ class _Bare(Finder):
         raise NotImplementedError
 
 
+@pytest.mark.parametrize("by", ["numba", "torch"])
 @pytest.mark.parametrize("columns", [1, 4, 40])
 @pytest.mark.parametrize("positive", [False, True])
-def test_bounds_hold_where_float32_loses_most(tmp_path, columns, positive):
+def test_bounds_hold_where_float32_loses_most(tmp_path, columns, positive, by):
     """Values far outside of the codes: true squares of 1e10, beside which the codes' own error is small."""
     rng = np.random.default_rng(0)
     vectors = (rng.choice([-1, 1], (500, columns)) * rng.uniform(60_000, 65_504, (500, columns))).astype(np.float16)
@@ -117,7 +119,9 @@ def test_bounds_hold_where_float32_loses_most(tmp_path, columns, positive):
         extra = {"positive": True, "scale": np.full(500, -1, np.float32), "shift": np.ones(500, np.float32)}
         exact = 1.0 - exact
     comparison = Comparison(np.arange(columns, dtype=np.int32), targets, weights, **extra)
-    (found,) = _Bare(tmp_path, vectors).scanner.scan([comparison], [None], 0, [np.inf])
+    bare = _Bare(tmp_path, vectors)
+    scanner = bare.scanner if by == "numba" else TorchScanner(bare.tiles, bare.starts, "cpu")
+    (found,) = scanner.scan([comparison], [None], 0, [np.inf])
     assert len(found.rows) == 500
     assert (found.bounds <= exact[found.rows]).all()
 
