@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub.utils import RateLimitInfo
 
 from crawler.hub import pacing
-from crawler.hub.pacing import Bucket, bucket_name, standing
+from crawler.hub.pacing import Bucket, RateLimits, bucket_name, standing
 from hubprobe.demo.server import Quotas, RateLimiter
 
 
@@ -137,3 +137,16 @@ def test_headers_are_read_as_the_hub_documents_them(headers: dict[str, str], exp
 )
 def test_requests_are_counted_where_the_hub_counts_them(path: str, bucket: str) -> None:
     assert bucket_name(path) == bucket
+
+
+def test_a_bucket_of_another_name_is_waited_for_and_holds_up_no_other() -> None:
+    limits = RateLimits()
+    file, page = "/acme/model/resolve/main/config.json", "/api/models"
+    guessed = limits.bucket(file)
+    guessed.reserve()
+    told = RateLimitInfo("downloads", remaining=0, reset_in_seconds=100, limit=10, window_seconds=300)
+    named = limits.answered(file, guessed, told)
+    assert limits.bucket(file) is named
+    assert named is limits.buckets["downloads"]
+    assert limits.bucket(file).reserve() > 90
+    assert limits.bucket(page).reserve() == 0
