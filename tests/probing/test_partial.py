@@ -27,6 +27,36 @@ def test_a_larger_share_contains_every_smaller_one(n: int, a: int, b: int, core:
     assert set(common) <= set(other) or min(a, n) < core
 
 
+@pytest.mark.parametrize(
+    ("n", "fraction", "probes", "expected"),
+    [
+        (10, None, None, 10), (10, 1.0, None, 10), (10, 0.25, None, 3), (10, 0.3, None, 3), (10, 0.31, None, 4),
+        (1000, 0.0001, None, 2), (2, 0.5, None, 2), (10, None, 2, 2), (10, None, 10, 10), (10, None, 11, 10),
+    ],
+)  # fmt: skip
+def test_how_many_probes_a_model_is_run_on(n: int, fraction: float | None, probes: int | None, expected: int) -> None:
+    assert subset.size(n, fraction, probes) == expected
+
+
+@pytest.mark.parametrize(
+    ("fraction", "probes"), [(0.0, None), (-0.1, None), (1.0000001, None), (None, 1), (None, -5), (0.5, 5)]
+)
+def test_a_share_that_is_none(fraction: float | None, probes: int | None) -> None:
+    with pytest.raises(ConfigError):
+        subset.size(10, fraction, probes)
+
+
+def test_the_core_is_common_and_counts() -> None:
+    names = ("a/b", "a/c", "x/y")
+    chosen = [set(subset.choose(400, 40, name, "c", "p", core=25).tolist()) for name in names]
+    common = set.intersection(*chosen)
+    assert [len(one) for one in chosen] == [40] * 3
+    assert common >= set(subset.choose(400, 25, "any", "c", "p", core=25).tolist())
+    assert 25 <= len(common) < 30
+    assert len(subset.choose(400, 10, "a/b", "c", "p", core=25)) == 25
+    assert subset.choose(30, 30, "a/b", "c", "p", core=25).tolist() == list(range(30))
+
+
 def test_models_get_subsets_of_their_own() -> None:
     one, two = (subset.choose(4000, 400, name, "c", "p") for name in ("a/b", "a/c"))
     assert 10 < len(set(one) & set(two)) < 90, "about 40 of 400 by chance"
