@@ -28,6 +28,7 @@ _VERBS = {
     "describe": ("search", "Name every output of a model by its behaviour."),
     "audit": ("search", "List outputs whose label disagrees with their behaviour."),
     "sql": ("search", "Ask SQL of every table in the workspace."),
+    "pick": ("pick", "Pick the best model for your own images."),
     "evaluate": ("search", "Measure search accuracy against known concepts."),
     "serve": ("serve", "Search in the browser."),
     "plot": ("plot", "Draw the crawl, the models or the search as a picture."),

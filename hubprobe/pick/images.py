@@ -1,0 +1,143 @@
+"""The user's own images as a probe set: a small workspace inside ``picks/``, and what is known of each image."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hubprobe.pick.scores import UNKNOWN
+from workspace import QueryError, Workspace, WorkspaceError
+from workspace.files import read_json, short_hash, write_json
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FOREIGN = -2
+"""The label of an image that shows none of the concepts."""
+
+LABELS = "labels.json"
+MAX_LABELS_BYTES = 64 * 1024**2  # of a CSV
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is to be picked for.
+
+    Attributes:
+        root: the pick's folder, ``picks/<name>/`` of the workspace.
+        inner: the workspace whose probes are the images.
+        concepts: what is to be told apart.
+        sources: of each image, its path within the folder, or where it came from.
+        labels: int64 [images], `UNKNOWN`, `FOREIGN` or a concept; what is learnt is written into it.
+        notes: what a user should know of the images.
+    """
+
+    root: Path
+    inner: Workspace
+    concepts: tuple[str, ...]
+    sources: tuple[str, ...]
+    labels: NDArray[np.int64]
+    notes: tuple[str, ...]
+
+    def learn(self, image: int, label: int) -> None:
+        """Note the label of an image, on the disk too: what was answered is never asked again."""
+        self.labels[image] = label
+        path = self.root / LABELS
+        known = read_json(path, {"labels": dict})["labels"] if path.exists() else {}
+        write_json(path, {"labels": known | {self.sources[image]: label}})
+
+
+def prepare(
+    workspace: Workspace,
+    images: str | Path,
+    concepts: Sequence[str],
+    *,
+    labels: Path | None,
+    limit: int,
+    seed: int,
+    name: str | None,
+    progress: bool,
+) -> Task:
+    """Read the images into ``picks/<name>/``, once, and find what is known of them.
+
+    Labels come from a CSV (columns ``path`` and ``label``), else from the names of the folders that images lie in, and
+    from what was answered in an earlier run.
+
+    Args:
+        workspace: whose index is asked; its endpoint and settings hold for the pick.
+        images: folder of images, Parquet file or data set.
+        concepts: what is to be told apart; the labels when empty.
+        labels: CSV file.
+        limit: images used at most, a seeded sample.
+        seed: of the sample.
+        name: of the pick; made of images, concepts and seed when None.
+        progress: show bars.
+
+    Raises `QueryError` for concepts or labels that make no task, `WorkspaceError` for images that cannot be read.
+    """
+    from probing import probes
+
+    given = _csv_labels(labels) if labels is not None else {}
+    place = str(Path(images).resolve()) if Path(images).exists() else str(images)
+    root = workspace.root / "picks" / (name or short_hash("\n".join([place, str(limit), str(seed), *concepts])))
+    if root.parent != workspace.root / "picks" or root.name in ("", ".", ".."):
+        raise QueryError(f"a pick's name is one folder name, not {name!r}")
+    inner = Workspace.create(root / "work", workspace.config)
+    inner = Workspace(inner.root, workspace.config)
+    notes: tuple[str, ...] = ()
+    if not (inner.root / "probes" / "current.json").exists():
+        notes = probes.build(inner, images, n=limit, seed=seed, progress=progress).notes
+    rows = inner.probes(["source", "caption"]).to_pylist()
+    if len(rows) < 2:
+        raise QueryError(f"one image of {images} can be used, two are needed at least: give more images")
+    sources = tuple(str(row["source"]) for row in rows)
+    said = [given.get(source) if given else row["caption"] for source, row in zip(sources, rows, strict=True)]
+    chosen = tuple(dict.fromkeys(c.strip() for c in concepts)) or tuple(sorted({s for s in said if s}))
+    if len(chosen) < 2:
+        raise QueryError(
+            "name at least two concepts that are to be told apart, such as: hubprobe pick dog cat --images FOLDER; or "
+            "give labels, by --labels or by a folder for each class"
+        )
+    if given and not any(said):
+        raise QueryError(
+            f"none of the paths in {labels} is the path of an image: write them as they are below {images}"
+        )
+    place_of = {_plain(c): i for i, c in enumerate(chosen)}
+    known = np.array([place_of.get(_plain(s), FOREIGN) if s else UNKNOWN for s in said], np.int64)
+    if not given and not np.isin(known, range(len(chosen))).any():
+        known[:] = UNKNOWN  # captions, or folders whose names are no concepts, say nothing
+    if (root / LABELS).exists():
+        answered = read_json(root / LABELS, {"labels": dict})["labels"]
+        for i, source in enumerate(sources):
+            value = answered.get(source)
+            if type(value) is int and FOREIGN <= value < len(chosen):
+                known[i] = value
+    foreign = int((known == FOREIGN).sum())
+    if foreign:
+        notes = (
+            *notes,
+            f"{foreign} of {len(sources)} images are labelled as none of the concepts, and count for nothing",
+        )
+    return Task(root, inner, chosen, sources, known, notes)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.replace("_", " ").casefold().split())
+
+
+def _csv_labels(path: Path) -> dict[str, str]:
+    try:
+        if path.stat().st_size > MAX_LABELS_BYTES:
+            raise WorkspaceError(f"{path} has more than {MAX_LABELS_BYTES // 1024**2} MB: it is no list of labels")
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise WorkspaceError(f"{path} cannot be read as CSV: {error}") from error
+    if not rows or not {"path", "label"} <= set(rows[0]):
+        raise WorkspaceError(f"{path} needs a first line with the columns path and label, and a line for each image")
+    return {Path(r["path"]).as_posix(): r["label"] for r in rows if r["path"] and r["label"]}
