@@ -7,19 +7,11 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
-from hubprobe.cli.options import (
-    config_with_endpoint,
-    endpoint_option,
-    format_option,
-    local_offline,
-    quiet_option,
-    token_option,
-    token_to_send,
-    workspace_option,
-)  # fmt: skip
+from hubprobe.cli.options import ChosenHub, hub_options, local_offline, output_options, workspace_option
 from hubprobe.output import render, size
 from workspace.text import printable
 
@@ -43,29 +35,18 @@ COLUMNS = ("rank", "repo_id", "accuracy", "interval", "basis", "agreement", "ima
 @click.option("--device", help="cpu, cuda ...; what there is when not given.")
 @click.option("--max-disk", type=click.FloatRange(min=0, min_open=True), help="GB that fetched files may take.")
 @click.option("--keep", is_flag=True, help="Keep models' files.")
-@token_option
-@endpoint_option
-@quiet_option
-@format_option
+@hub_options
+@output_options
 def pick(
-    folder: Path,
+    hub: ChosenHub,
     concepts: tuple[str, ...],
     images: str,
-    labels: Path | None,
     budget: int,
-    candidates: int,
     models: str | None,
-    where: str | None,
-    max_images: int,
-    seed: int,
-    name: str | None,
-    device: str | None,
     max_disk: float | None,
-    keep: bool,
-    token: str | None,
-    endpoint: str | None,
     quiet: bool,
     kind: str,
+    **options: Any,
 ) -> None:
     """Pick the best model for your own images; they stay on this machine.
 
@@ -81,31 +62,21 @@ def pick(
     """
     local_offline()
     from hubprobe.pick import pick as pick_
-    from workspace import Workspace
 
-    config = config_with_endpoint(folder, endpoint)
-    workspace = Workspace(Workspace.open(folder).root, config)
     interactive = sys.stdin.isatty()
     if budget and not interactive:
         click.echo("no terminal to ask for labels in: --budget is left aside", err=True)
     found = pick_(
-        workspace,
+        hub.workspace(),
         images,
         concepts,
-        labels=labels,
         budget=budget,
         ask=_ask if budget and interactive else None,
-        candidates=candidates,
         models=tuple(m.strip() for m in models.split(",") if m.strip()) if models else (),
-        where=where,
-        max_images=max_images,
-        seed=seed,
-        name=name,
-        token=token_to_send(config, endpoint, token),
-        device=device,
+        token=hub.token,
         max_disk_bytes=None if max_disk is None else int(max_disk * 1e9),
-        keep=keep,
         progress=not quiet,
+        **options,
     )
     if kind == "table":
         rows = [

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 UNKNOWN = -1
 """In place of a concept: an answer or a label that is not there."""
 
-LABEL_WEIGHT = 4.0
-"""What a known label counts in a model's accuracy, where an image without one counts 1."""
+LABEL_WEIGHT = 20.0
+"""What a known label counts where it is decided whom to believe, beside an image without one. Not in the accuracies:
+labels are asked for where models disagree, so that the share of them that a model gets right is no share of all images.
+Of 1, 4, 12 and 40, simulated with models that make the same mistakes, 12 and 40 lost least, and 1 believed a clique."""
 
 PRIOR = (2.0, 1.0)
 """Right and wrong answers that every model is believed to have given before any image was looked at."""
@@ -62,8 +64,7 @@ class Belief:
 
     Attributes:
         images: float64 [images, concepts], how probable each concept is for each image; rows sum to 1.
-        right, wrong: float64 [models], weighted images that each model is believed to have got right and wrong, `PRIOR`
-            included.
+        right, wrong: float64 [models], images each model is believed to have got right and wrong, with `PRIOR`.
     """
 
     images: NDArray[np.float64]
@@ -104,11 +105,13 @@ def believe(
     belief /= belief.sum(axis=1, keepdims=True)
     belief[known] = np.eye(concepts)[labels[known]]
     counts = np.where(known, LABEL_WEIGHT, 1.0)
-    right = wrong = np.empty(0)
-    for _ in range(_ROUNDS):
+
+    def judged(weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         agreed = belief[np.arange(images)[None, :], picked] * given
-        right = PRIOR[0] + agreed @ counts
-        wrong = PRIOR[1] + (given - agreed) @ counts
+        return PRIOR[0] + agreed @ weights, PRIOR[1] + (given - agreed) @ weights
+
+    for _ in range(_ROUNDS):
+        right, wrong = judged(counts)
         accuracy = right / (right + wrong)
         # log-odds of an answer that is right over one that is wrong, spread over the other concepts
         gain = voice * np.log(np.maximum(concepts - 1, 1) * accuracy / (1 - accuracy))
@@ -123,7 +126,7 @@ def believe(
         belief = fresh
         if moved < 1e-6:
             break
-    return Belief(belief, right, wrong)
+    return Belief(belief, *judged(np.ones(images)))
 
 
 def worth_asking(votes: NDArray[np.int64], labels: NDArray[np.int64], belief: Belief) -> int:
