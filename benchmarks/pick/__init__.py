@@ -1,0 +1,1 @@
+"""What `hubprobe pick` loses against the best model."""
