@@ -18,11 +18,11 @@ from workspace.errors import HubprobeError
 from workspace.version import __version__
 
 _VERBS = {
-    "crawl": ("crawl", "List a Hub's image classifiers and decide which can be probed."),
-    "probes": ("probe", "Build the fixed set of images that every model is run on."),
-    "probe": ("probe", "Run every eligible model on the probe set."),
-    "complete": ("probe", "Turn responses into logit descriptors."),
-    "index": ("index", "Build the search index."),
+    "crawl": ("run", "List a Hub's image classifiers and decide which can be probed."),
+    "probes": ("run", "Build the fixed set of images that every model is run on."),
+    "probe": ("run", "Run every eligible model on the probe set."),
+    "complete": ("run", "Turn responses into logit descriptors."),
+    "index": ("search", "Build the search index."),
     "search": ("search", "Find logits by a concept's name or an example image."),
     "similar": ("search", "Find logits that respond like a given logit."),
     "describe": ("search", "Name every output of a model by its behaviour."),
@@ -30,7 +30,7 @@ _VERBS = {
     "sql": ("search", "Ask SQL of every table in the workspace."),
     "pick": ("pick", "Pick the best model for your own images."),
     "evaluate": ("search", "Measure search accuracy against known concepts."),
-    "serve": ("serve", "Search in the browser."),
+    "serve": ("search", "Search in the browser."),
     "plot": ("plot", "Draw the crawl, the models or the search as a picture."),
     "release": ("release", "Write the workspace as a dataset that anyone can load."),
     "import": ("release", "Make a workspace and its index from a release."),

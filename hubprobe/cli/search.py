@@ -1,4 +1,4 @@
-"""The verbs ``search``, ``similar``, ``describe``, ``audit``, ``evaluate`` and ``sql``: questions to an index."""
+"""``index``, and what asks it: ``search``, ``similar``, ``sql``, ``describe``, ``audit``, ``evaluate``, ``serve``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,83 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from hubprobe.cli.options import OutPath, format_option, output_options, workspace_option
+from hubprobe.cli.options import (
+    ChosenHub,
+    Group,
+    OutPath,
+    format_option,
+    hub_options,
+    local_offline,
+    output_options,
+    show_summary,
+    token_option,
+    workspace_option,
+)
 from hubprobe.output import BINARY, SUFFIXES, output_file, render, write_batches
 
 if TYPE_CHECKING:
     from search import Index, Query
+
+
+@click.group(cls=Group, invoke_without_command=True)
+@workspace_option
+@click.option(
+    "--encoder",
+    help="Encoder for text queries: clip:OWNER/NAME, captions:OWNER/NAME, or none; else the configuration's.",
+)
+@click.option("--rebuild", is_flag=True, help="Read every descriptor again, not only new ones.")
+@click.option("--verify", is_flag=True, help="Compare every byte of the index with its checksums; build nothing.")
+@hub_options
+@output_options
+@click.pass_context
+def index(
+    context: click.Context,
+    hub: ChosenHub,
+    encoder: str | None,
+    rebuild: bool,
+    verify: bool,
+    quiet: bool,
+    kind: str,
+) -> None:
+    """Build the search index from the descriptors; readers keep the old one until the new one is whole.
+
+    \b
+    Examples:
+      hubprobe index --workspace my-index
+      hubprobe index --workspace my-index --verify
+      hubprobe index info --workspace my-index
+    """
+    if context.invoked_subcommand is not None:
+        return
+    import search
+
+    workspace = hub.workspace()
+    if verify:
+        compared = search.verify(workspace)
+        click.echo(render([compared], list(compared), kind), nl=False)
+        return
+    show_summary(search.index(workspace, encoder=encoder, token=hub.token, rebuild=rebuild, progress=not quiet), kind)
+
+
+@index.command("info")
+@workspace_option
+@format_option
+def info(folder: Path, kind: str) -> None:
+    """Say what the index holds: sizes, versions, encoder, memory, recall of what is approximate.
+
+    \b
+    Example:
+      hubprobe index info --workspace my-index
+    """
+    from hubprobe import front
+
+    values = front.open(folder).info()
+    if kind == "json":
+        click.echo(render([values], list(values), kind), nl=False)
+        return
+    rows = [{"what": name, "value": json.dumps(v) if isinstance(v, dict) else v} for name, v in values.items()]
+    click.echo(render(rows, ["what", "value"], kind, width=140), nl=False)
+
 
 UNITS = ("logit", "model", "family")
 HIT_COLUMNS = ("rank", "repo_id", "logit", "label", "score")
@@ -286,3 +358,57 @@ def evaluate(
     if trec is not None:
         files = write_trec(Workspace.open(folder), known, trec, scorings=asked, k=k)
         click.echo(f"{len(files)} files: {trec}", err=True)
+
+
+@click.command()
+@workspace_option
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on. Any other than a loopback one lets other machines in.",
+)
+@click.option("--port", type=click.IntRange(0, 65_535), default=7860, show_default=True, help="Port; 0: a free one.")
+@click.option("--open/--no-browser", "open_browser", default=False, help="Open the page in a browser; it is not.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0),
+    default=600,
+    show_default=True,
+    help="Searches a minute and client; 0: no bound.",
+)
+@click.option(
+    "--allow-host",
+    "allow_hosts",
+    metavar="NAME",
+    multiple=True,
+    help="Name under which the page may be asked, besides localhost: that of the proxy before it. Repeatable.",
+)
+@click.option("--mcp/--no-mcp", default=True, show_default=True, help="Whether to serve the MCP endpoint too.")
+@token_option
+def serve(
+    folder: Path,
+    host: str,
+    port: int,
+    open_browser: bool,
+    rate: float,
+    allow_hosts: tuple[str, ...],
+    mcp: bool,
+    token: str | None,
+) -> None:
+    """Search in the browser: cards with evidence, filters, example images, a page for every model, an API and MCP.
+
+    Ctrl-C ends it. A new version of the index is picked up without a restart.
+
+    \b
+    Examples:
+      hubprobe serve --workspace my-index --open
+      hubprobe serve --workspace my-index --port 0 --no-browser
+    """
+    local_offline()
+    from hubprobe.page import serve as run
+
+    run(
+        folder, host=host, port=port, rate=rate, token=token, mcp=mcp, open_browser=open_browser,
+        allow_hosts=allow_hosts,
+    )  # fmt: skip
