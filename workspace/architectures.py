@@ -47,7 +47,9 @@ class Architectures:
         versions = [f"{name}-{metadata.version(name)}" for name in ("transformers", "timm")]
         path = folder / f"architectures-{short_hash('+'.join(versions))}.json"
         if not path.exists():
-            write_json(path, _ask())
+            write_json(
+                path, names() if _here.cache_info().currsize else _ask()
+            )  # imported already: nobody else is asked
         return cls.of(read_json(path))
 
     @classmethod

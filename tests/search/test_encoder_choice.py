@@ -5,13 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
-from tests.hubs.recorded import pickled
 
 import search
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer
 from search.text import encoder_choice
 from search.text.encoder_choice import PREFERRED
+from tests.hubs.recorded import pickled
 from workspace import Config, HubError, QueryError, SearchConfig, Workspace
 
 SIGLIP2, SIGLIP, CLIP = (name.partition(":")[2] for name in PREFERRED)
