@@ -8,20 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from hubprobe.doctor import disk, encoder, folder, hub, libraries, machine, probe_images
+from hubprobe.doctor import folder, hub, machine
 from hubprobe.doctor.check import LEAST_BYTES, NETWORK_SECONDS, Check, Setting
 
 __all__ = ["Check", "Setting", "before_run", "examine"]
 
 Examination = Callable[[Setting], Iterable[Check]]
 
-_BEFORE_RUN: tuple[Examination, ...] = (hub.reach, encoder.encoders, probe_images.source, disk.disks)
+_BEFORE_RUN: tuple[Examination, ...] = (hub.reach, hub.encoders, hub.probe_images, machine.disks)
 """What `hubprobe run` needs of the world: looked at before it begins. The disks last: the others say what they hold."""
 
 _ALL: tuple[Examination, ...] = (
-    libraries.python,
-    libraries.packages,
-    libraries.extras,
+    machine.python,
+    machine.packages,
+    machine.extras,
     machine.device,
     machine.processor,
     machine.limits,

@@ -1,4 +1,4 @@
-"""The Hub: environment variables, whether it answers and how quickly, whose token this is, and what it allows."""
+"""The Hub and what comes from it: variables, whether it answers, whose token this is, the encoder, the probe images."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hubprobe.doctor.check import Check, Setting
+from hubprobe.output import size
 from workspace.endpoint import Access, access, checked, is_loopback
 from workspace.errors import ConfigError, HubprobeError
 
@@ -285,3 +286,84 @@ def _advice() -> str:
 def _said(error: BaseException, token: str | None) -> str:
     text = str(error) or type(error).__name__
     return text.replace(token, "[token]") if token else text
+
+
+# ── the encoders ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+_ENCODER_SECONDS = 60.0  # for a handful of small requests
+_ENCODER_ADVICE = (
+    "name another in [search] encoder of hubprobe.toml (docs/encoders.md), or auto, or none for no text queries"
+)
+
+
+def encoders(setting: Setting) -> Iterator[Check]:
+    """One row for texts, one for example images where the configuration names an eye of their own."""
+    search = setting.own.search
+    for check, name in (("encoder", search.encoder), ("image encoder", search.image_encoder)):
+        if name:
+            yield _encoder(setting, check, name)
+
+
+def _encoder(setting: Setting, check: str, name: str) -> Check:
+    from search.text import encoder_choice
+
+    workspace = setting.workspace
+    if name == encoder_choice.NONE:
+        return Check(check, "ok", "none: this index will answer logit queries only")
+    try:
+        if built := encoder_choice.built_with(workspace, name, check.replace(" ", "_")):
+            return Check(check, "ok", f"{built[0]} at {built[1][:12]}, as the index was built; its files are on disk")
+        if not setting.is_asked:
+            return Check(check, "ok", f"{name}, not looked at: the Hub is not asked")
+        token = setting.learned.get("token", setting.token)
+        found = within(_ENCODER_SECONDS, lambda: encoder_choice.choose(workspace, name, token))
+    except (HubprobeError, OSError) as error:
+        return Check(check, setting.bad, setting.without_token(str(error)), _ENCODER_ADVICE)
+    about = f"{found.name} at {found.commit[:12]}" if found.commit else found.name
+    if found.is_here:
+        return Check(check, "ok", f"{about}, on disk")
+    assert found.files is not None
+    setting.learned["encoder_bytes"] = setting.learned.get("encoder_bytes", 0) + found.files.bytes
+    about += f", {size(found.files.bytes)} to fetch"
+    if found.files.converted:
+        about += ", its weights from a pull request of the conversion bot"
+    if found.passed_over:
+        about += "; not taken: " + "; ".join(f"{other}: {why}" for other, why in found.passed_over)
+    return Check(check, "ok", about)
+
+
+# ── the probe images ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+_IMAGES_SECONDS = 120.0  # the first images of a data set lie behind a few requests and some megabytes
+_IMAGES_ADVICE = "name a folder of images, a Parquet file or a data set: hubprobe run --probes-from PLACE"
+
+
+def probe_images(setting: Setting) -> Iterator[Check]:
+    """Whether a probe set is there, or its source: split, columns, and an image that opens."""
+    from probing.probes import wanted
+    from probing.sources import glance
+
+    if (setting.root / "probes" / "current.json").exists():
+        setting.learned["has_probes"] = True
+        yield Check("probe images", "ok", "built: the workspace has its probe set")
+        return
+    place = wanted(setting.workspace, setting.probes_from, token=setting.learned.get("token", setting.token))
+    where = f"{place.source}, split {place.split}"
+    if not (place.is_local or setting.is_asked):
+        yield Check("probe images", "ok", f"{where}, not looked at: the Hub is not asked")
+        return
+    try:
+        found = within(_IMAGES_SECONDS, lambda: glance(place))
+    except (HubprobeError, OSError) as error:
+        yield Check("probe images", "fail", setting.without_token(str(error)), _IMAGES_ADVICE)
+        return
+    about = f"{where}: column {found.image_column}" if found.image_column else f"{place.source}: {found.total:,} images"
+    about += f", the first of {found.width} x {found.height} pixels"
+    about += f", captions in {found.caption_column}" if found.caption_column else ""
+    if found.caption_column is None and found.columns and setting.own.search.encoder.startswith("captions:"):
+        advice = "name the column: hubprobe probes build --caption-column NAME; or choose a clip: encoder"
+        yield Check("probe images", "fail", f"{about}; no captions, which {setting.own.search.encoder} reads", advice)
+        return
+    yield Check("probe images", "ok", about)

@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from hubprobe.cli.doctor import doctor as verb
 from hubprobe.demo.server import HubServer, Quotas, RateLimiter, demo_repos
 from hubprobe.demo.wire import Response
-from hubprobe.doctor import disk, examine, folder, hub, libraries, machine
+from hubprobe.doctor import examine, folder, hub, machine
 from hubprobe.doctor.check import LEAST_BYTES, Check, Setting
 from tests.search.conftest import make
 from workspace import Config, Workspace
@@ -318,7 +318,7 @@ def pretend(monkeypatch, versions: dict[str, str | None], needs: dict[str, list[
 def test_libraries_that_are_missing_or_too_old(monkeypatch):
     needs = {"hubprobe": ["torch>=2.6", "lancedb>=0.30", "tqdm>=4.66", "tomli>=2; python_version < '3'"]}
     pretend(monkeypatch, {"torch": "2.1.0", "lancedb": None}, needs)
-    found = rows(libraries.packages)
+    found = rows(machine.packages)
     assert found["torch"].state == "fail"
     assert found["torch"].advice == "pip install 'torch>=2.6'"
     assert found["lancedb"].found.startswith("missing")
@@ -328,10 +328,10 @@ def test_libraries_that_are_missing_or_too_old(monkeypatch):
 
 def test_a_torchvision_built_for_another_torch(monkeypatch):
     pretend(monkeypatch, {"torch": "2.9.0"}, {"hubprobe": [], "torchvision": ["torch==2.8.0", "numpy"]})
-    check = rows(libraries.packages)["torch with torchvision"]
+    check = rows(machine.packages)["torch with torchvision"]
     assert check.state == "fail"
     pretend(monkeypatch, {"torch": "2.8.0+cpu"}, {"hubprobe": [], "torchvision": ["torch==2.8.0", "numpy"]})
-    assert not rows(libraries.packages)
+    assert not rows(machine.packages)
 
 
 def test_extras(monkeypatch):
@@ -339,7 +339,7 @@ def test_extras(monkeypatch):
     pretend(monkeypatch, {"gradio": None, "plotly": "5.0"}, about)
     stated = SimpleNamespace(get_all=lambda _: ["page", "plots", "dev"])
     monkeypatch.setattr(metadata, "metadata", lambda _: stated)
-    found = rows(libraries.extras)
+    found = rows(machine.extras)
     assert set(found) == {"extra page", "extra plots"}
     assert found["extra page"].state == "ok"
     assert "pip install 'hubprobe[page]'" in found["extra page"].advice
@@ -347,8 +347,8 @@ def test_extras(monkeypatch):
 
 
 def test_a_python_that_is_too_old(monkeypatch):
-    monkeypatch.setattr(libraries.platform, "python_version", lambda: "3.9.1")
-    assert rows(libraries.python)["python"].state == "fail"
+    monkeypatch.setattr(machine.platform, "python_version", lambda: "3.9.1")
+    assert rows(machine.python)["python"].state == "fail"
 
 
 # ── the machine ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -437,16 +437,16 @@ def test_few_open_files_and_little_shared_memory(monkeypatch, tmp_path):
 # ── disks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize(("least", "state"), [(1, "ok"), (10**18, "fail")])
 def test_room(least, state, tmp_path, monkeypatch):
-    monkeypatch.setattr(disk, "file_system", lambda _: "ext4")
-    check = rows(disk.disks, replace(SETTING, root=tmp_path / "new" / "folder", least_bytes=least))
+    monkeypatch.setattr(machine, "file_system", lambda _: "ext4")
+    check = rows(machine.disks, replace(SETTING, root=tmp_path / "new" / "folder", least_bytes=least))
     assert check["disk of the workspace"].state == state
     assert str(tmp_path) in check["disk of the workspace"].found
 
 
 def test_room_for_now_but_not_for_a_crawl(tmp_path, monkeypatch):
-    monkeypatch.setattr(disk, "file_system", lambda _: "ext4")
+    monkeypatch.setattr(machine, "file_system", lambda _: "ext4")
     half = shutil.disk_usage(tmp_path).free // 2
-    check = disk._room("disk", tmp_path, half)
+    check = machine._room("disk", tmp_path, half)
     assert check.state == "warn"
     assert "--max-disk" in check.advice
 
@@ -455,18 +455,18 @@ def test_room_for_now_but_not_for_a_crawl(tmp_path, monkeypatch):
 def test_file_systems(kind, said, tmp_path, monkeypatch):
     mounts = tmp_path / "mounts"
     mounts.write_text(f"/dev/a / ext4 rw 0 0\nx {tmp_path} {kind} rw 0 0\ny {tmp_path}/other xfs rw 0 0\n")
-    monkeypatch.setattr(disk, "_MOUNTS", mounts)
-    assert disk.file_system(tmp_path / "w") == kind
-    assert disk.file_system(tmp_path / "other" / "w") == "xfs"
-    assert disk.file_system(Path("/nowhere")) == "ext4"
-    check = disk._room("disk", tmp_path, 1)
+    monkeypatch.setattr(machine, "_MOUNTS", mounts)
+    assert machine.file_system(tmp_path / "w") == kind
+    assert machine.file_system(tmp_path / "other" / "w") == "xfs"
+    assert machine.file_system(Path("/nowhere")) == "ext4"
+    check = machine._room("disk", tmp_path, 1)
     assert check.state == "warn"
     assert said in check.found
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(disk.os, "access", lambda *_: False)  # root may write anywhere
-    checks = list(disk.disks(replace(SETTING, root=tmp_path)))
+    monkeypatch.setattr(machine.os, "access", lambda *_: False)  # root may write anywhere
+    checks = list(machine.disks(replace(SETTING, root=tmp_path)))
     assert any(c.state == "fail" and "cannot be written" in c.found for c in checks)
     assert LEAST_BYTES > 0
 

@@ -18,7 +18,7 @@ from hubprobe.demo.repository import Repo
 from hubprobe.demo.run import PROBES
 from hubprobe.demo.server import HubServer, demo_repos
 from hubprobe.demo.wire import Response
-from hubprobe.doctor import before_run, disk, encoder, hub, probe_images
+from hubprobe.doctor import before_run, hub, machine
 from hubprobe.doctor.check import Check, Setting
 from search.text.encoder_choice import PREFERRED
 from tests.hubs import encoders
@@ -104,8 +104,8 @@ def test_a_hub_that_is_gone_matters_to_who_needs_it(tmp_path, finished):
     asked = setting(new(tmp_path / "w", nowhere))
     assert rows(hub.reach, asked)["endpoint"].state == "fail"
     assert not asked.is_asked  # nobody waits for its silence twice
-    assert "not looked at" in rows(encoder.encoders, asked)["encoder"].found
-    assert "not looked at" in rows(probe_images.source, asked)["probe images"].found
+    assert "not looked at" in rows(hub.encoders, asked)["encoder"].found
+    assert "not looked at" in rows(hub.probe_images, asked)["probe images"].found
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def finished(tmp_path_factory) -> Path:
 def test_the_encoder_that_auto_would_take(tmp_path, siglip2):
     with HubServer([siglip2]) as served:
         asked = setting(new(tmp_path / "w", served.url))
-        check = rows(encoder.encoders, asked)["encoder"]
+        check = rows(hub.encoders, asked)["encoder"]
         assert check.state == "ok"
         assert check.found.startswith(f"{PREFERRED[0]} at {siglip2.sha[:12]}")
         assert "to fetch" in check.found
@@ -140,7 +140,7 @@ def test_the_encoder_that_auto_would_take(tmp_path, siglip2):
 def test_an_encoder_that_is_named(tmp_path, siglip2, name, state, said):
     with HubServer([siglip2]) as served:
         root = new(tmp_path / "w", served.url, search=SearchConfig(encoder=name))
-        check = rows(encoder.encoders, setting(root))["encoder"]
+        check = rows(hub.encoders, setting(root))["encoder"]
     assert check.state == state
     assert said in check.found
     assert check.advice or state == "ok"
@@ -149,7 +149,7 @@ def test_an_encoder_that_is_named(tmp_path, siglip2, name, state, said):
 def test_an_image_encoder_is_looked_at_too(tmp_path, siglip2):
     with HubServer([siglip2]) as served:
         root = new(tmp_path / "w", served.url, search=SearchConfig(encoder="none", image_encoder="images:acme/none"))
-        assert rows(encoder.encoders, setting(root))["image encoder"].state == "fail"
+        assert rows(hub.encoders, setting(root))["image encoder"].state == "fail"
 
 
 # ── the probe images ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -164,7 +164,7 @@ def pictures(tmp_path) -> Path:
 
 
 def of(root: Path, place: object, **changes) -> Check:
-    return rows(probe_images.source, setting(root, probes_from=str(place), **changes))["probe images"]
+    return rows(hub.probe_images, setting(root, probes_from=str(place), **changes))["probe images"]
 
 
 def test_local_probe_images(tmp_path, pictures):
@@ -198,7 +198,7 @@ def test_a_data_set_of_the_hub(tmp_path, monkeypatch):
             repo_type="dataset",
         )  # fmt: skip
         root = new(tmp_path / "w", served.url, probes=ProbesConfig(source="acme/pictures", split="val"))
-        check = rows(probe_images.source, setting(root))["probe images"]
+        check = rows(hub.probe_images, setting(root))["probe images"]
         assert check.state == "ok", check.found
         assert check.found.startswith("acme/pictures, split val: column image")
         check = of(root, "acme/pictures")  # --probes-from asks for the split 'train'
@@ -208,19 +208,20 @@ def test_a_data_set_of_the_hub(tmp_path, monkeypatch):
 
 
 def test_probes_that_are_there_are_not_looked_for(finished):
-    check = rows(probe_images.source, setting(finished, probes_from="acme/none"))["probe images"]
+    check = rows(hub.probe_images, setting(finished, probes_from="acme/none"))["probe images"]
     assert check.state == "ok"
 
 
 # ── the disk ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_room_is_wanted_for_what_is_known_to_come(tmp_path, finished):
     plain = setting(tmp_path, limit=50)
-    assert disk.estimate(plain) == 4000 * disk.IMAGE_BYTES + 50 * disk.TYPICAL_LOGITS * 4000 * disk.BYTES_PER_RESPONSE
+    of_models = 50 * machine.TYPICAL_LOGITS * 4000 * machine.BYTES_PER_RESPONSE
+    assert machine.estimate(plain) == 4000 * machine.IMAGE_BYTES + of_models
     plain.learned.update(encoder_bytes=10**9, has_probes=True)
-    assert disk.estimate(plain) == 10**9 + 50 * disk.TYPICAL_LOGITS * 4000 * disk.BYTES_PER_RESPONSE
-    assert disk.estimate(setting(finished, limit=50, learned={"has_probes": True})) == 0
+    assert machine.estimate(plain) == 10**9 + of_models
+    assert machine.estimate(setting(finished, limit=50, learned={"has_probes": True})) == 0
     plain.learned["encoder_bytes"] = 2 * shutil.disk_usage(tmp_path).total
-    assert rows(disk.disks, plain)["disk of the workspace"].state == "fail"
+    assert rows(machine.disks, plain)["disk of the workspace"].state == "fail"
 
 
 # ── all of it, and the verb ──────────────────────────────────────────────────────────────────────────────────────────
