@@ -12,6 +12,7 @@ import numpy as np
 from hubprobe.plots.hubness import unused_names
 from hubprobe.plots.style import BLUE, GREY, ORANGE, SOFT, VERMILION, checked, note, number, picture
 from search.scan.scoring import ZERO_SHOT
+from search.text.calibration import spread
 from search.text.contrast import strengths
 from workspace import ConfigError, QueryError, WorkspaceError
 from workspace.files import read_json
@@ -198,8 +199,7 @@ def held_out(
 
 
 def _some(rows: NDArray[np.int64], count: int = _MEASURED_LOGITS) -> NDArray[np.int64]:
-    spread: NDArray[np.int64] = rows[np.linspace(0, rows.size - 1, min(count, rows.size)).astype(int)]
-    return spread
+    return np.array(spread(rows.tolist(), count), np.int64)
 
 
 def _factors(index: Index, rows: NDArray[np.int64], seed: int, progress: bool) -> Factors:

@@ -10,7 +10,7 @@ import numpy as np
 
 from hubprobe.plots.style import SERIES, checked, number, picture, shown
 from search.text import bank
-from search.text.calibration import BANK
+from search.text.calibration import BANK, spread
 from workspace import ConfigError
 
 if TYPE_CHECKING:
@@ -58,14 +58,9 @@ def hubness(
 def unused_names(count: int) -> list[str]:
     """Return ``count`` everyday names of the bank, evenly spread, that no index is calibrated with."""
     everyday = bank.names()
-    used = {everyday[i] for i in _spread(len(everyday), BANK)}
+    used = set(spread(everyday, BANK))
     free = [name for name in everyday if name not in used]
-    return [free[i] for i in _spread(len(free), count)]
-
-
-def _spread(size: int, count: int) -> list[int]:
-    places: list[int] = np.linspace(0, size - 1, min(count, size)).astype(int).tolist()
-    return places
+    return spread(free, count)
 
 
 def _occurrences(index: Index, names: list[str], scoring: str, progress: bool) -> NDArray[np.int64]:

@@ -184,12 +184,12 @@ def calibrate(
         previous: of the version before, when that is a prefix of this one: only new logits are measured.
         progress: draw a progress bar on stderr.
     """
-    texts = cached_texts(encoder, _spread(bank.names(), BANK), cache, "bank", progress=progress)
+    texts = cached_texts(encoder, spread(bank.names(), BANK), cache, "bank", progress=progress)
     centre = (probes @ texts.mean(axis=0)).astype(np.float32)
     done = np.empty(0, np.float32)
     if previous is not None and np.array_equal(previous.centre, centre):
         done = previous.hubness[: len(gallery)]
-    asked = zero_shot(np.stack(_spread(list(texts), HUB_CONCEPTS)) @ probes.T, centre)
+    asked = zero_shot(np.stack(spread(list(texts), HUB_CONCEPTS)) @ probes.T, centre)
     parts = [done]
     with tqdm(total=len(gallery) - done.size, desc="hubness", unit="logit", disable=not progress, leave=False) as bar:
         for start in range(done.size, len(gallery), _ROWS):
@@ -201,6 +201,6 @@ def calibrate(
     return Calibration(centre, texts.mean(axis=0), np.concatenate(parts), peaks)
 
 
-def _spread(all_of: list[T], count: int) -> list[T]:
+def spread(all_of: list[T], count: int) -> list[T]:
     """Return ``count`` of the elements, evenly spread over their order."""
     return [all_of[i] for i in np.linspace(0, len(all_of) - 1, min(count, len(all_of))).astype(int).tolist()]

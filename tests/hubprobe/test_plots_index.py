@@ -14,7 +14,7 @@ from hubprobe.plots.heatmap import clustered
 from hubprobe.plots.hubness import skewness, unused_names
 from hubprobe.plots.logit_map import chosen_method, placed, safe
 from search.text import bank
-from search.text.calibration import BANK, _spread
+from search.text.calibration import BANK, spread
 from tests.search.conftest import make
 from workspace import ConfigError, QueryError
 
@@ -73,7 +73,7 @@ def test_skewness_of_known_counts():
 def test_no_name_is_asked_that_calibrated_the_index():
     asked = unused_names(512)
     assert len(set(asked)) == 512
-    assert not set(asked) & set(_spread(bank.names(), BANK))
+    assert not set(asked) & set(spread(bank.names(), BANK))
 
 
 def test_hubness_refuses_what_it_cannot_ask(index, tmp_path):
