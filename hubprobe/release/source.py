@@ -7,8 +7,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +16,7 @@ from hubprobe.release.tables import NAMES
 from workspace import HubError, WorkspaceError
 from workspace.endpoint import token_for
 from workspace.files import canonical_json, sha256_of, short_hash, write_json
+from workspace.hub_client import transport_errors
 from workspace.records import SCHEMA_VERSION
 from workspace.text import printable
 
@@ -294,14 +293,6 @@ def _download(
             f"{name} of {repo} cannot be fetched from {endpoint}: {printable(error, 300)}; "
             "run the same command again to go on"
         ) from error
-
-
-def transport_errors() -> tuple[type[Exception], ...]:
-    """Return what the Hub's client raises; huggingface_hub 1 rests on httpx, 2 on httpx2."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    clients = [import_module(name) for name in ("httpx", "httpx2") if find_spec(name) is not None]
-    return (OSError, HfHubHTTPError, HFValidationError, *(client.HTTPError for client in clients))
 
 
 @contextmanager
