@@ -135,11 +135,11 @@ class Bounded:
                 414, f"an address has at most {self._limits.query_bytes:,} bytes behind its question mark"
             )
         headers = [(name, value.decode("latin-1")) for name, value in scope["headers"] if name in _READ]
-        first = dict(headers)
-        self._check_place(scope, first.get(b"origin"), [value for name, value in headers if name == b"host"])
+        named = dict(headers)
+        self._check_place(scope, named.get(b"origin"), [value for name, value in headers if name == b"host"])
         if scope["method"] not in _METHODS:
             raise HTTPException(405, f"this method is not answered: {', '.join(_METHODS)}")
-        length = first.get(b"content-length", "0")
+        length = named.get(b"content-length", "0")
         self._fits(int(length) if length.isdecimal() and len(length) < 20 else 2**63)
         client = str((scope.get("client") or ("",))[0])[:64]
         start_page = scope["path"] == "/" and not scope["query_string"]  # it searches nothing
@@ -179,7 +179,7 @@ class Bounded:
             try:
                 message = await asyncio.wait_for(receive(), max(0.0, until - time.monotonic()))
             except asyncio.TimeoutError:
-                # closed: the rest of the body would be thrown away, and with it, closing at once, the answer
+                # after other refusals the rest of the body is thrown away: closing at once throws the answer away
                 why = f"a request has to end in {self._limits.body_seconds:.0f} s"
                 raise HTTPException(408, why, {"connection": "close"}) from None
             if message["type"] != "http.request":
