@@ -10,13 +10,16 @@ import codecs
 import csv
 import io
 import json
+import math
 import os
 import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import date, datetime
+from datetime import date, datetime, timezone
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -31,11 +34,11 @@ FORMATS = ("table", "json", "csv")
 
 SUFFIXES = {
     ".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".md": "md", ".parquet": "parquet",
-    ".txt": "table",
+    ".txt": "table", ".xlsx": "xlsx",
 }  # fmt: skip
 """Formats of `write_batches`, by the suffix of the file."""
 
-BINARY = ("arrow", "parquet")
+BINARY = ("arrow", "parquet", "xlsx")
 """Formats that are no text."""
 
 MAX_SHOWN = 10_000
@@ -63,6 +66,27 @@ def guard_terminals() -> None:
             stream.reconfigure(errors="hubprobe")
         if stream is not None and stream.isatty() and not isinstance(stream, Guarded):
             setattr(sys, name, Guarded(stream, bars=name == "stderr"))
+
+
+def without_pandas() -> None:
+    """Have pyarrow do without pandas in this process: it imports it (0.4 s) at the first array, to know its types.
+
+    For verbs that make no frames. Once pyarrow has looked, pandas can be imported as ever.
+    """
+    import pyarrow as pa
+
+    hidden = _NoPandas()
+    sys.meta_path.insert(0, hidden)
+    try:
+        pa.array([0])
+    finally:
+        sys.meta_path.remove(hidden)
+
+
+class _NoPandas:
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("hubprobe's verbs make no frames", name=name)
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:
@@ -145,8 +169,10 @@ def write_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema, kind: st
     were.
 
     Of ``kind``, ``table`` and ``md``, for people, have at most `MAX_SHOWN` rows; ``csv``, ``json``, ``jsonl``,
-    ``parquet`` and ``arrow`` have all.
+    ``parquet`` and ``arrow`` have all, ``xlsx`` at most Excel's 1,048,575.
     """
+    if kind == "xlsx":
+        return _write_sheet(batches, schema, sink), 0
     if kind in BINARY:
         return _write_binary(batches, schema, kind, sink), 0
     columns, rows = list(schema.names), 0
@@ -183,6 +209,50 @@ def _write_binary(batches: Iterable[pa.RecordBatch], schema: pa.Schema, kind: st
             writer.write_batch(batch)
             rows += batch.num_rows
     return rows
+
+
+SHEET_ROWS, SHEET_TEXT = 1_048_575, 32_767
+"""What a sheet of Excel holds: rows beside the heading, and characters in a cell."""
+
+
+def _write_sheet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, sink: IO[bytes]) -> int:
+    """Write a workbook of one sheet: texts as texts, never as formulas, and times in UTC, for Excel knows no zones."""
+    if find_spec("openpyxl") is None:
+        raise HubprobeError("xlsx needs openpyxl: pip install openpyxl, or write .csv, which Excel opens too")
+    book = import_module("openpyxl").Workbook(write_only=True)
+    sheet = book.create_sheet("rows")
+    cell = import_module("openpyxl.cell").WriteOnlyCell
+
+    def texts_as_texts(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        made = cell(sheet, value=_NOT_IN_XML.sub("\ufffd", value)[:SHEET_TEXT])
+        made.data_type = "s"  # or '=1+1' is a formula
+        return made
+
+    sheet.append([texts_as_texts(name) for name in schema.names])
+    rows = 0
+    for batch in batches:
+        rows += batch.num_rows
+        if rows > SHEET_ROWS:
+            raise HubprobeError(f"a sheet of Excel has at most {SHEET_ROWS:,} rows: add a LIMIT, or write .parquet")
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            sheet.append([texts_as_texts(_sheet_value(value)) for value in row])
+    book.save(sink)
+    return rows
+
+
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+
+
+def _sheet_value(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.astimezone(timezone.utc).replace(tzinfo=None) if value.tzinfo else value
+    if value is None or isinstance(value, (str, bool, int, date)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return json.dumps(value, default=_json_value)
 
 
 # ── text ─────────────────────────────────────────────────────────────────────────────────────────────────────────

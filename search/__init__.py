@@ -10,11 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from search.answers import sql
     from search.build import IndexSummary, index
     from search.evaluation import Evaluation, evaluate
     from search.evidence import contact_sheet
     from search.info import verify
-    from search.open_index import Index, open, sql  # noqa: A004 - reads as search.open(workspace)
+    from search.open_index import Index, open  # noqa: A004 - reads as search.open(workspace)
     from search.query import Query
     from search.scan.scoring import SCORINGS, Descriptor
     from search.text.encoder_choice import settle
@@ -52,7 +53,7 @@ _HOME = {
     "load_encoder": "text.encoders",
     "open": "open_index",
     "settle": "text.encoder_choice",
-    "sql": "open_index",
+    "sql": "answers",
     "verify": "info",
 }
 

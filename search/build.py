@@ -20,10 +20,11 @@ from search.scan.neighbours import SAMPLE, Reduction, measured_recall
 from search.store import sources, tables, tiles, versions
 from search.store.tables import LOGITS, PRINT_LOGITS, families, models_table, prints, with_families
 from search.store.versions import folder_bytes
-from search.text import encoder_choice
+from search.text import bank, encoder_choice
 from search.text.calibration import Calibration, calibrate
-from search.text.embeddings import cache, cached_texts, embed_probes, read_embeddings
+from search.text.embeddings import cache, embed_probes, read_embeddings
 from search.text.encoders import Encoder, load_encoder
+from search.text.known import KnownTexts
 from search.text.labels_fit import build as build_bridge
 from workspace import Workspace, WorkspaceError
 from workspace.disk import using
@@ -69,7 +70,7 @@ class Writer:
             self._continue(*previous)
         self._database = tables.connect(folder)
         self._start = self._written = sum(t.rows for t in self._tiles)
-        known = tables.read_logits(self._database) if previous is not None else LOGITS.empty_table()
+        known = tables.read_logits(folder)
         # not a method: writer and reader would keep each other, the table and open files until the collector runs
         self.reader = sources.Reader(n, partial(_logits_of, dict(self._models), known))
 
@@ -89,8 +90,9 @@ class Writer:
         if self._pending:
             self._write_tile()
         if self.added or self._fresh:
-            tables.write_logits(self._database, pa.concat_tables([LOGITS.empty_table(), *self._logits]), self._start)
-        tables.write_models(self._database, self._model_rows())
+            new = pa.concat_tables([LOGITS.empty_table(), *self._logits])
+            tables.write_logits(self.folder, self._database, new, self._start)
+        tables.write_models(self.folder, self._database, self._model_rows())
         if self._fresh or self.added:
             tables.index_labels(self._database, fresh=self._fresh)
         kind = tables.index_vectors(self._database) if self._start + self.added else "flat"
@@ -115,9 +117,9 @@ class Writer:
 
     def _continue(self, folder: Path, manifest: dict[str, Any]) -> None:
         """Take over the version before: its tiles and tables by hard link, its models by name."""
-        for part in ("tiles", "lance/logits.lance", "lance/vectors.lance"):
+        for part in ("tiles", "logits", "lance/logits.lance", "lance/vectors.lance"):
             versions.clone(folder / part, self.folder / part)
-        models = tables.read_models(tables.connect(folder))
+        models = tables.read_models(folder)
         keys = zip(models.column("repo_id").to_pylist(), models.column("sha").to_pylist(), strict=True)
         self._models = {key: i for i, key in enumerate(keys)}
         self._counts = models.column("num_logits").to_pylist()
@@ -230,6 +232,7 @@ def index(
     image_encoder: Encoder | None = None,
     token: str | None = None,
     rebuild: bool = False,
+    names: bool = True,
     progress: bool = True,
 ) -> IndexSummary:
     """Build the index of the probe set in use from its descriptors, the catalog and the attempts.
@@ -244,6 +247,8 @@ def index(
         image_encoder: sees example images; the configuration's, if it names one, when None.
         token: for fetching the encoder from the Hub.
         rebuild: read every descriptor again.
+        names: embed the whole concept bank now, so that naming outputs and searching for one of its concepts are quick
+            from the start; else when they are first asked for.
         progress: draw progress bars on stderr.
 
     Raises `MissingStepError` when there are no descriptors, `WorkspaceError` when they are damaged or another process
@@ -254,6 +259,8 @@ def index(
     with using(workspace.index_dir / "versions", "write"), versions.writing(workspace):
         versions.remove_unused(workspace)
         chosen = _encoder(workspace, encoder, token)
+        for path in cache(workspace).glob("*-*.safetensors"):  # texts lay in these before `KnownTexts`
+            path.unlink()
         embedded = embed_probes(workspace, chosen, progress=progress) if chosen else None
         seeing = (image_encoder or _image_encoder(workspace, token)) if chosen else None
         pictures = embed_probes(workspace, seeing, progress=progress) if seeing else None
@@ -271,7 +278,7 @@ def index(
         content |= {"image_encoder": pictures}
         content["recall"] = previous[1]["recall"] if previous else measured_recall(folder, content)
         if chosen and embedded and content["logits"]:
-            _texts(workspace, folder, content, chosen, previous, progress)
+            _texts(workspace, folder, content, chosen, previous, names, progress)
         content["files"] = checksums(folder, (previous[0], previous[1]["files"]) if previous else None)
         write_json(folder / "manifest.json", content)
         versions.publish(workspace, version)
@@ -316,18 +323,23 @@ def _texts(
     content: dict[str, Any],
     encoder: Encoder,
     previous: tuple[Path, dict[str, Any]] | None,
+    names: bool,
     progress: bool,
 ) -> None:
     """Write what text queries need into a version's folder: the calibration and the label bridge."""
     gallery = Gallery(folder, content)
-    kept = cache(workspace)
-    probes = read_embeddings(kept / content["encoder"]["file"])
+    texts = KnownTexts(cache(workspace), content["encoder"])
+    embed = partial(texts.embedded, encoder=lambda: encoder, progress=progress)
+    probes = read_embeddings(cache(workspace) / content["encoder"]["file"])
     older = Calibration.load(previous[0]) if previous else None
-    found = calibrate(gallery, encoder, probes, kept, previous=older, progress=progress)
+    found = calibrate(gallery, partial(embed, kind="bank"), probes, previous=older, progress=progress)
     found.save(folder)
-    embed = partial(cached_texts, encoder, folder=kept, what="labels", progress=progress)
     same = older is not None and np.array_equal(older.centre, found.centre) and np.array_equal(older.texts, found.texts)
-    built = build_bridge(gallery, embed, probes, found, previous[0] if previous and same else None)
+    built = build_bridge(
+        gallery, partial(embed, kind="labels"), probes, found, previous[0] if previous and same else None
+    )
     for part in built or ():
         part.save(folder)
     content["labels"] = int(built[0].trust.size) if built else 0
+    if names:
+        embed(bank.names(everyday_only=False), kind="bank")

@@ -144,20 +144,32 @@ def _read(
 ASKED = 64
 """Logits of the query that ask, evenly spread over its outputs when it has more."""
 
-CANDIDATES = 100
-"""Models among the nearest logits of every asking logit that are compared in full, at most."""
+COMPARED = 400
+"""Models that are compared in full at most, those of highest bound first."""
 
 ALIKE = 0.5
 """Score from which two logits count as recognising the same."""
 
+_COLUMNS = 128  # probes of an asking logit that the scan compares
 
-def similar_models(index: Index, repo_id: str, *, sha: str | None = None, limit: int = 10) -> pa.Table:
+
+def similar_models(
+    index: Index, repo_id: str, *, sha: str | None = None, limit: int = 10, kept: int = 512, together: int = 32
+) -> pa.Table:
     """Rank models by how well their outputs match those of ``repo_id``.
 
     A model's score is the mean, over the query's logits, of the best match among its own: cosine of squared positive
     responses (`strengths`), 0 to 1. It is asymmetric: a model that knows all the query knows, and more, scores as
-    high as a copy. Candidates are the models of the ``4 * CANDIDATES`` nearest logits of each asking logit,
-    found exactly; a model that is among them for no logit cannot be a hit.
+    high as a copy. The scan bounds every model's score from above, and models are compared in full from the highest
+    bound down, until no other can be among the ``limit`` best, or `COMPARED` were.
+
+    Args:
+        index: an open index.
+        repo_id: the model that asks.
+        sha: its commit; the last indexed when None.
+        limit: models returned.
+        kept: nearest logits of each asking one that set their models' bounds.
+        together: models that are read at once.
 
     Returns a table ``rank, score, repo_id, sha, shared`` (share of the query's logits with a match of at least
     `ALIKE`) and the model's metadata. Raises `QueryError` when the model is not in the index.
@@ -165,36 +177,57 @@ def similar_models(index: Index, repo_id: str, *, sha: str | None = None, limit:
     gallery = index.gallery
     own = np.flatnonzero(gallery.is_model(repo_id, gallery.commit(repo_id, sha)))
     asked = own[np.unique(np.linspace(0, own.size - 1, min(ASKED, own.size)).astype(np.int64))]
-    others = gallery.model_of != gallery.model_of[own[0]]
-    vectors = gallery.vectors(asked)
-    comparisons = [gallery.compile(Descriptor(vector, kind="logit"), "strong") for vector in vectors]
-    found = gallery.nearest_many(comparisons, 4 * CANDIDATES, [others] * len(comparisons))
-    near: set[int] = set()
-    for rows, _ in found:
-        models = gallery.model_of[rows]
-        near.update(models[np.sort(np.unique(models, return_index=True)[1])][:CANDIDATES].tolist())
-    strong = strengths(vectors)
-    scored = [(*_match(index, strong, model), model) for model in sorted(near)]
-    repos = gallery.models.column("repo_id").to_pylist()
-    scored.sort(key=lambda entry: (-entry[0], repos[entry[2]]))
-    top = scored[:limit]
-    models = gallery.models.take(pa.array([model for _, _, model in top], pa.int32()))
+    strong = strengths(gallery.vectors(asked))
+    bounds = _similarity_bounds(gallery, asked, strong, kept)
+    bounds[gallery.model_of[own[0]]] = -np.inf
+    order = np.argsort(-bounds, kind="stable")[: min(COMPARED, bounds.size - 1)]
+    repos = gallery.models.column("repo_id")
+    top: list[tuple[float, str, float, int]] = []  # by score, then by name
+    for start in range(0, order.size, together):
+        if len(top) >= limit and bounds[order[start]] < -top[limit - 1][0]:
+            break
+        models = np.sort(order[start : start + together])
+        for model, best in zip(models.tolist(), _matches(gallery, strong, models), strict=True):
+            top.append((-float(best.mean()), repos[model].as_py(), float((best >= ALIKE).mean()), model))
+        top = sorted(top)[:limit]
+    found = gallery.models.take(pa.array([model for *_, model in top], pa.int32()))
     columns = {
         "rank": pa.array(range(1, len(top) + 1), pa.int32()),
-        "score": pa.array([score for score, _, _ in top], pa.float64()),
-        "repo_id": models.column("repo_id"),
-        "sha": models.column("sha"),
-        "shared": pa.array([shared for _, shared, _ in top], pa.float64()),
+        "score": pa.array([-negative for negative, *_ in top], pa.float64()),
+        "repo_id": found.column("repo_id"),
+        "sha": found.column("sha"),
+        "shared": pa.array([shared for _, _, shared, _ in top], pa.float64()),
     }
-    columns |= {name: models.column(name) for name in models.column_names if name not in (*columns, "model")}
+    columns |= {name: found.column(name) for name in found.column_names if name not in (*columns, "model")}
     return pa.table(columns)
 
 
-def _match(index: Index, asked: NDArray[np.float32], model: int) -> tuple[float, float]:
-    rows = np.flatnonzero(index.gallery.model_of == model)
-    best = np.zeros(len(asked), np.float32)
-    for start in range(0, rows.size, 1_024):
-        np.maximum(
-            best, (asked @ strengths(index.gallery.vectors(rows[start : start + 1_024])).T).max(axis=1), out=best
-        )
-    return float(best.mean()), float((best >= ALIKE).mean())
+def _similarity_bounds(gallery: Gallery, asked: Rows, strong: NDArray[np.float32], kept: int) -> NDArray[np.float64]:
+    """Return what no model's score for the ``asked`` logits is above, float64 ``[models]``.
+
+    With q and g squared positive responses of unit length and S the columns compared, ``q . g`` is at most their
+    product on S plus the norm of q beyond S (Cauchy and Schwarz); a logit that is not kept is past the floor.
+    """
+    k = min(_COLUMNS, gallery.n_probes)
+    comparisons = [gallery.compile(Descriptor(vector, kind="logit"), "strong", k) for vector in gallery.vectors(asked)]
+    total = np.zeros(gallery.models.num_rows)
+    found = gallery.scanner.scan(comparisons, [None] * len(comparisons), kept, [np.inf] * len(comparisons))
+    for comparison, candidates, own in zip(comparisons, found, strong, strict=True):
+        within = float(np.linalg.norm(own[comparison.columns].astype(np.float64)))
+        beyond = float(np.sqrt(max(0.0, 1.0 - within**2)))
+        best = np.full(total.size, 1.0 - min(candidates.floor, 1.0))
+        np.maximum.at(best, gallery.model_of[candidates.rows], 1.0 - candidates.bounds)
+        total += np.minimum(within * best + beyond, 1.0)
+    return total / len(comparisons) + 1e-5  # what float32 rounds
+
+
+def _matches(gallery: Gallery, strong: NDArray[np.float32], models: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return each asking logit's best match in each of ``models``, ascending, float32 ``[models, asked]``."""
+    rows = np.flatnonzero(np.isin(gallery.model_of, models))
+    rows = rows[np.argsort(gallery.model_of[rows], kind="stable")]
+    first = np.searchsorted(gallery.model_of[rows], models)
+    scores = np.concatenate(
+        [strengths(gallery.vectors(rows[i : i + 1_024])) @ strong.T for i in range(0, rows.size, 1_024)]
+    )
+    best: NDArray[np.float32] = np.maximum.reduceat(np.maximum(scores, 0.0), first, axis=0)
+    return best

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from search.query import Query
 from search.text.embeddings import decode
-from workspace import QueryError
+from workspace import QueryError, WorkspaceError
 from workspace.files import replacing
 from workspace.text import printable
 
@@ -71,6 +74,43 @@ def contact_sheet(
     with replacing(target) as temporary:
         temporary.write_bytes(buffer.getvalue())
     return target
+
+
+_SHOWN = 10
+"""Hits that a notebook shows with their evidence; the others are counted."""
+
+
+def as_html(index: Index, query: Query) -> str:
+    """Return the first hits of a query as an HTML table, each with the probes it answers most strongly.
+
+    Texts of strangers are escaped; pictures are inside, so that a saved notebook shows them. Without probe images
+    (a release may have none) there are no pictures.
+    """
+    table = query.to_arrow()
+    hits = table.slice(0, _SHOWN).to_pylist()
+    answers: list[list[_Answer]] = [[] for _ in hits]
+    if hits:
+        with suppress(WorkspaceError):
+            answers = _strongest(index, hits, 6)
+    lines = "".join(_html_row(hit, some) for hit, some in zip(hits, answers, strict=True))
+    more = f"<p>and {len(table) - len(hits)} more</p>" if len(table) > len(hits) else ""
+    nothing = "<p>no hit: loosen the filter</p>" if not hits else ""
+    title = html.escape(printable(query.descriptor.about or "search", 80))
+    heads = "".join(f"<th>{name}</th>" for name in ("", "score", "model", "logit", "label", "answers most strongly"))
+    return f"<b>{title}</b>{nothing}<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>{more}"
+
+
+def _html_row(hit: Mapping[str, Any], answers: Sequence[_Answer]) -> str:
+    pictures = []
+    for answer in answers:
+        buffer = io.BytesIO()
+        answer.image.save(buffer, "JPEG", quality=80)
+        source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        about = html.escape(f"{answer.caption} ({answer.strength:+.1f} standard deviations)", quote=True)
+        pictures.append(f'<img src="{source}" title="{about}" alt="{about}" style="height:56px;display:inline">')
+    texts = [str(hit["rank"]), f"{hit['score']:.3f}", hit["repo_id"], str(hit["logit"]), hit["label"] or ""]
+    cells = "".join(f"<td>{html.escape(printable(text, 60))}</td>" for text in texts)
+    return f"<tr>{cells}<td>{' '.join(pictures)}</td></tr>"
 
 
 def _strongest(index: Index, rows: Sequence[Mapping[str, Any]], count: int) -> list[list[_Answer]]:

@@ -15,7 +15,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from search.store.tables import LOGITS, MODELS
+from search.store.tables import LOGITS, MODELS, snake_case
 from workspace import QueryError
 from workspace.text import printable
 
@@ -64,6 +64,9 @@ _TYPES = {
     "SMALLINT", "STRING", "TEXT", "TIME", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ", "TINYINT", "UBIGINT",
     "UINTEGER", "USMALLINT", "UTINYINT", "VARCHAR",
 }  # fmt: skip
+_EVERYDAY = {snake_case(name): name for name in MODEL_COLUMNS if snake_case(name) != name}
+"""The Hub's names in snake case, as SQL has them."""
+
 _WIDTHS = {"card_summary": 500, "tags": 500}
 _WIDTH = 100
 """Characters of a column's value, for `MAX_WORK`; labels and names are shorter."""
@@ -194,8 +197,10 @@ class _Checker:
         return max(widths, default=0)
 
     def _column(self, names: list[str]) -> int:
+        if len(names) == 1 and names[0].lower() in _EVERYDAY:
+            names[0] = _EVERYDAY[names[0].lower()]  # in the parse, which is what runs
         if len(names) != 1 or names[0].lower() not in self._known:
-            known = ", ".join(sorted(self._known.values()))
+            known = ", ".join(sorted([*self._known.values(), *_EVERYDAY]))
             raise QueryError(f"unknown column '{printable('.'.join(names))}'; a filter reads {known}")
         name = self._known[names[0].lower()]
         self.columns.add(name)
@@ -304,7 +309,7 @@ def serialised(sql: str) -> str:
     Raises `QueryError` for brackets nested deeper than `MAX_BRACKETS`: around an error, DuckDB's parser takes seconds
     and gigabytes over some thousands of them, and cannot be stopped.
     """
-    _check_brackets(sql)
+    check_brackets(sql)
     cursor = _parser().cursor()
     try:
         found = cursor.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
@@ -313,7 +318,7 @@ def serialised(sql: str) -> str:
     return str(found[0]) if found else "{}"
 
 
-def _check_brackets(sql: str) -> None:
+def check_brackets(sql: str) -> None:
     """Count with DuckDB's own tokens, so that what is a text or a comment to the parser is one here, too."""
     raw, depth = sql.encode("utf-8"), 0
     for offset, kind in duckdb.tokenize(sql):

@@ -26,6 +26,7 @@ def describe(gallery: Gallery) -> dict[str, Any]:
     parts = {end: sum(f["bytes"] for f in files if f["name"].endswith(end)) for end in (".u8", ".f16", ".over")}
     tables = gallery.folder / "lance"
     lance = {name: versions.folder_bytes(tables / f"{name}.lance") for name in ("models", "logits", "vectors")}
+    known = (gallery.folder / "models.parquet").stat().st_size + versions.folder_bytes(gallery.folder / "logits")
     total = versions.folder_bytes(gallery.folder)
     resident = gallery.models.nbytes + gallery.logits.nbytes
     return {
@@ -43,6 +44,7 @@ def describe(gallery: Gallery) -> dict[str, Any]:
             "codes": parts[".u8"],
             "exact": parts[".f16"],
             "overflow": parts[".over"],
+            "tables": known,
             **{f"lance_{name}": size for name, size in lance.items()},
         },
         "memory": {

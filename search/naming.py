@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from search.text import bank
 from search.text.contrast import TEMPERATURE, strengths, zero_shot
-from search.text.embeddings import cache, cached_texts
 from search.text.labels import NAMED, plain
 from workspace import QueryError
 
@@ -65,7 +64,7 @@ class Namer:
         index, calibration = self._index, self._gallery.calibration
         assert calibration is not None
         names = bank.names(everyday_only=False)
-        texts = cached_texts(index.encoder, names, cache(index.workspace), "names", progress=self._progress)
+        texts = index.embedded(names, "bank", progress=self._progress)
         expected = zero_shot(texts @ index.probe_embeddings.T, calibration.centre)
         rows = np.unique(np.linspace(0, len(self._gallery) - 1, min(_SAMPLE, len(self._gallery))).astype(np.int64))
         scores = expected @ strengths(self._gallery.vectors(rows)).T / np.float32(TEMPERATURE)
@@ -191,7 +190,7 @@ def audit(index: Index, *, repo_id: str | None = None, limit: int = 50, progress
     position = {text: i for i, text in enumerate(texts)}
     calibration = gallery.calibration
     assert calibration is not None
-    vectors = cached_texts(index.encoder, texts, cache(index.workspace), "audit", progress=progress) - calibration.texts
+    vectors = index.embedded(texts, "labels", progress=progress) - calibration.texts
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     found = []
     for row, names in zip(rows.tolist(), named, strict=True):

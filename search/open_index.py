@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
@@ -14,22 +12,23 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from search import filters
 from search.by_model import Concepts
 from search.info import describe
 from search.query import Query, Unit
 from search.scan.gallery import Gallery
 from search.scan.neighbours import Neighbours
 from search.scan.scoring import ZERO_SHOT, Descriptor
-from search.statements import TIMEOUT_S, Answer, Views, answered
+from search.statements import TIMEOUT_S, answered
 from search.store import versions
 from search.text.calibration import Coverage
 from search.text.calibration import of as coverage_of
 from search.text.contrast import zero_shot
+from search.text.embeddings import cache as embeddings_folder
 from search.text.embeddings import read_embeddings
-from search.text.encoders import Encoder, checked_text, load_encoder, read_of, text_embeddings
+from search.text.encoders import Encoder, checked_text, load_encoder
+from search.text.known import Known, KnownTexts
+from search.views import Views
 from workspace import QueryError, Workspace
-from workspace.images import read_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,7 +45,12 @@ _BLIND = (
 
 
 def open(  # noqa: A001
-    workspace: Workspace, *, encoder: Encoder | None = None, token: str | None = None, device: str = "cpu"
+    workspace: Workspace,
+    *,
+    encoder: Encoder | None = None,
+    token: str | None = None,
+    device: str = "cpu",
+    keep_texts: bool = True,
 ) -> Index:
     """Open the index in use.
 
@@ -55,52 +59,12 @@ def open(  # noqa: A001
         encoder: the encoder the index was built with, when it is at hand; loaded by name and commit when None.
         token: for fetching the encoder when it is not in the workspace's cache.
         device: where codes are scanned: ``cpu``, or a torch device (``cuda``) whose memory holds all of them.
+        keep_texts: keep the embeddings of texts that are asked in the index, where it can be written to, so that
+            asking them again needs no encoder; False where strangers ask.
 
     Raises `MissingStepError` when there is no index, `WorkspaceError` when it is damaged or of another format.
     """
-    return Index(workspace, encoder=encoder, token=token, device=device)
-
-
-def sql(
-    workspace: Workspace,
-    statement: str,
-    *,
-    index: Index | None = None,
-    allow: Sequence[str] = (),
-    timeout_s: float | None = TIMEOUT_S,
-) -> pa.Table:
-    """Answer one SELECT statement; return an Arrow table.
-
-    Tables: ``models``, ``logits``, ``attempts``, ``catalog``, ``runs``, ``probes``; table functions:
-    ``search(concept, n := 100, k, scoring, by, hybrid, filter, all_of, any_of, none_of)`` and
-    ``similar(repo_id, logit, n := 100, sha, whole, k, scoring, by, filter)``, whose arguments are constants.
-
-    Args:
-        workspace: whose tables.
-        statement: one SELECT (or FROM, VALUES, WITH, DESCRIBE, SUMMARIZE, SHOW TABLES).
-        index: an open index; opened when the statement needs it and None is given.
-        allow: folders and ``hf://``, ``s3://`` or ``https://`` prefixes whose files (Parquet, CSV, JSON) the statement
-            may read; for remote ones DuckDB fetches its httpfs extension. Nothing is allowed by default.
-        timeout_s: seconds after which the statement is ended, searches included; never when None.
-
-    Raises `QueryError` for anything that is not one SELECT or fails, or is larger than `statements.MAX_ROWS` and
-    `statements.MAX_BYTES`, `MissingStepError` when a table is not there yet.
-    """
-    with sql_rows(workspace, statement, index=index, allow=allow, timeout_s=timeout_s) as answer:
-        return pa.Table.from_batches(list(answer.batches), answer.schema)
-
-
-def sql_rows(
-    workspace: Workspace,
-    statement: str,
-    *,
-    index: Index | None = None,
-    allow: Sequence[str] = (),
-    timeout_s: float | None = TIMEOUT_S,
-) -> AbstractContextManager[Answer]:
-    """Answer as `sql` does, batch by batch inside a ``with`` block."""
-    opened = cache(lambda: index if index is not None else Index(workspace))
-    return answered(Views(workspace, opened), statement, allow=allow, timeout_s=timeout_s)
+    return Index(workspace, encoder=encoder, token=token, device=device, keep_texts=keep_texts)
 
 
 class Index:
@@ -110,13 +74,20 @@ class Index:
     """
 
     def __init__(
-        self, workspace: Workspace, *, encoder: Encoder | None = None, token: str | None = None, device: str = "cpu"
+        self,
+        workspace: Workspace,
+        *,
+        encoder: Encoder | None = None,
+        token: str | None = None,
+        device: str = "cpu",
+        keep_texts: bool = True,
     ) -> None:
         folder, manifest, lock = versions.open_current(workspace)
         self.workspace = workspace
         self.gallery = Gallery(folder, manifest, lock, device=device)
         self._neighbours: Neighbours | None = None
-        self._about: dict[str, Any] | None = manifest["encoder"]
+        self._known = KnownTexts(embeddings_folder(workspace), manifest["encoder"]) if manifest["encoder"] else None
+        self._keep_texts = keep_texts
         self._encoders: dict[str, Encoder] = {} if encoder is None else {"encoder": encoder}
         self._token = token
         self._probes: dict[str, NDArray[np.float32]] = {}
@@ -172,13 +143,13 @@ class Index:
                 raise QueryError("give one query, or concepts in all_of, any_of and none_of; and no hybrid with these")
             parts = (tuple(self.descriptor(one) for one in some) for some in (all_of, any_of, none_of))
             concepts = Concepts(*parts)
-            return Query(self.gallery, concepts.wanted[0], k, scoring, unit="model", concepts=concepts)
+            return Query(self.gallery, concepts.wanted[0], k, scoring, unit="model", concepts=concepts, index=self)
         if query is None:
             raise QueryError("there is nothing to search for: give a text, an image, a descriptor or concepts")
         if hybrid and not isinstance(query, str):
             raise QueryError("hybrid=True needs a query in words")
         words = checked_text(query) if hybrid and isinstance(query, str) else None
-        made = Query(self.gallery, self.descriptor(query), k, scoring, words=words)
+        made = Query(self.gallery, self.descriptor(query), k, scoring, words=words, index=self)
         return made if group is None else made.by(group)
 
     def similar(
@@ -204,6 +175,8 @@ class Index:
             k: see `search`.
             scoring: see `search`.
         """
+        if not isinstance(repo_id, str) or not isinstance(logit, (int, np.integer)):
+            raise TypeError("similar() takes a repository and a logit's number: similar('owner/name', 3)")
         query = self.search(self.logit(repo_id, logit, sha=sha), k=k, scoring="full" if whole else scoring)
         own = query.descriptor.model if other_models_only else None
         return replace(query, without_model=own, neighbours=self.neighbours if whole else None)
@@ -225,7 +198,7 @@ class Index:
     ) -> list[pa.Table]:
         """Search for many queries at once, each as ``search(query).where(where).limit(limit)``; they share reads."""
         asked = [self.search(query, k=k, scoring=scoring).limit(limit) for query in queries]
-        mask = self.gallery.mask([filters.parse(where)] if where else [])
+        mask = self.gallery.mask([where] if where else [])
         comparisons = [self.gallery.compile(q.descriptor, q.scoring, q.k) for q in asked]
         found = self.gallery.nearest_many(comparisons, limit, [mask] * len(asked))
         return self.gallery.hits_many(found)
@@ -240,7 +213,9 @@ class Index:
 
     def sql(self, statement: str, *, allow: Sequence[str] = (), timeout_s: float | None = TIMEOUT_S) -> pa.Table:
         """Answer one SELECT over the workspace's tables, with ``search(...)`` in it; see `search.sql`."""
-        return sql(self.workspace, statement, index=self, allow=allow, timeout_s=timeout_s)
+        views = Views(self.workspace, lambda: self)
+        with answered(views, statement, allow=allow, timeout_s=timeout_s) as answer:
+            return pa.Table.from_batches(list(answer.batches), answer.schema)
 
     def info(self) -> dict[str, Any]:
         """Return version, sizes, encoder, memory and the measured recall of what is approximate; see `search.info`."""
@@ -261,6 +236,8 @@ class Index:
                 "a search asks for words, an image or a path to one, a descriptor, or one number per probe (numpy), "
                 f"not {type(query).__name__}"
             )
+        from workspace.images import read_image
+
         image = read_image(query)
         side = "image_encoder" if self.gallery.manifest.get("image_encoder") else "encoder"
         with self._lock:
@@ -297,6 +274,12 @@ class Index:
         from search.evidence import contact_sheet
 
         return contact_sheet(self, hits, path, **options)
+
+    def as_html(self, query: Query) -> str:
+        """Return a query's first hits with the probes that each answers; see `search.evidence.as_html`."""
+        from search.evidence import as_html
+
+        return as_html(self, query)
 
     # ── what text and image queries need ─────────────────────────────────────────────────────────────────────────
     @property
@@ -338,25 +321,40 @@ class Index:
     def prepare(self, texts: Sequence[str]) -> None:
         """Embed many texts at once, so that asking them one by one afterwards is quick (the last 1,024 are kept)."""
         new = [t for t in dict.fromkeys(checked_text(text) for text in texts) if t not in self._texts]
-        if new and self._about:
+        if new and self._known:
             with self._lock:
-                for text, embedding in zip(
-                    new, text_embeddings(self.encoder, new, self._about["templates"]), strict=True
-                ):
-                    self._remember(text, embedding)
+                for text, known in self._look_up(new).items():
+                    self._remember(text, known)
 
-    def _remember(self, text: str, embedding: NDArray[np.float32]) -> Descriptor:
-        found = self._described(text, embedding)
+    def embedded(self, texts: Sequence[str], kind: str, *, progress: bool = True) -> NDArray[np.float32]:
+        """Return the embedding of each text, float32 ``[texts, dim]``, kept in the index as ``kind``."""
+        known = self._texts_known()
+        with self._lock:
+            return known.embedded(texts, lambda: self.encoder, kind, progress=progress)
+
+    def _texts_known(self) -> KnownTexts:
+        if self._known is None:
+            raise QueryError(_BLIND)
+        return self._known
+
+    def _look_up(self, texts: Sequence[str]) -> dict[str, Known]:
+        """Return each text's embedding and what was read of it, as they are known or from the encoder."""
+        known = self._texts_known()
+        if "encoder" in self._encoders:
+            self._encoder_of("encoder")  # one that was given has to be the index's
+        kind = "asked" if self._keep_texts else None
+        return known.look_up(texts, lambda: self.encoder, kind, progress=False)
+
+    def _remember(self, text: str, known: Known) -> Descriptor:
+        found = self._described(text, known)
         if len(self._texts) >= _REMEMBERED_TEXTS:
             self._texts.pop(next(iter(self._texts)))
         self._texts[text] = found
         return found
 
-    def _described(
-        self, text: str, embedding: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None
-    ) -> Descriptor:
+    def _described(self, text: str, known: Known, allowed: NDArray[np.bool_] | None = None) -> Descriptor:
+        embedding, read = known
         similarity = (self.probe_embeddings @ embedding).astype(np.float32)
-        read = read_of(self.encoder, text, self._about["templates"] if self._about else ())
         plain = Descriptor.from_raw(similarity, about=text, kind="text")
         plain = plain if read == text else replace(plain, read=read)
         calibration, bridge = self.gallery.calibration, self.gallery.bridge
@@ -371,16 +369,15 @@ class Index:
     def without_labels_of(self, text: str, allowed: NDArray[np.bool_]) -> Descriptor:
         """Return a text's descriptor when only the ``allowed`` logits, bool ``[logits]``, may lend their labels."""
         clean = checked_text(text)
-        templates = self._about["templates"] if self._about else ()
         with self._lock:
-            return self._described(clean, text_embeddings(self.encoder, [clean], templates)[0], allowed)
+            return self._described(clean, self._look_up([clean])[clean], allowed)
 
     def coverage(self, text: str, *, where: str | None = None) -> Coverage:
         """Say how probable it is that ``text`` can be answered, by the logits that ``where`` allows.
 
         Raises `QueryError` without an encoder, and for a filter that is none.
         """
-        return self.coverage_of(self._text(text), self.gallery.mask([filters.parse(where)] if where else []))
+        return self.coverage_of(self._text(text), self.gallery.mask([where] if where else []))
 
     def coverage_of(self, query: Descriptor, allowed: NDArray[np.bool_] | None = None) -> Coverage:
         """Say it of a text's descriptor, when only the ``allowed`` logits, bool ``[logits]``, may be found."""
@@ -391,8 +388,7 @@ class Index:
         with self._lock:
             found = self._texts.get(clean)
             if found is None:
-                templates = self._about["templates"] if self._about else ()
-                found = self._remember(clean, text_embeddings(self.encoder, [clean], templates)[0])
+                found = self._remember(clean, self._look_up([clean])[clean])
         return found
 
     def _fitting(self, descriptor: Descriptor) -> Descriptor:

@@ -5,7 +5,9 @@ A hybrid one joins behaviour with words: a logit's label, its repository's name,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from search import filters
 from search.by_model import Concepts, nearest_models
 from search.scan.nearest import SILENT, Trace
 from search.scan.scoring import Comparison, Descriptor, score_of
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from search.filters import Condition
+    from search.open_index import Index
     from search.scan.gallery import Gallery
     from search.scan.nearest import Mask, Rows
     from search.scan.neighbours import Neighbours
@@ -115,7 +118,13 @@ Unit = Literal["logit", "model", "family"]
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """A search of one descriptor or several concepts. Every step returns a new query; nothing runs before ``to_...``.
+    """A search of one descriptor or several concepts. Every step returns a new query, which runs once, when it is read.
+
+    It is read as a table (`to_arrow`, `df`, `pl`, `to_dicts`), by iterating over its hits, dicts, or by ``len``; a
+    notebook shows the first hits with the probes that each answers.
+
+    >>> query = index.search("dog").where("downloads > 1000").by("model").limit(3)  # doctest: +SKIP
+    >>> [(hit["repo_id"], hit["logit"]) for hit in query]  # doctest: +SKIP
 
     Columns of the result: ``rank`` (from 1), ``score`` (1 / (1 + distance), higher is better; of a hybrid query the
     fused score), ``distance``, ``repo_id``, ``sha``, ``logit``, ``label`` (untrusted text), ``observed``, ``variance``,
@@ -130,22 +139,29 @@ class Query:
     scoring: str
     top: int = 10
     unit: Unit = "logit"
-    conditions: tuple[filters.Condition, ...] = ()
+    conditions: tuple[Condition, ...] = ()
     without_model: tuple[str, str] | None = None
     approximate: bool = True
     words: str | None = None
     neighbours: Neighbours | None = None
     concepts: Concepts | None = None
+    index: Index | None = None
 
     def where(self, condition: str) -> Query:
         """Keep hits that meet an SQL condition over the columns of ``models`` and ``logits``; several are and-ed.
 
         Raises `QueryError` at once when it is not one condition over known columns.
         """
-        return replace(self, conditions=(*self.conditions, filters.parse(condition)))
+        from search.filters import parse
+
+        if not isinstance(condition, str):
+            raise TypeError(f"a condition is SQL in a text, such as 'downloads > 1000', not {type(condition).__name__}")
+        return replace(self, conditions=(*self.conditions, parse(condition)))
 
     def limit(self, n: int) -> Query:
         """Return at most ``n`` hits (10 unless told)."""
+        if not isinstance(n, (int, np.integer)) or isinstance(n, bool):
+            raise TypeError(f"a limit is a whole number of hits, not {type(n).__name__}")
         if not 1 <= n <= MAX_LIMIT:
             raise QueryError(f"a limit is between 1 and {MAX_LIMIT}, not {n}")
         return replace(self, top=n)
@@ -170,9 +186,28 @@ class Query:
             asked = [*self.concepts.wanted, *self.concepts.none_of]
         return tuple(dict.fromkeys(one.note for one in asked if one.note))
 
+    @cached_property
+    def _hits(self) -> pa.Table:
+        return self._run(SILENT)
+
+    def __len__(self) -> int:
+        """Return how many hits there are."""
+        return int(self._hits.num_rows)
+
+    def __bool__(self) -> bool:
+        """Return True: a query is one, whatever it finds. ``len`` says whether that is anything."""
+        return True
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield the hits, best first, a dict each."""
+        return iter(self.to_dicts())
+
+    def _repr_html_(self) -> str:
+        return str(self.df().to_html()) if self.index is None else self.index.as_html(self)
+
     def to_arrow(self) -> pa.Table:
         """Run the search and return its hits, best first."""
-        return self._run(SILENT)
+        return self._hits
 
     def to_pandas(self) -> pd.DataFrame:
         """Run the search and return a pandas frame."""
@@ -188,6 +223,9 @@ class Query:
         """Run the search and return one plain dict per hit."""
         found: list[dict[str, Any]] = self.to_arrow().to_pylist()
         return found
+
+    arrow, df, pl = to_arrow, to_pandas, to_polars
+    """As DuckDB's relations call them."""
 
     def explain(self) -> Trace:
         """Run the search and return what it did: steps with times, bytes and counts; ``str()`` of it is a table."""

@@ -20,85 +20,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import duckdb
 import pyarrow as pa
 
-from workspace import QueryError, Workspace
-from workspace.files import read_json
+from search.views import VIEWS, Views, everyday
+from workspace import QueryError
 from workspace.text import printable, without_paths
 
 if TYPE_CHECKING:
     from search.open_index import Index
     from search.query import Query
-
-VIEWS = frozenset({"attempts", "catalog", "logits", "models", "probes", "runs"})
-"""``models`` and ``logits`` are the index's; the others are the workspace's own records."""
-
-RUNS = pa.schema(
-    [
-        ("run_id", pa.string()),
-        ("verb", pa.string()),
-        ("started_at", pa.timestamp("s", tz="UTC")),
-        ("config_hash", pa.string()),
-        ("manifest", pa.string()),  # the whole manifest as JSON: manifest->>'$.counts.ok'
-    ]
-)
-
-
-class Views:
-    """Reads tables by name.
-
-    Args:
-        workspace: whose tables.
-        index: returns the open index; raises `MissingStepError` when there is none.
-    """
-
-    def __init__(self, workspace: Workspace, index: Callable[[], Index]) -> None:
-        self._workspace, self.index = workspace, index
-
-    def table(self, name: str) -> pa.Table:
-        """Return the table ``name``, one of `VIEWS`."""
-        if name == "models":
-            return self.index().gallery.models.drop_columns(["model"])
-        if name == "logits":
-            return self._logits()
-        if name == "runs":
-            return self._runs()
-        if name == "probes":
-            columns = ["probe_id", "image_hash", "width", "height", "caption", "source", "license"]
-            return self._workspace.probes(columns)
-        return self._workspace.catalog() if name == "catalog" else self._workspace.attempts(history=True)
-
-    def _logits(self) -> pa.Table:
-        gallery = self.index().gallery
-        models = pa.array(gallery.model_of)
-        keys = {
-            name: pa.DictionaryArray.from_arrays(models, gallery.models.column(name).combine_chunks())
-            for name in ("repo_id", "sha")
-        }
-        return pa.table(
-            {**keys, **{n: gallery.logits.column(n) for n in gallery.logits.column_names if n not in ("model", "peak")}}
-        )
-
-    def _runs(self) -> pa.Table:
-        rows: list[dict[str, Any]] = []
-        for path in sorted(self._workspace.runs_dir.glob("*.json")):
-            content = read_json(path)
-            stamp, _, rest = path.stem.partition("-")
-            try:
-                started = datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
-            except ValueError:  # a file of somebody else's in that folder
-                continue
-            verb = rest.rpartition("-")[0] or rest
-            row = {"run_id": path.stem, "verb": verb, "started_at": started, "config_hash": content.get("config_hash")}
-            rows.append({**row, "manifest": json.dumps(content)})
-        return pa.Table.from_pylist(rows, schema=RUNS)
-
 
 MAX_STATEMENT = 100_000
 """Characters of a statement."""
@@ -126,6 +61,9 @@ _SEARCH: dict[str, Any] = _SHARED | {"hybrid": bool, "all_of": _TEXTS, "any_of":
 _SIMILAR: dict[str, Any] = _SHARED | {"sha": str, "whole": bool}
 _IN_WORDS = {int: "a whole number", str: "a text", bool: "true or false", _TEXTS: "a list of texts"}
 _SYNONYMS = {"limit": "n", "where": "filter"}
+"""What the command line and Python call them: DuckDB's own words, which are put between quotes to be parsed."""
+
+_WORDS = {short: word for word, short in _SYNONYMS.items()}
 
 
 @dataclass(frozen=True)
@@ -151,15 +89,19 @@ def answered(
         table = pa.table({"name": sorted(VIEWS)})
         yield Answer(table.schema, iter(table.to_batches()))
         return
+    before, statement = _explained(_quoted(statement))
     parsed = _parse(statement)
-    read = sorted(VIEWS & set(_tables(parsed)))
-    tables = _with_searches(parsed, views, deadline)
-    text = _deserialised(parsed) if tables else statement
+    if parsed is None:  # a PIVOT: DuckDB makes several statements of it, and serialises none
+        read, tables, text = _pivoted(statement), dict[str, pa.Table](), statement
+    else:
+        read = sorted(VIEWS & set(_tables(parsed)))
+        tables = _with_searches(parsed, views, deadline)
+        text = _deserialised(parsed) if tables else statement
     for name in read:
         deadline.check()
         tables[name] = views.table(name)
     hints = _Hints(statement, {name: tables[name].column_names for name in read}, tuple(allow))
-    with _child(text, tables, allow, deadline, hints) as answer:
+    with _child(before + text, tables, allow, deadline, hints) as answer:
         yield answer
 
 
@@ -319,26 +261,87 @@ class _Hints:
         same = {"id": "repo_id", "repoid": "id"}.get(wanted)
         parts = []
         for table, names in self.columns.items():
-            plain = {column.lower().replace("_", ""): column for column in names}
+            # everyday names come before the Hub's own, and count
+            plain = {column.lower().replace("_", ""): column for column in reversed(names)}
             near = [same] if same and same in names else [plain[n] for n in get_close_matches(wanted, plain, n=3)]
             parts.append(f"{table} has {', '.join(near or names)}")
         return f"no table read here has a column '{name}'; {'; '.join(parts)}"
 
 
-def _parse(statement: str) -> dict[str, Any]:
+def _tokens(statement: str) -> list[tuple[int, str, str]]:
+    """Return offset in UTF-8, kind and text of every token, as DuckDB sees them; texts and comments are tokens too."""
+    import duckdb
+
+    try:
+        raw = statement.encode("utf-8")
+        found = duckdb.tokenize(statement)
+    except (duckdb.Error, UnicodeEncodeError, RuntimeError) as error:
+        raise QueryError(f"the statement cannot be parsed: {printable(error, 300)}") from error
+    ends = [offset for offset, _ in found[1:]] + [len(raw)]
+    return [
+        (offset, str(kind).rpartition(".")[2], raw[offset:end].decode("utf-8", "replace").strip())
+        for (offset, kind), end in zip(found, ends, strict=False)  # no token: one end too many
+    ]
+
+
+def _quoted(statement: str) -> str:
+    """Return a statement in which ``limit := 3`` and ``where := '...'`` parse: these words are DuckDB's own."""
+    tokens, raw = _tokens(statement), statement.encode("utf-8")
+    for (offset, kind, text), (_, _, after) in reversed(list(pairwise(tokens))):
+        if kind == "keyword" and text.lower() in _SYNONYMS and after.startswith((":=", "=>", "=")):
+            raw = raw[:offset] + b'"' + text.encode() + b'"' + raw[offset + len(text) :]
+    return raw.decode("utf-8")
+
+
+def _explained(statement: str) -> tuple[str, str]:
+    """Split EXPLAIN, or EXPLAIN ANALYZE, from the statement after it."""
+    found = re.match(r"\s*(explain(\s+analyze)?\s+)(.*)", statement, re.IGNORECASE | re.DOTALL)
+    return (found[1], found[3]) if found else ("", statement)
+
+
+def _pivoted(statement: str) -> list[str]:
+    """Return the tables that a PIVOT reads: the names of ours that it holds."""
+    words = [text.strip('"').lower() for _, _, text in _tokens(statement)]
+    if any(word in ("search", "similar") and after.startswith("(") for word, after in pairwise(words)):
+        raise QueryError("PIVOT and a search do not go together: write the search's hits to a file, and pivot that")
+    return sorted(VIEWS & set(words))
+
+
+def statements_of(text: str) -> list[str]:
+    """Return the statements of a script, one by one; raises `QueryError` when it is no SQL."""
+    import duckdb
+
+    from search.filters import check_brackets
+
+    if len(text) > MAX_STATEMENT:
+        raise QueryError(f"a script has at most {MAX_STATEMENT} characters, this one {len(text)}")
+    quoted = _quoted(text)
+    check_brackets(quoted)
+    try:
+        return [one.query.strip().rstrip(";") for one in duckdb.extract_statements(quoted)]
+    except duckdb.Error as error:
+        raise QueryError(f"the statement cannot be parsed: {printable(error, 300)}") from error
+
+
+def _parse(statement: str) -> dict[str, Any] | None:
+    """Return DuckDB's parse, or None of a PIVOT, which has none; raises `QueryError` for what is not one SELECT."""
+    import duckdb
+
     from search.filters import serialised
 
     try:
         parsed: dict[str, Any] = json.loads(serialised(statement))
+        if parsed.get("error_type") == "not implemented":
+            kinds = [one.type for one in duckdb.extract_statements(statement)]
+            first = statement.split(None, 1)[0].lower().lstrip("(") if statement.split() else ""
+            if kinds == [getattr(duckdb.StatementType, "MULTI", None)] and first in ("pivot", "with", "select", "from"):
+                return None
     except (RecursionError, duckdb.Error, UnicodeEncodeError, RuntimeError) as error:
         raise QueryError(f"the statement cannot be parsed: {printable(error, 300)}") from error
     if parsed.get("error"):
         message = str(parsed.get("error_message", ""))
         if parsed.get("error_type") == "not implemented":
             message = "only SELECT statements are answered: this SQL is read-only"
-        word = re.search(r'near "(limit|where)"', message, re.IGNORECASE)
-        if word and re.search(rf"\b{word[1]}\s*(:=|=>|=)", statement, re.IGNORECASE):
-            message += f": inside search() and similar() {word[1]} is called {_SYNONYMS[word[1].lower()]}"
         raise QueryError(printable(message, 300))
     if len(parsed["statements"]) != 1:
         raise QueryError(f"one statement at a time, not {len(parsed['statements'])}")
@@ -367,7 +370,7 @@ def _with_searches(parsed: dict[str, Any], views: Views, deadline: _Deadline) ->
         if rows > MAX_SEARCH_ROWS:
             raise QueryError(f"the searches of a statement have at most {MAX_SEARCH_ROWS:,} hits together: lower n")
         table = f"_found_{number}"
-        tables[table] = query.to_arrow()
+        tables[table] = everyday(query.to_arrow())
         for node in nodes:
             _refer(node, table, node["alias"] or name)
     return tables
@@ -414,12 +417,13 @@ def _check(name: str, positional: list[Any], named: dict[str, Any], most: int, k
     unknown = sorted(set(named) - set(known))
     if unknown or len(positional) > most:
         what = f"has no argument '{printable(unknown[0])}'" if unknown else f"takes at most {most} unnamed arguments"
-        raise QueryError(f"{name}() {what}; named ones: {', '.join(sorted(known))}")
+        named_ones = ", ".join(sorted(_WORDS.get(option, option) for option in known))
+        raise QueryError(f"{name}() {what}; named ones: {named_ones}")
     for option, value in named.items():
         texts = known[option] is _TEXTS
         fits = isinstance(value, list) and all(type(v) is str for v in value) if texts else type(value) is known[option]
         if value is not None and not fits:
-            raise QueryError(f"{option} must be {_IN_WORDS[known[option]]}, not {printable(value)}")
+            raise QueryError(f"{_WORDS.get(option, option)} must be {_IN_WORDS[known[option]]}, not {printable(value)}")
 
 
 def _arguments(function: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -488,6 +492,8 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
 
 
 def _deserialised(parsed: dict[str, Any]) -> str:
+    import duckdb
+
     from search.filters import deserialised
 
     try:

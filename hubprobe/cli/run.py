@@ -20,7 +20,7 @@ from hubprobe.cli.options import (
     show_summary,
     workspace_option,
 )
-from hubprobe.output import render
+from hubprobe.output import render, without_pandas
 from workspace.text import printable
 
 if TYPE_CHECKING:
@@ -266,6 +266,7 @@ def status(folder: Path, plot: Path | None, kind: str) -> None:
     """
     from hubprobe.front import status as count
 
+    without_pandas()
     report = count(folder)
     if plot is not None:
         from hubprobe.plots import funnel

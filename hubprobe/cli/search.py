@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -23,10 +24,11 @@ from hubprobe.cli.options import (
     token_option,
     workspace_option,
 )
-from hubprobe.output import BINARY, SUFFIXES, output_file, render, write_batches
+from hubprobe.output import BINARY, SUFFIXES, output_file, render, without_pandas, write_batches
 
 if TYPE_CHECKING:
     from search import Index, Query
+    from workspace import Workspace
 
 
 @click.group(cls=Group, invoke_without_command=True)
@@ -81,6 +83,7 @@ def info(folder: Path, kind: str) -> None:
     """
     from hubprobe import front
 
+    without_pandas()
     values = front.open(folder).info()
     if kind == "json":
         click.echo(render([values], list(values), kind), nl=False)
@@ -136,6 +139,7 @@ def search(
     several = bool(all_of or any_of or none_of)
     if (text is not None) + (image is not None) + several != 1:
         raise click.UsageError("give a text, --image, or --all-of, --any-of and --none-of: one of the three")
+    without_pandas()
     index = front.open(folder)
     asked = text if text is not None else image
     query = index.search(asked, all_of=all_of, any_of=any_of, none_of=none_of, k=k, scoring=scoring, hybrid=hybrid)
@@ -170,6 +174,7 @@ def similar(
     """
     from hubprobe import front
 
+    without_pandas()
     index = front.open(folder)
     if logit is None:
         if same_model or whole or shown["where"] or shown["evidence"]:
@@ -219,7 +224,8 @@ def _show_hits(
 
 @click.command()
 @workspace_option
-@click.argument("statement")
+@click.argument("statement", required=False)
+@click.option("-f", "--file", "script", type=click.File(encoding="utf-8"), help="Ask what is in FILE; - is stdin.")
 @click.option(
     "--allow", multiple=True, help="Folder or hf://, s3:// prefix whose files it may read (Parquet, CSV, JSON)."
 )
@@ -228,24 +234,50 @@ def _show_hits(
 )
 @click.option("--out", type=OutPath(), help=f"File for the result: {', '.join(sorted(SUFFIXES))}.")
 @click.option("--format", "kind", type=click.Choice(sorted(set(SUFFIXES.values()))), help="Else by FILE's suffix.")
-def sql(
-    folder: Path, statement: str, allow: tuple[str, ...], timeout: float, out: Path | None, kind: str | None
-) -> None:
+@click.option("--attach", type=OutPath(), help="Write all tables as they are now into a DuckDB file, for any client.")
+def sql(folder: Path, statement: str | None, script: IO[str] | None, attach: Path | None, **how: Any) -> None:
     """Ask SQL of the workspace's tables: models, logits, attempts, catalog, probes, runs.
 
-    Searches are table functions: FROM search('dog', n := 500) JOIN models USING (repo_id, sha)
+    Searches are table functions: FROM search('dog', limit := 500) JOIN models USING (repo_id, sha). Without a
+    STATEMENT it reads stdin, or asks line by line where that is a terminal.
 
     \b
     Examples:
       hubprobe sql --workspace my-index "SELECT status, count(*) FROM attempts GROUP BY 1 ORDER BY 2 DESC"
-      hubprobe sql --workspace my-index "FROM search('dog', n := 50)" --out dogs.parquet
+      hubprobe sql --workspace my-index "FROM search('dog', limit := 50)" --out dogs.parquet
+      hubprobe sql --workspace my-index -f questions.sql
+      hubprobe sql --workspace my-index --attach my-index.duckdb
     """
-    from search.open_index import sql_rows
+    from search import views
+    from search.statements import statements_of
     from workspace import Workspace
 
-    written = _format_of(out, kind)
+    if sum(given is not None for given in (statement, script, attach)) > 1:
+        raise click.UsageError("give a STATEMENT, --file or --attach: one of the three")
+    how["written"] = _format_of(how["out"], how.pop("kind"))
+    without_pandas()
     # not through an open index: attempts and catalog can be asked before there is one
     workspace = Workspace.open(folder)
+    if attach is not None:
+        for name, rows in views.attach(workspace, attach).items():
+            click.echo(f"{name}: {rows} rows", err=True)
+    elif statement is not None:
+        _answer(workspace, statement, **how)
+    elif script is None and sys.stdin.isatty():
+        _prompt(workspace, **how)
+    else:
+        asked = statements_of((script if script is not None else sys.stdin).read())
+        if how["out"] is not None and len(asked) != 1:
+            raise click.UsageError(f"--out takes the rows of one statement, not of {len(asked)}")
+        for one in asked:
+            _answer(workspace, one, **how)
+
+
+def _answer(
+    workspace: Workspace, statement: str, *, allow: tuple[str, ...], timeout: float, out: Path | None, written: str
+) -> None:
+    from search.answers import sql_rows
+
     as_text = io.BytesIO() if out is None and written not in BINARY and not _takes_utf8(sys.stdout) else None
     with ExitStack() as stack:
         sink = as_text or (sys.stdout.buffer if out is None else stack.enter_context(output_file(out)))
@@ -257,6 +289,34 @@ def sql(
         click.echo(f"{more} more rows: add a LIMIT, or write them to a file with --out", err=True)
     if out is not None:
         click.echo(f"{rows} rows: {out}", err=True)
+
+
+def _prompt(workspace: Workspace, **how: Any) -> None:
+    """Ask for statements, each up to a semicolon, until the input ends; an error ends none of the others."""
+    from search.statements import statements_of
+    from search.views import VIEWS
+    from workspace import HubprobeError
+
+    with suppress(ImportError):
+        import_module("readline")  # arrow keys and what was asked before
+    click.echo(f"tables: {', '.join(sorted(VIEWS))}; end a statement with ; and leave with Ctrl-D", err=True)
+    written = ""
+    while True:
+        try:
+            written += input("     > " if written else "sql  > ") + "\n"
+            if not written.rstrip().endswith(";"):
+                written = written if written.strip() else ""
+                continue
+            for statement in statements_of(written):
+                _answer(workspace, statement, **how)
+        except EOFError:
+            click.echo(err=True)
+            return
+        except KeyboardInterrupt:
+            click.echo(err=True)
+        except HubprobeError as error:
+            click.echo(str(error), err=True)
+        written = ""
 
 
 def _takes_utf8(stream: Any) -> bool:
@@ -294,6 +354,7 @@ def describe(folder: Path, repo_id: str, sha: str | None, count: int, quiet: boo
     """
     from hubprobe import front
 
+    without_pandas()
     rows = front.open(folder).describe(repo_id, sha=sha, count=count, progress=not quiet).to_pylist()
     click.echo(render(rows, ["logit", "label", "name", "confidence", "source", "others"], kind), nl=False)
 
@@ -313,6 +374,7 @@ def audit(folder: Path, repo_id: str | None, limit: int, quiet: bool, kind: str)
     """
     from hubprobe import front
 
+    without_pandas()
     rows = front.open(folder).audit(repo_id=repo_id, limit=limit, progress=not quiet).to_pylist()
     columns = ["doubt", "repo_id", "logit", "label", "name", "confidence", "source"]
     click.echo(render(rows, columns if kind == "table" or not rows else list(rows[0]), kind), nl=False)

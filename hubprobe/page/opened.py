@@ -400,14 +400,14 @@ class Current:
             return Example(descriptor, opened.strips.probe_set, shown, small(image, 192))
 
     def _open(self) -> Opened:
-        index = search.open(self.workspace, token=self._token)
+        index = search.open(self.workspace, token=self._token, keep_texts=False)
         about = index.gallery.manifest["encoder"]
         if about is None:
             return Opened(index)
         if self._encoder is None or (self._encoder.name, self._encoder.commit) != (about["name"], about["commit"]):
             loaded = load_encoder(self.workspace, about["name"], commit=about["commit"], token=self._token)
             self._encoder = SharedEncoder(loaded)
-        return Opened(search.open(self.workspace, encoder=self._encoder, token=self._token))
+        return Opened(search.open(self.workspace, encoder=self._encoder, token=self._token, keep_texts=False))
 
     def _renew(self) -> None:
         try:

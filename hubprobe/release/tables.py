@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from search.store import sources, versions
-from search.store.tables import connect, read_logits, read_models
+from search.store.tables import read_logits, read_models
 from workspace import Workspace, WorkspaceError, records
 from workspace.files import batches, read_file, table_files
 
@@ -176,8 +176,7 @@ def _positions(workspace: Workspace, kept: frozenset[str]) -> Callable[[pa.Table
     """Return what says of every logit where the index in use holds it, counting only the repositories ``kept``."""
     folder, _, lock = versions.open_current(workspace)
     try:
-        database = connect(folder)
-        models, logits = read_models(database), read_logits(database)
+        models, logits = read_models(folder), read_logits(folder)
     finally:
         if lock is not None:
             lock.close()

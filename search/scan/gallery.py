@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from search import filters
 from search.scan.nearest import Finder, Found, Mask, Rows
 from search.scan.scan import CpuScanner, Scanner
 from search.scan.scoring import CALIBRATED, OWN_HUBNESS, Comparison, Descriptor, compile_query, score_of
@@ -28,6 +27,7 @@ from workspace.text import printable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from search.filters import Condition, Evaluator
     from workspace.locks import Lock
 
 _REMEMBERED_MASKS = 32  # a byte per logit each
@@ -43,8 +43,8 @@ class Gallery(Finder):
         device: ``cpu``, or a torch device such as ``cuda`` that the codes are copied to.
 
     Attributes:
-        models: table `metadata.MODELS`.
-        logits: table `metadata.LOGITS`; its row number is a logit's position.
+        models: table `search.store.tables.MODELS`.
+        logits: table `search.store.tables.LOGITS`; its row number is a logit's position.
         model_of: int32 ``[logits]``, row of ``models`` of every logit.
     """
 
@@ -56,17 +56,26 @@ class Gallery(Finder):
         infos = versions.tiles_of(folder, manifest)
         self.tiles = [Tile(folder / "tiles", info, self.n_probes) for info in infos]
         self.starts = np.concatenate([[0], np.cumsum([info.rows for info in infos], dtype=np.int64)]).astype(np.int64)
-        self.database = tables.connect(folder)
-        self.models = tables.read_models(self.database)
-        self.logits = tables.read_logits(self.database)
+        self.models = tables.read_models(folder)
+        self.logits = tables.read_logits(folder)
         self.model_of: NDArray[np.int32] = self.logits.column("model").to_numpy()
         models = self.model_of if self.model_of.size else np.zeros(1, np.int32)
         if self.logits.num_rows != len(self) or models.min() < 0 or models.max() > max(self.models.num_rows - 1, 0):
             raise WorkspaceError(f"the index at {folder} does not fit together: run 'hubprobe index --rebuild'")
         self.scanner = _scanner(device, self.tiles, self.starts)
-        self._filter = filters.Evaluator(self.models, self.logits)
         self._masks: dict[str, Mask] = {}
         self._mask_lock = threading.Lock()
+
+    @cached_property
+    def _filter(self) -> Evaluator:
+        from search.filters import Evaluator  # DuckDB is imported when there is a filter
+
+        return Evaluator(self.models, self.logits)
+
+    @cached_property
+    def database(self) -> Any:
+        """LanceDB: words and whole-descriptor neighbours."""
+        return tables.connect(self.folder)
 
     @cached_property
     def family_of(self) -> NDArray[np.int32]:
@@ -123,22 +132,26 @@ class Gallery(Finder):
         total = np.linalg.norm(np.sum(list(query.sides.values()), axis=0)) if query.sides else 1.0
         return {name: strong @ side.astype(np.float64) / total for name, side in query.sides.items()}
 
-    def mask(self, conditions: Sequence[filters.Condition]) -> Mask | None:
+    def mask(self, conditions: Sequence[str | Condition]) -> Mask | None:
         """Return which logits meet every condition, bool ``[logits]``, or None when there is no condition."""
         if not conditions:
             return None
         masks = [self._one_mask(condition) for condition in conditions]
         return masks[0] if len(masks) == 1 else np.logical_and.reduce(masks)
 
-    def _one_mask(self, condition: filters.Condition) -> Mask:
+    def _one_mask(self, condition: str | Condition) -> Mask:
+        from search.filters import parse
+
+        checked = parse(condition) if isinstance(condition, str) else condition
         with self._mask_lock:
-            mask = self._masks.get(condition.text)
+            mask = self._masks.get(checked.text)
+            evaluator = self._filter
         if mask is None:
-            mask = self._filter.mask(condition, self.model_of)
+            mask = evaluator.mask(checked, self.model_of)
             with self._mask_lock:
                 if len(self._masks) >= _REMEMBERED_MASKS:
                     self._masks.pop(next(iter(self._masks)))
-                self._masks[condition.text] = mask
+                self._masks[checked.text] = mask
         return mask
 
     def keys(self, rows: Rows) -> list[tuple[str, str, int]]:

@@ -1,4 +1,7 @@
-"""The index's tables in LanceDB: what is known of every probed model and of every logit, and vectors for neighbours.
+"""The index's tables: what is known of every probed model and of every logit, in Parquet.
+
+LanceDB holds what it searches itself: the words of names, cards and labels, and vectors for neighbours. Importing it
+takes longer than answering, so it is opened when one of these is asked for, and a table is never read from it.
 
 Models whose outputs answer the probes almost alike are near-copies: they are grouped into families as the table of
 models is made.
@@ -7,6 +10,7 @@ models is made.
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +23,7 @@ import pyarrow as pa
 from workspace import Workspace
 from workspace.disk import using
 from workspace.errors import DiskError
-from workspace.files import damaged, table_files
+from workspace.files import conformed, damaged, open_table, table_files, write_table
 from workspace.records import ATTEMPTS, CATALOG
 
 if TYPE_CHECKING:
@@ -64,6 +68,11 @@ LOGITS = pa.schema(
 _PHASES = ("seconds_fetch", "seconds_load", "seconds_preprocess", "seconds_forward", "seconds_write")
 
 
+def snake_case(name: str) -> str:
+    """Return a column's everyday name: ``created_at`` of ``createdAt``, ``repo_id`` of ``id``."""
+    return "repo_id" if name == "id" else re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
 def models_table(workspace: Workspace, keys: Sequence[tuple[str, str]], counts: Sequence[int]) -> pa.Table:
     """Return the table `MODELS` for the models ``keys``, ``counts`` logits each.
 
@@ -104,6 +113,10 @@ ANN_ROWS = 20_000
 """Logits from which whole-descriptor search gets an approximate index; below, LanceDB reads all reduced vectors."""
 
 
+_ROW_GROUP = 65_536
+"""Rows of a row group: the tables are read whole."""
+
+
 def connect(folder: Path) -> Any:
     """Return the LanceDB database of a version's folder."""
     os.environ.setdefault("LANCE_LOG", "error")  # it warns on stderr of every table that is new
@@ -112,17 +125,29 @@ def connect(folder: Path) -> Any:
     return lancedb.connect(folder / "lance")
 
 
-def write_models(database: Any, models: pa.Table) -> None:
-    """Write the table of models with full-text indexes over names and cards; small, hence always whole."""
-    table = database.create_table("models", models)
-    for column in ("repo_id", "card_summary"):
+def write_models(folder: Path, database: Any, models: pa.Table) -> None:
+    """Write the table of models, and full-text indexes over names and cards; small, hence always whole."""
+    write_table(folder / "models.parquet", models, row_group_rows=_ROW_GROUP)
+    words = ("repo_id", "card_summary")
+    table = database.create_table("models", models.select(["model", *words]))
+    for column in words:
         _full_text(table, column)
 
 
-def write_logits(database: Any, logits: pa.Table, start: int) -> None:
-    """Append rows to the table of logits, whose positions begin at ``start``, and index their labels."""
+def write_logits(folder: Path, database: Any, logits: pa.Table, start: int) -> None:
+    """Append rows to the table of logits, whose positions begin at ``start``.
+
+    A file is written for each append, together with the last ones where those are no larger: many small appends leave
+    few files, and no row is written more than log2(logits) times.
+    """
     position = pa.array(np.arange(start, start + logits.num_rows, dtype=np.int64))
-    _append(database, "logits", logits.append_column(pa.field("position", pa.int64(), nullable=False), position))
+    words = logits.select(["label"]).append_column(pa.field("position", pa.int64(), nullable=False), position)
+    _append(database, "logits", words)
+    files = table_files(folder / "logits")
+    while files and (older := _read_file(files[-1], LOGITS)).num_rows <= logits.num_rows:
+        logits, start = pa.concat_tables([older, logits]), start - older.num_rows
+        files.pop().unlink()
+    write_table(folder / "logits" / f"{start:012d}.parquet", logits, row_group_rows=_ROW_GROUP)
 
 
 def index_labels(database: Any, *, fresh: bool) -> None:
@@ -157,14 +182,21 @@ def index_vectors(database: Any) -> str:
     return "IVF_RQ"
 
 
-def read_models(database: Any) -> pa.Table:
-    """Return the table `metadata.MODELS`, in order of ``model``."""
-    return _read(database, "models", "model", MODELS)
+def read_models(folder: Path) -> pa.Table:
+    """Return the table `MODELS` of a version's folder, in order of ``model``."""
+    return _read_file(folder / "models.parquet", MODELS)
 
 
-def read_logits(database: Any) -> pa.Table:
-    """Return the table `metadata.LOGITS`, in order of position."""
-    return _read(database, "logits", "position", LOGITS)
+def read_logits(folder: Path) -> pa.Table:
+    """Return the table `LOGITS` of a version's folder, in order of position."""
+    files = [_read_file(path, LOGITS) for path in table_files(folder / "logits")]
+    return pa.concat_tables([LOGITS.empty_table(), *files]).combine_chunks()
+
+
+def _read_file(path: Path, schema: pa.Schema) -> pa.Table:
+    with open_table(path, version=False) as file:
+        table = file.read()
+    return conformed(path, table, schema).combine_chunks()
 
 
 @contextmanager
@@ -181,23 +213,6 @@ def reading(database: Any, name: str) -> Iterator[Any]:
         if not isinstance(error, _DAMAGE) and "Panic" not in type(error).__name__:
             raise
         raise damaged(path, f"{type(error).__name__}: {str(error)[:200]}") from error
-
-
-def _read(database: Any, name: str, order: str, schema: pa.Schema) -> pa.Table:
-    path = Path(str(database.uri)) / f"{name}.lance"
-    with reading(database, name) as opened:
-        whole: pa.Table = opened.to_arrow().combine_chunks()
-        whole.validate(full=True)
-        positions = whole.column(order).to_numpy()
-        table = whole.select(schema.names)
-        if not table.schema.equals(schema):
-            raise ValueError("its columns are not those of this format")
-    if (positions != np.arange(positions.size)).any():
-        by_position = np.argsort(positions, kind="stable")
-        if (positions[by_position] != np.arange(positions.size)).any():
-            raise damaged(path, "it lacks rows")
-        table = table.take(pa.array(by_position))
-    return table
 
 
 def _append(database: Any, name: str, rows: pa.Table) -> None:

@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 
 from workspace.files import damaged, replacing, sha256_of
@@ -58,6 +57,8 @@ CODE_OF, FLAGGED = _codes_of_every_value()
 
 def encode(vectors: NDArray[np.float16]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return the codes, uint8 ``[n_probes, rows]``, and the overflow as bytes, of float16 ``[rows, n_probes]``."""
+    from search.scan.kernels import count_flagged, find_flagged, transpose_codes  # importing numba takes 0.3 s
+
     rows, n = vectors.shape
     exact = np.ascontiguousarray(vectors).view(np.uint16)
     codes = np.empty((n, rows), np.uint8)
@@ -79,48 +80,6 @@ def read_overflow(data: NDArray[np.uint8], n: int) -> tuple[NDArray[np.int64], N
         raise ValueError(f"{data.size} bytes cannot hold {count} entries over {n} probes")
     start = 8 * (n + 1)
     return offsets, data[start : start + 4 * count].view("<u4"), data[start + 4 * count :].view("<u2")
-
-
-@numba.njit(nogil=True, cache=True)
-def transpose_codes(
-    exact: NDArray[np.uint16], code_of: NDArray[np.uint8], codes: NDArray[np.uint8], start: int, stop: int
-) -> None:
-    """Write the codes of rows ``start`` to ``stop`` of an fp16 tile ``[rows, n]`` to ``codes``, uint8 ``[n, rows]``.
-
-    ``code_of`` is the code of every fp16 bit pattern. Done in squares of 64, which fit the first-level cache both ways.
-    """
-    n = exact.shape[1]
-    for row in range(start, stop, 64):
-        last_row = min(row + 64, stop)
-        for column in range(0, n, 64):
-            last_column = min(column + 64, n)
-            for j in range(column, last_column):
-                for i in range(row, last_row):
-                    codes[j, i] = code_of[exact[i, j]]
-
-
-@numba.njit(nogil=True, cache=True)
-def count_flagged(exact: NDArray[np.uint16], flagged: NDArray[np.bool_], start: int, stop: int) -> int:
-    """Return how many entries of rows ``start`` to ``stop`` have a flagged fp16 bit pattern."""
-    count = 0
-    for i in range(start, stop):
-        for j in range(exact.shape[1]):
-            if flagged[exact[i, j]]:
-                count += 1
-    return count
-
-
-@numba.njit(nogil=True, cache=True)
-def find_flagged(
-    exact: NDArray[np.uint16], flagged: NDArray[np.bool_], start: int, stop: int, found: NDArray[np.int64]
-) -> None:
-    """Write ``column * rows + row`` of every flagged entry to ``found``, in order of rows."""
-    count = 0
-    for i in range(start, stop):
-        for j in range(exact.shape[1]):
-            if flagged[exact[i, j]]:
-                found[count] = j * exact.shape[0] + i
-                count += 1
 
 
 _NAME = re.compile("[0-9]+-[0-9]+")

@@ -8,7 +8,8 @@
     index/encoders/<key>.safetensors      the probes' embeddings under one encoder commit
     index/versions/<version>/
         manifest.json                     format, counts, sources, tiles with their checksums, encoder, library versions
-        lance/                            LanceDB: models, logits, vectors
+        models.parquet  logits/           what is known of every model and logit
+        lance/                            LanceDB: words of names, cards and labels; reduced vectors
         tiles/                            descriptors: row-major fp16 and probe-major u8
         reader.lock                       shared by every reader; a version in use is not deleted
 """
@@ -35,7 +36,7 @@ _SHAPE: dict[str, type | tuple[type, ...]] = {
     "image_encoder": (dict, type(None)),
 }  # fmt: skip
 
-FORMAT = "4"
+FORMAT = "5"
 """Of the index's files; an index of another format is refused, and rebuilt by ``hubprobe index``."""
 
 

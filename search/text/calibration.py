@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from search.text import bank
 from search.text.contrast import HUB_CONCEPTS, hubness, strengths, zero_shot
-from search.text.embeddings import cached_texts
 from workspace import QueryError
 from workspace.files import damaged, read_tensors, write_tensors
 
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 
     from search.scan.gallery import Gallery
     from search.scan.scoring import Descriptor
-    from search.text.encoders import Encoder
+    from search.text.labels_fit import Embed
 
 COVERED = 0.5
 """Probability under which a query is declined."""
@@ -167,9 +165,8 @@ class Calibration:
 
 def calibrate(
     gallery: Gallery,
-    encoder: Encoder,
+    embed: Embed,
     probes: NDArray[np.float32],
-    cache: Path,
     *,
     previous: Calibration | None = None,
     progress: bool = True,
@@ -178,13 +175,14 @@ def calibrate(
 
     Args:
         gallery: its logits.
-        encoder: embeds the bank's names, once per encoder and bank.
+        embed: embeds the bank's names, float32 ``[texts, dim]`` of unit length.
         probes: float32 ``[n, dim]``, the probes under the encoder.
-        cache: folder of kept embeddings.
         previous: of the version before, when that is a prefix of this one: only new logits are measured.
         progress: draw a progress bar on stderr.
     """
-    texts = cached_texts(encoder, spread(bank.names(), BANK), cache, "bank", progress=progress)
+    from tqdm import tqdm
+
+    texts = embed(spread(bank.names(), BANK))
     centre = (probes @ texts.mean(axis=0)).astype(np.float32)
     done = np.empty(0, np.float32)
     if previous is not None and np.array_equal(previous.centre, centre):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -10,14 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
-from search.text.encoders import TEMPLATES, Encoder, text_embeddings
-from search.text.tokens import READING
+from search.text.encoders import TEMPLATES, Encoder
 from workspace import Workspace, WorkspaceError
 from workspace.errors import DamagedFileError
-from workspace.files import canonical_json, damaged, read_tensors, sha256_of, short_hash, write_tensors
-from workspace.images import read_image
+from workspace.files import damaged, read_tensors, sha256_of, short_hash, write_tensors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,43 +57,14 @@ def read_embeddings(path: Path) -> NDArray[np.float32]:
 
 def decode(data: bytes) -> Image:
     """Return a probe's encoded bytes as an RGB image."""
+    from workspace.images import read_image
+
     return read_image(data, "a probe", max_aspect=math.inf)
 
 
 def cache(workspace: Workspace) -> Path:
     """Return the folder of kept embeddings."""
     return workspace.index_dir / "encoders"
-
-
-def cached_texts(
-    encoder: Encoder, texts: Sequence[str], folder: Path, what: str, *, templates: Sequence[str] = TEMPLATES,
-    progress: bool = True,
-) -> NDArray[np.float32]:  # fmt: skip
-    """Return the prompt ensemble's embedding of each text, float32 ``[texts, dim]``, kept in ``folder`` as ``what``.
-
-    Texts that were embedded before, by the same encoder at the same commit, are read from there.
-    """
-    if getattr(encoder, "of_captions", False):
-        templates = ("{}",)
-    key = short_hash(canonical_json([encoder.name, encoder.commit, READING, *templates]))
-    path = folder / f"{what}-{key}.safetensors"
-    known: dict[str, NDArray[np.float32]] = {}
-    if path.exists():
-        try:
-            arrays, notes = read_tensors(path)
-            known = dict(zip(json.loads(notes["texts"]), arrays["rows"], strict=True))
-        except (DamagedFileError, KeyError, ValueError, TypeError, RecursionError) as error:
-            _LOG.warning("%s is made again: it is damaged (%s)", path, getattr(error, "why", error))
-    new = [text for text in dict.fromkeys(texts) if text not in known]
-    if new:
-        with tqdm(total=len(new), desc=f"embed {what}", unit="text", disable=not progress, leave=False) as bar:
-            for start in range(0, len(new), 256):
-                some = new[start : start + 256]
-                known.update(zip(some, text_embeddings(encoder, some, templates), strict=True))
-                bar.update(len(some))
-        kept = {text: known[text] for text in sorted(known)}
-        write_tensors(path, {"rows": np.stack(list(kept.values()))}, {"texts": json.dumps(list(kept))})
-    return np.stack([known[text] for text in texts])
 
 
 def _caption_rows(workspace: Workspace, encoder: Encoder) -> NDArray[np.float32]:
@@ -116,6 +83,8 @@ def _caption_rows(workspace: Workspace, encoder: Encoder) -> NDArray[np.float32]
 
 
 def _image_rows(workspace: Workspace, encoder: Encoder, progress: bool) -> NDArray[np.float32]:
+    from tqdm import tqdm
+
     rows = []
     count = workspace.probes(["probe_id"]).num_rows
     with tqdm(total=count, desc="embed probes", unit="probe", disable=not progress) as bar:

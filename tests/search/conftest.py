@@ -46,7 +46,7 @@ class Made:
         write_descriptors(self.workspace, [{**default, **row} for row in rows], len(self.content), name)
 
     def index(self, **options) -> search.IndexSummary:
-        return search.index(self.workspace, **{"encoder": self.encoder, "progress": False, **options})
+        return search.index(self.workspace, **{"encoder": self.encoder, "names": False, "progress": False, **options})
 
     def open(self) -> "search.Index":
         return search.open(self.workspace, encoder=self.encoder)

@@ -221,6 +221,36 @@ def test_audit_lists_a_lie(tmp_path):
     assert len(found) < 12
 
 
+def test_models_like_a_model_are_those_that_reading_everything_finds(tmp_path, monkeypatch):
+    """Bounds only save reading: batches of one model, and few kept logits, end early and find the same."""
+    from search import by_model
+
+    made = make(tmp_path / "workspace", models=40, n=200)
+    made.index(encoder="none")
+    index, repo = made.open(), "owner2/model-002"
+    strong = {}
+    for (name, _, logit), vector in made.vectors.items():
+        squares = np.maximum(vector.astype(np.float64), 0) ** 2
+        strong.setdefault(name, {})[logit] = squares / np.linalg.norm(squares)
+    matches = {
+        name: [max(own @ other for other in logits.values()) for own in strong[repo].values()]
+        for name, logits in strong.items()
+        if name != repo
+    }
+    wanted = sorted(((-np.mean(best), name) for name, best in matches.items()))[:5]
+    read = []
+    whole = by_model._matches
+    monkeypatch.setattr(by_model, "_matches", lambda *args: read.append(len(args[2])) or whole(*args))
+    for kept, together in ((512, 32), (20, 1)):
+        read.clear()
+        found = by_model.similar_models(index, repo, limit=5, kept=kept, together=together).to_pylist()
+        assert [row["repo_id"] for row in found] == [name for _, name in wanted]
+        assert [row["score"] for row in found] == pytest.approx([-score for score, _ in wanted], abs=2e-3)
+        shares = [np.mean(np.array(matches[name]) >= by_model.ALIKE) for _, name in wanted]
+        assert [row["shared"] for row in found] == pytest.approx(shares)
+    assert sum(read) < 39
+
+
 def test_a_whole_model_is_a_query(blind):
     index = blind.open()
     repos = list(blind.truth["models"])

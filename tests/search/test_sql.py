@@ -14,8 +14,11 @@ import pytest
 from packaging.version import Version
 
 import search
-from search.open_index import sql_rows
-from workspace import MissingStepError, QueryError
+from search.answers import sql_rows
+from search.statements import statements_of
+from search.views import VIEWS, attach
+from workspace import MissingStepError, QueryError, records
+from workspace.files import write_table
 
 
 def test_a_search_in_sql_is_the_search(opened):
@@ -30,7 +33,8 @@ def test_a_search_in_sql_is_the_search(opened):
 
 def test_the_sides_that_found_a_hit_can_be_asked(opened):
     table = opened.sql("FROM search('dog', n := 7, scoring := 'bridged')")
-    assert table.to_pylist() == opened.search("dog", scoring="bridged").limit(7).to_dicts()
+    hits = opened.search("dog", scoring="bridged").limit(7).to_arrow()
+    assert table.select(hits.column_names).to_pylist() == hits.to_pylist()
     sides = opened.sql(
         "SELECT side, count(*) AS hits FROM (SELECT unnest(found_by) AS side FROM search('dog', scoring := 'bridged')) "
         "GROUP BY side"
@@ -185,13 +189,16 @@ def test_searches_are_inside_the_clock_and_counted(opened):
     [
         ("FROM modles", "did you mean models?"),
         ("FROM serch('dog')", "did you mean search?"),
-        ("SELECT repo_id FROM catalog", "catalog has id"),
         ("SELECT id FROM models", "models has repo_id"),
-        ("SELECT created_at FROM catalog", "createdAt"),
+        ("SELECT created FROM catalog", "created_at"),
         ("SELECT * FROM 'things.parquet'", "--allow"),
         ("FROM search('dog', n = 3)", "n := ..."),
-        ("FROM search('dog', limit := 3)", "limit is called n"),
-        ("FROM search('dog', where := 'likes > 3')", "where is called filter"),
+        ("FROM search('dog', limit = 3)", "limit := ..."),
+        ("FROM search('dog', limit := 'a')", "limit must be a whole number"),
+        ("FROM search('dog', size := 3)", "limit, none_of, scoring, where"),
+        ("PIVOT (FROM search('dog')) ON label USING count(*)", "PIVOT and a search do not go together"),
+        ("PIVOT attempts ON outcome USING count(*); DROP TABLE attempts", "read-only"),
+        ("EXPLAIN COPY attempts TO 'x.csv'", "read-only"),
     ],
 )
 def test_what_is_wrong_with_a_statement_is_said_in_our_words(opened, statement, advice):
@@ -234,3 +241,71 @@ def test_sql_before_there_is_an_index(fresh):
     assert search.sql(fresh.workspace, "SELECT count(*) AS n FROM attempts").to_pylist() == [{"n": 5}]
     with pytest.raises(MissingStepError):
         search.sql(fresh.workspace, "SELECT * FROM models")
+
+
+def test_limit_where_and_by_are_called_so_in_sql_too(opened):
+    asked = "SELECT * FROM search('dog', limit := 3, where := 'downloads > 200', by := 'model') LIMIT 2"
+    hits = opened.search("dog").where("downloads > 200").by("model").limit(3).to_arrow()
+    assert opened.sql(asked).select(hits.column_names).to_pylist() == hits.slice(0, 2).to_pylist()
+    text = "SELECT 'limit := 3' AS a, 'where => 5' AS b -- limit := 7"
+    assert opened.sql(text).to_pylist() == [{"a": "limit := 3", "b": "where => 5"}]
+    wide = opened.sql("SELECT 'ü' AS ü, count(*) AS n FROM search('dog', LIMIT := 4)")
+    assert wide.to_pylist() == [{"ü": "ü", "n": 4}]
+
+
+def test_every_table_has_repo_id_and_everyday_names(opened):
+    for table in ("models", "logits", "catalog", "attempts"):
+        columns = opened.sql(f"DESCRIBE {table}").column("column_name").to_pylist()
+        assert columns[:2] == ["repo_id", "sha"]
+        named = [name for name in columns if name != "id" and name == name.lower()]
+        assert all(name in named or name in ("id", "createdAt", "lastModified", "transformersInfo") for name in columns)
+    same = opened.sql("SELECT count(*) AS n FROM catalog WHERE repo_id = id AND created_at = createdAt")
+    assert same.column("n").to_pylist() == [opened.sql("SELECT * FROM catalog").num_rows]
+    for condition in ("created_at > '2020-01-01'", "createdAt > '2020-01-01'"):
+        assert opened.search("dog").where(condition).limit(3).to_arrow().num_rows == 3
+
+
+def test_is_gated_is_true_or_false(fresh):
+    rows = fresh.workspace.catalog().to_pylist()
+    for row, gated in zip(rows, ("false", "auto", "manual", None), strict=False):
+        row["gated"] = gated
+    for path in fresh.workspace.catalog_dir.glob("*.parquet"):
+        path.unlink()
+    write_table(fresh.workspace.catalog_dir / "a.parquet", pa.Table.from_pylist(rows, schema=records.CATALOG))
+    table = search.sql(fresh.workspace, "SELECT gated, is_gated FROM catalog WHERE gated IS NOT NULL ORDER BY 1")
+    assert table.to_pylist() == [
+        {"gated": "auto", "is_gated": True},
+        {"gated": "false", "is_gated": False},
+        {"gated": "manual", "is_gated": True},
+    ]
+
+
+def test_pivots_and_explanations(opened):
+    wide = opened.sql("PIVOT (SELECT repo_id, logit FROM logits) ON logit USING count(*)")
+    assert (wide.num_rows, wide.num_columns) == (12, 11)
+    assert "SCAN" in str(opened.sql("EXPLAIN SELECT count(*) FROM attempts").column(1)[0]).upper()
+    assert opened.sql("EXPLAIN SELECT * FROM search('dog', limit := 2)").num_rows > 0
+
+
+def test_a_script_is_read_statement_by_statement():
+    script = "SELECT 1; -- one; two\nSELECT 'a;b' AS c;\nFROM search('dog', limit := 3)"
+    assert statements_of(script)[1:] == ["-- one; two\nSELECT 'a;b' AS c", "FROM search('dog', \"limit\" := 3)"]
+    assert statements_of(" ;; ") == []
+    for bad in ("SELECT 1; nonsense", "(" * 200, "SELECT '\ud800'"):
+        with pytest.raises(QueryError):
+            statements_of(bad)
+
+
+def test_a_duckdb_file_of_all_tables_opens_without_us(fresh, tmp_path):
+    import duckdb
+
+    before = attach(fresh.workspace, tmp_path / "early.duckdb")
+    assert set(before) == {"attempts", "catalog", "probes", "runs"}
+    fresh.index()
+    rows = attach(fresh.workspace, tmp_path / "all.duckdb")
+    with duckdb.connect(str(tmp_path / "all.duckdb"), read_only=True) as client:
+        counted = {name: client.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in VIEWS}
+        best = client.execute("SELECT repo_id, label FROM logits JOIN models USING (repo_id, sha) LIMIT 1").fetchone()
+    assert counted == rows
+    assert rows["logits"] == 50
+    assert best is not None

@@ -1,0 +1,56 @@
+"""What a verb imports decides how quickly it answers: torch takes two seconds, LanceDB one, numba a third."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.search.conftest import make
+
+HEAVY = {"duckdb", "lancedb", "numba", "pandas", "PIL", "scipy", "tokenizers", "torch", "torchvision", "transformers"}
+
+SCRIPT = """
+import contextlib, io, json, sys
+from hubprobe.cli.app import cli
+
+for verb in json.loads(sys.argv[1]):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        cli.main(verb, standalone_mode=False)
+    print(json.dumps([verb, sorted(set(json.loads(sys.argv[2])) & set(sys.modules)), out.getvalue().count("\\n")]))
+"""
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> str:
+    made = make(tmp_path_factory.mktemp("starts") / "w", models=4, n=60)
+    made.index()
+    made.open().prepare(["a thing that no list holds", "dog"])
+    return str(made.workspace.root)
+
+
+def test_verbs_import_what_their_answer_needs_and_no_more(workspace: str) -> None:
+    """One process runs them all, each after those that need less, so that what a verb adds is its own."""
+    here = ["-w", workspace]
+    count = ["sql", *here, "--format", "json", "--out", "/dev/null"]
+    needs: list[tuple[list[str], set[str]]] = [
+        (["status", *here], set()),
+        ([*count, "SELECT count(*) FROM attempts"], {"duckdb"}),
+        ([*count, "SELECT count(*) FROM models JOIN logits USING (repo_id, sha)"], {"duckdb"}),
+        (["search", *here, "a thing that no list holds"], {"duckdb", "numba"}),
+        (["search", *here, "dog", "--where", "downloads > 0", "--by", "model"], {"duckdb", "numba"}),
+        (["similar", *here, "owner1/model-001", "0"], {"duckdb", "numba"}),
+        (["similar", *here, "owner1/model-001"], {"duckdb", "numba"}),
+        (["index", "info", *here], {"duckdb", "numba"}),
+    ]
+    verbs = json.dumps([verb for verb, _ in needs])
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, verbs, json.dumps(sorted(HEAVY))], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) == len(needs)
+    for (verb, loaded, printed), (_, allowed) in zip(lines, needs, strict=True):
+        assert set(loaded) <= allowed, f"{verb} imports {set(loaded) - allowed}"
+        assert printed > 1 or verb[0] == "sql", verb
