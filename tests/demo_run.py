@@ -14,6 +14,26 @@ import pytest
 from tests.built import Built
 from tests.once import once
 
+_TOGETHER = """
+import contextlib, io, json, sys
+from hubprobe.cli import main
+answers = []
+for asked in json.loads(sys.argv[1]):
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
+    code = 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            if isinstance(asked, str):
+                exec(asked, {})
+            else:
+                sys.argv = ["hubprobe", *asked]
+                main()
+        except SystemExit as end:
+            code = end.code or 0
+    answers.append([code, *(stream.flush() or stream.buffer.getvalue().decode() for stream in (out, err))])
+print(json.dumps(answers))
+"""
+
 
 class Installed:
     """The wheel, unpacked where pip puts it, and the commands a user would type, run in an empty folder."""
@@ -35,6 +55,12 @@ class Installed:
 
     def hubprobe(self, *args: str, timeout: float = 1_200, **env: str) -> subprocess.CompletedProcess[str]:
         return self.python("-m", "hubprobe", *args, timeout=timeout, **env)
+
+    def together(self, *asked: str | list[str], **env: str) -> list[subprocess.CompletedProcess[str]]:
+        """Run code, and the words behind ``hubprobe``, one after the other in one process: its imports are dear."""
+        done = self.python("-c", _TOGETHER, json.dumps(asked), **env)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return [subprocess.CompletedProcess([], *answer) for answer in json.loads(done.stdout)]
 
     def json(self, *args: str) -> Any:
         done = self.hubprobe(*args, "--format", "json")

@@ -69,31 +69,49 @@ def test_dog_is_found_and_one_can_see_why(demo, report):
         assert len(sheet.convert("RGB").getcolors(1 << 24)) > 1000  # pictures, not an empty page
 
 
-def test_search_needs_no_hub_and_filters(demo):
-    hits = demo.json("search", "--workspace", "demo-index", "pizza", "--limit", "7")
-    assert [hit["rank"] for hit in hits] == list(range(1, 8))
-    assert hits == sorted(hits, key=lambda hit: -hit["score"])
-    timm = demo.json("search", "--workspace", "demo-index", "pizza", "--where", "library_name = 'timm'")
-    assert {hit["repo_id"] for hit in timm} == {"timm/tf_efficientnet_lite0.in1k"}
-
-
-def test_the_library_says_what_the_command_line_says(demo):
-    code = """
+CODE = """
 import hubprobe, json
 frame = hubprobe.open("demo-index").search("dog").limit(10).to_pandas()
 print(json.dumps(frame[["repo_id", "logit"]].values.tolist()))
 """
-    done = demo.python("-c", code)
-    assert done.returncode == 0, done.stderr
-    hits = demo.json("search", "--workspace", "demo-index", "dog")
-    assert json.loads(done.stdout) == [[hit["repo_id"], hit["logit"]] for hit in hits]
+WHERE = ["--workspace", "demo-index"]
+ERRORS = (
+    ["search", *WHERE, "dog", "--where", "downloads >"],
+    ["search", *WHERE, "--image", "none.png"],
+    ["similar", *WHERE, "no/such", "1"],
+)
 
 
-def test_similar_finds_the_same_concept_in_other_models(demo, report):
-    hit = report["hits"]["dog"][0]
-    others = demo.json("similar", "--workspace", "demo-index", hit["repo_id"], str(hit["logit"]))
-    assert others
-    assert all(other["repo_id"] != hit["repo_id"] for other in others)
+@pytest.fixture(scope="module")
+def said(demo, report):
+    """What the finished demo answers, by name."""
+    hit, json_ = report["hits"]["dog"][0], ["--format", "json"]
+    asked = {
+        "pizza": ["search", *WHERE, "pizza", "--limit", "7", *json_],
+        "timm": ["search", *WHERE, "pizza", "--where", "library_name = 'timm'", *json_],
+        "dog": ["search", *WHERE, "dog", *json_],
+        "code": CODE,
+        "similar": ["similar", *WHERE, hit["repo_id"], str(hit["logit"]), *json_],
+    }
+    found = demo.together(*asked.values(), *ERRORS)
+    answers = {name: json.loads(done.stdout) for name, done in zip(asked, found, strict=False)}
+    return {**answers, "errors": found[len(asked) :]}
+
+
+def test_search_needs_no_hub_and_filters(said):
+    hits = said["pizza"]
+    assert [hit["rank"] for hit in hits] == list(range(1, 8))
+    assert hits == sorted(hits, key=lambda hit: -hit["score"])
+    assert {hit["repo_id"] for hit in said["timm"]} == {"timm/tf_efficientnet_lite0.in1k"}
+
+
+def test_the_library_says_what_the_command_line_says(said):
+    assert said["code"] == [[hit["repo_id"], hit["logit"]] for hit in said["dog"]]
+
+
+def test_similar_finds_the_same_concept_in_other_models(said, report):
+    assert said["similar"]
+    assert all(other["repo_id"] != report["hits"]["dog"][0]["repo_id"] for other in said["similar"])
 
 
 def test_a_second_demo_runs_no_model_again(demo):
@@ -111,13 +129,9 @@ def test_nothing_was_written_outside_the_workspace(demo):
     assert strangers == []
 
 
-def test_an_error_is_a_sentence_and_not_a_traceback(demo):
-    for arguments in (
-        ["search", "dog", "--where", "downloads >"],
-        ["search", "--image", "none.png"],
-        ["similar", "no/such", "1"],
-    ):
-        done = demo.hubprobe(arguments[0], "--workspace", "demo-index", *arguments[1:])
+def test_an_error_is_a_sentence_and_not_a_traceback(said):
+    for done in said["errors"]:
         assert done.returncode == 1, done
         assert "Traceback" not in done.stderr
         assert done.stderr.startswith("hubprobe: ")
+    assert len(said["errors"]) == len(ERRORS)

@@ -1,6 +1,7 @@
 """Formulas against definitions written anew here: none of these tests asks the function that it tests."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from search.scan.scan import CpuScanner
 from search.scan.scoring import BRIDGE, MAP, Comparison
 from search.store.tiles import Tile, write_tile
 from search.text.bank import names
-from search.text.calibration import BANK
+from search.text.calibration import BANK, Coverage, standing
 from search.text.contrast import strengths
-from search.text.labels import Bridge, Near
+from search.text.labels import WITHOUT_EVIDENCE, Bridge, Named, Near, learn
 
 
 def test_strengths_are_squares_of_positive_parts_at_unit_length():
@@ -54,11 +55,78 @@ def test_contrast_is_measured_from_the_banks_mean_in_its_deviations(opened):
         assert opened.coverage(text).contrast == pytest.approx(expected, abs=0.02)
 
 
+def test_coverage_is_a_logistic_regression_with_the_gallerys_own_weights(made, monkeypatch):
+    index = made.open()
+    weights = (0.3, -0.4, 0.9, 0.2)  # not those that are used where a gallery has too few labels
+    monkeypatch.setattr(index.gallery, "bridge", replace(index.gallery.bridge, coverage=weights))
+    for text in ("dog", "a thing nobody has"):
+        found = index.coverage(text)
+        signs = (found.contrast, found.trust, (found.standing - 5.0) / 2.0)
+        logit = weights[0] + sum(w * s for w, s in zip(weights[1:], signs, strict=True))
+        assert found.probability == pytest.approx(1 / (1 + math.exp(-logit)))
+        assert found.covered == (found.probability >= 0.5)
+
+
+def test_standing_is_in_deviations_of_the_sample():
+    scores = np.array([[0.0, 2.0, 4.0, 6.0], [1.0, 1.0, 1.0, 1.0]])
+    found = standing(np.array([8.0, 1.0]), scores)
+    np.testing.assert_allclose(found, [(8.0 - 3.0) / math.sqrt(5.0), 0.0])
+
+
+def test_what_is_not_covered_says_why():
+    nothing, dull, trusted = (Coverage(0.2, False, *signs) for signs in ((-1, 0.1, 2), (1, 0.1, 2), (1, 0.6, 2)))
+    assert str(nothing) == (
+        "probably not covered (the probes show nothing like it, and no label can be trusted to name it): "
+        "probability 0.20"
+    )
+    assert "(no logit stands out, and no label can be trusted to name it)" in str(dull)
+    assert "(no logit stands out)" in str(trusted)
+    assert "probability 0.80" in str(Coverage(0.8, True, 1.0, 0.1, 2.0))
+
+
 def test_trust_falls_with_distance_and_with_the_label():
     near = Near(np.zeros(1, np.float32), ((0.9, 0.5), (0.7, 0.9)))
     assert near.trust(0.1) == pytest.approx(max(math.exp(-1) * 0.5, math.exp(-3) * 0.9))
     assert near.trust(1.0) == pytest.approx(max(math.exp(-0.1) * 0.5, math.exp(-0.3) * 0.9))
     assert Near(near.side, ((1.0, 1.0),)).trust(0.1) == 1.0
+
+
+class _Answers:
+    """A gallery of made vectors; logit ``i`` says one word, and answers most strongly where ``shown[i]`` is shown."""
+
+    def __init__(self, shown, words, seed=0):
+        rng = np.random.default_rng(seed)
+        self._vectors = rng.uniform(0.2, 0.6, (len(shown), words)).astype(np.float32)
+        self._vectors[np.arange(len(shown)), shown] = rng.uniform(0.8, 1.2, len(shown))
+
+    def vectors(self, rows):
+        return self._vectors[rows]
+
+
+def _learned(logits, share, words=30):
+    rng = np.random.default_rng(1)
+    said = rng.integers(0, words, logits)
+    honest = rng.random(logits) < share
+    shown = np.where(honest, said, (said + rng.integers(1, words, logits)) % words)
+    named = Named(np.arange(logits), [f"w{i}" for i in range(words)], said.astype(np.int32))
+    expected = np.eye(words, dtype=np.float32)
+    return honest, learn(_Answers(shown, words), named, expected, np.zeros(logits, np.float32))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_label_is_believed_as_often_as_it_is_right(share):
+    honest, learned = _learned(2_000, share)
+    assert learned.trust[honest].mean() > 0.9
+    assert learned.trust[~honest].mean() < 0.25
+    assert learned.trust.mean() == pytest.approx(honest.mean(), abs=0.06)
+    assert (np.diff(learned.curve) >= 0).all()
+
+
+def test_fifty_labels_are_enough_to_learn_from():
+    assert _learned(50, 0.5)[1].grid.size
+    few = _learned(49, 0.5)[1]
+    assert not few.grid.size
+    assert (few.trust == np.float32(WITHOUT_EVIDENCE)).all()
 
 
 def _bridge(trust, mapped=None, share=0.3):
