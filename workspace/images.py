@@ -47,7 +47,7 @@ Progressive files have about 10 scans."""
 
 _BAND = 1024  # rows turned to RGB at a time: bounds the copies
 _ORIENTATION = 0x0112  # EXIF tag
-_STRIPS = (0x0111, 0x0144)  # TIFF tags: where strips, or tiles, begin
+_TILE, _ROWS = (0x0142, 0x0143), 0x0116  # TIFF tags: width and height of a tile; rows of a strip
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -106,7 +106,7 @@ def open_image(source: bytes | Path | Image.Image, name: str = "", *, max_aspect
     with _refusing(called):
         image = Image.open(_Pieces(encoded, called), formats=FORMATS)
         _check_shape(image, called, max_aspect)
-        _check_scans(image, encoded, called)
+        _check_scans(image, encoded, called, _parts(image, called))
     return image
 
 
@@ -182,13 +182,35 @@ def _check_shape(image: Image.Image, called: str, max_aspect: float) -> None:
         raise RefusedImageError(Refusal.TOO_LARGE, text)
 
 
-def _check_scans(image: Image.Image, encoded: bytes, called: str) -> None:
-    """Refuse a JPEG of many passes. The two bytes that start one cannot occur inside its coded data."""
+def _parts(image: Image.Image, called: str) -> int:
+    """Return in how many tiles or strips an image is kept: 1 but for TIFF, whose tiles are as large as it says.
+
+    A tile is decoded whole, whatever part of it lies in the image: one of 1.6 gigapixels in an image of 100 x 100.
+    """
+    tags: Any = getattr(image, "tag_v2", {})
+    width, height = image.size
+    tile = [_whole(tags.get(tag)) for tag in _TILE]
+    if not all(tile):
+        return -(-height // min(_whole(tags.get(_ROWS)) or height, height))
+    across, down = -(-width // tile[0]), -(-height // tile[1])
+    pixels = across * tile[0] * down * tile[1]
+    if pixels > 2 * MAX_PIXELS:
+        text = f"{called} is kept in tiles of {pixels:,} pixels, {width:,} x {height:,} of them seen: save it again"
+        raise RefusedImageError(Refusal.TOO_LARGE, text)
+    return across * down
+
+
+def _whole(value: Any) -> int:
+    """Return the number that a tag states, 0 where it states none."""
+    value = value[0] if isinstance(value, tuple) and value else value
+    return value if type(value) is int and value > 0 else 0
+
+
+def _check_scans(image: Image.Image, encoded: bytes, called: str, parts: int) -> None:
+    """Refuse a JPEG of many passes over each of its ``parts``. What starts one cannot occur inside its coded data."""
     if image.format not in ("JPEG", "MPO") and image.info.get("compression") not in ("jpeg", "tiff_jpeg"):
         return
-    tags: Any = getattr(image, "tag_v2", {})  # a TIFF holds a JPEG a strip
-    strips = max([1, *(len(tags.get(tag) or ()) for tag in _STRIPS)])
-    scans = encoded.count(b"\xff\xda") / strips
+    scans = encoded.count(b"\xff\xda") / parts  # a TIFF holds a JPEG a strip
     if scans * image.width * image.height > MAX_SCANNED:
         text = (
             f"{called} is a JPEG in {scans:,.0f} passes over {image.width:,} x {image.height:,} pixels: save it again"

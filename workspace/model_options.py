@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from workspace.errors import ModelError
@@ -134,17 +135,33 @@ def transformers_options(config: ModelConfig, known: Mapping[str, Collection[str
     return options
 
 
+def known_settings(config_class: Any) -> dict[str, set[str]]:
+    """Return the names of a config class's settings, and under the names of its parts those of their classes."""
+    parts = {"": config_class, **getattr(config_class, "sub_configs", {})}
+    known = {}
+    for part, cls in parts.items():
+        if is_dataclass(cls):
+            known[part] = {field.name for field in fields(cls)} | set(getattr(cls, "attribute_map", {}))
+    return known
+
+
 def _known(settings: Mapping[str, Any], names: Collection[str], where: str) -> dict[str, Any]:
     kept = {}
     for name in sorted(set(settings) & set(names)):
         value = settings[name]
         if _NOT_PASSED.search(name):
             continue
-        values = list(value.values()) if isinstance(value, Mapping) and all(map(_WORD.fullmatch, value)) else value
-        if not is_scalar(values):
+        if not is_scalar(_listed(value)):
             raise ModelError(Status.MALFORMED_CONFIG, f"its {where}{name} is no number, word or list of them")
         kept[name] = value
     return kept
+
+
+def _listed(value: Any) -> Any:
+    """Return what an object of words holds as a list: kinds of attention with the settings of each, say."""
+    if isinstance(value, Mapping) and all(map(_WORD.fullmatch, value)):
+        return [_listed(inner) for inner in value.values()]
+    return value
 
 
 def is_scalar(value: Any, depth: int = 3) -> bool:

@@ -226,8 +226,11 @@ def _endpoint(function: Callable[..., Any]) -> Endpoint:
 # ── over HTTP ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-EVENTS = 256
-"""Answers that wait to be fetched by the second request of a Gradio client, over all clients."""
+EVENT_BYTES = 64 * 2**20
+"""Of the answers that wait to be fetched by the second request of a Gradio client, over all clients."""
+
+MAX_VALUES = 50_000
+"""Values in the JSON of a request, commas in texts included: arguments are a few, texts have 10,000 characters."""
 
 EVENT_S = 120.0
 """How long such an answer waits."""
@@ -244,8 +247,11 @@ async def read_json(request: Request) -> Any:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise HTTPException(415, "send JSON, with the header content-type: application/json")
+    body = await request.body()
+    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:  # a list of lists stops everybody while it is made
+        raise HTTPException(413, f"the body has more than {MAX_VALUES:,} values")
     try:
-        return from_json(await request.body(), allow_inf_nan=False)
+        return from_json(body, allow_inf_nan=False)
     except ValueError as error:  # no UTF-8, half a surrogate pair, NaN, nested too deep
         raise HTTPException(400, f"the body is not JSON: {printable(error, 120)}") from None
 
@@ -314,15 +320,19 @@ class _Event:
     error: str | None = None
 
 
+def _size(event: _Event) -> int:
+    return len(event.data) + len(event.error or "") + 1_000
+
+
 class GradioCalls:
     """The calls of Gradio's clients, with answers of fixed shape: no file, no upload, no component is behind them.
 
     A call is answered when it is posted; what the second request of a client fetches is there by then.
     """
 
-    def __init__(self, endpoints: Endpoints) -> None:
+    def __init__(self, endpoints: Endpoints, event_bytes: int = EVENT_BYTES) -> None:
         self._endpoints, self._all = endpoints, list(endpoints.table.values())
-        self._events: TTLCache[str, _Event] = TTLCache(EVENTS, EVENT_S)
+        self._events: TTLCache[str, _Event] = TTLCache(event_bytes, EVENT_S, getsizeof=_size)
         self.routes: list[BaseRoute] = [
             Route("/config", self.config, methods=["GET"]),
             Route("/gradio_api/info", self.info, methods=["GET"]),
@@ -388,6 +398,9 @@ class GradioCalls:
             event = _Event(session, endpoint.name, await self._endpoints.answer(endpoint, arguments))
         except QueryError as error:
             event = _Event(session, endpoint.name, b"", printable(error, 600))
+        if _size(event) > self._events.maxsize:
+            text = f"the answer has {len(event.data):,} bytes: ask /api/{endpoint.name}, which sends it at once"
+            event = _Event(session, endpoint.name, b"", text)
         self._events[key] = event
         return JSONResponse({"event_id": key}, headers=_JSON)
 

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -46,7 +46,8 @@ EDGE = 224
 """Longer edge of a thumbnail in pixels: twice what the page shows, for screens of double density."""
 
 _KEPT_IMAGES = 256
-_KEPT_ANSWERS = 512  # about 40 KB each
+_KEPT_BYTES = 64 * 2**20  # of pages, and of answers: about 1,000 usual ones; all names of a large model are 5 MB
+_KEPT_ALIKE = 512  # models
 _KEPT_NAMES = 100_000  # logits
 _KEPT_THUMBNAILS = 8_192  # about 6 KB each
 _KEPT_STRIPS = 50_000
@@ -60,10 +61,15 @@ V = TypeVar("V")
 
 
 class Remembered(LRUCache[K, V]):
-    """The entries asked for last, for several threads, which cachetools' own is not made for."""
+    """The entries asked for last, for several threads, which cachetools' own is not made for.
 
-    def __init__(self, most: int) -> None:
-        super().__init__(most)
+    Args:
+        most: how many, or what their sizes may add up to.
+        size: of a value; 1 when None.
+    """
+
+    def __init__(self, most: int, size: Callable[[V], int] | None = None) -> None:
+        super().__init__(most, size)
         self._lock = threading.Lock()
 
     def get(self, key: K) -> V | None:  # type: ignore[override]
@@ -72,9 +78,10 @@ class Remembered(LRUCache[K, V]):
             return super().get(key)
 
     def put(self, key: K, value: V) -> V:
-        """Remember ``value`` and return it."""
+        """Remember ``value``, unless it is larger than all that is remembered, and return it."""
         with self._lock:
-            self[key] = value
+            if self.getsizeof(value) <= self.maxsize:
+                self[key] = value
         return value
 
 
@@ -282,6 +289,10 @@ class Example:
     picture: bytes = field(repr=False)
 
 
+def _bytes(answer: str | bytes) -> int:
+    return len(answer) + 2_000  # and the question that it is remembered by
+
+
 class Opened:
     """One version of the index.
 
@@ -295,9 +306,9 @@ class Opened:
 
     def __init__(self, index: Index) -> None:
         self.index, self.names, self.strips = index, Names(index), Strips(index)
-        self.pages: Remembered[Question, str] = Remembered(_KEPT_ANSWERS)
-        self.records: Remembered[tuple[Any, ...], Any] = Remembered(_KEPT_ANSWERS)
-        self._lookalikes: Remembered[tuple[str, str], list[dict[str, Any]]] = Remembered(_KEPT_ANSWERS)
+        self.pages: Remembered[Question, str] = Remembered(_KEPT_BYTES, _bytes)
+        self.records: Remembered[tuple[Any, ...], Any] = Remembered(_KEPT_BYTES, _bytes)
+        self._lookalikes: Remembered[tuple[str, str], list[dict[str, Any]]] = Remembered(_KEPT_ALIKE)
 
     @cached_property
     def facets(self) -> dict[str, list[tuple[str, int]]]:

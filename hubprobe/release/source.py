@@ -206,6 +206,7 @@ def _unusable(folder: Path, why: str) -> WorkspaceError:
 
 # ── in a folder, or on a Hub ─────────────────────────────────────────────────────────────────────────────────────────
 
+_COMMIT = re.compile("[0-9a-f]{40}")
 _ADDRESS = re.compile(r"hf://datasets/([^/@\s]+/[^/@\s]+?)(?:@([^@\s]+?))?/?")
 
 
@@ -269,6 +270,8 @@ def open_source(
     if (sizes.get(FILE) or 0) > MAX_BYTES:
         raise WorkspaceError(f"the {FILE} of {repo} has {sizes[FILE]:,} bytes: no hubprobe release")
     sha = str(about.sha)
+    if not _COMMIT.fullmatch(sha):  # it will be the name of a folder
+        raise HubError(f"{endpoint} names no commit of the dataset {repo}: it cannot be read from there")
     _download(repo, sha, FILE, cache / sha, endpoint, token, progress)
     content = read_manifest(cache / sha)
     for name, facts in content.files.items():

@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -23,7 +23,7 @@ from probing.images.processors import Processor, for_timm, for_transformers
 from workspace import ModelError, Status
 from workspace.architectures import Architectures
 from workspace.model_config import ModelConfig, read_config, read_object
-from workspace.model_options import timm_options, transformers_options
+from workspace.model_options import known_settings, timm_options, transformers_options
 from workspace.model_rules import refusal
 from workspace.safetensors_header import Header, read_header
 
@@ -155,7 +155,7 @@ def _transformers(config: ModelConfig, weights: _Weights, caps: Caps) -> tuple[n
 
     mapping: Any = CONFIG_MAPPING
     config_class = mapping[config.model_type]
-    options = transformers_options(config, _settings(config_class))
+    options = transformers_options(config, known_settings(config_class))
     try:
         built = config_class.from_dict(options | {"num_labels": config.num_labels})
     except Exception as error:
@@ -181,16 +181,6 @@ def _transformers(config: ModelConfig, weights: _Weights, caps: Caps) -> tuple[n
         getattr(model, "base_model_prefix", ""),
     )
     return model, parameters
-
-
-def _settings(config_class: Any) -> dict[str, set[str]]:
-    """Return the names of a config class's settings, and under the names of its parts those of their classes."""
-    parts = {"": config_class, **getattr(config_class, "sub_configs", {})}
-    known = {}
-    for part, cls in parts.items():
-        if is_dataclass(cls):
-            known[part] = {field.name for field in fields(cls)} | set(getattr(cls, "attribute_map", {}))
-    return known
 
 
 def _logits(model: nn.Module) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ _FILES = (
     "config.json", *_PROCESSORS, *(name for names in _TOKENIZERS for name in names), *_SENTENCEPIECE,
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "model.safetensors.index.json",
 )  # fmt: skip
+MAX_SHARDS = 64  # files of weights
+
+_COMMIT = re.compile("[0-9a-f]{40}")
 _POOLING = "1_Pooling/config.json"
 """Where sentence-transformers says how token embeddings become one."""
 
@@ -123,11 +127,15 @@ def _listed(workspace: Workspace, kind: str, repo: str, commit: str | None, toke
         info, converted = _converted(workspace, api, info)
     sizes = {str(one.rfilename): one.size for one in info.siblings or []}
     weights = _weights(info)
-    if not info.sha or not weights:
+    if not _COMMIT.fullmatch(info.sha or "") or not weights:
         pickle = any(name.endswith((".bin", ".msgpack", ".h5")) for name in sizes)
         why = "no safetensors weights, neither on main nor in a pull request of the conversion bot"
         more = "; what it has instead may run code, and is not opened" if pickle else ""
         raise UnfitEncoderError(f"{repo} has {why}{more}")
+    size, most = sum(sizes[name] or 0 for name in weights), workspace.config.crawl.max_weights_bytes
+    if size > most or len(weights) > MAX_SHARDS:
+        text = f"{len(weights):,} files of weights, {size:,} bytes; {MAX_SHARDS} of {most:,} bytes are fetched"
+        raise UnfitEncoderError(f"{repo} has {text} ([crawl] max_weights_bytes): choose another encoder")
     if "config.json" not in sizes:
         raise UnfitEncoderError(f"{repo} has no config.json, so transformers cannot load it")
     if kind in ("clip", "captions"):

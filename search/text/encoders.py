@@ -5,10 +5,10 @@ They are folders in Hugging Face layout that transformers loads. No pickle, no r
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -16,8 +16,9 @@ import numpy as np
 
 from search.text.contrast import unit
 from search.text.encoder_files import UnfitEncoderError, fetch, folder_hash
+from search.text.encoder_settings import check_processor, checked_config, first_token
 from search.text.tokens import Reader, tokenizer_of
-from workspace import HubError, HubprobeError, QueryError, Workspace
+from workspace import HubError, HubprobeError, ModelError, QueryError, Workspace
 from workspace.text import printable
 
 if TYPE_CHECKING:
@@ -134,6 +135,24 @@ def checked_text(text: str) -> str:
     return clean
 
 
+def _answered(encode: Callable[[Any, Any], NDArray[np.float32]]) -> Callable[[Any, Any], NDArray[np.float32]]:
+    """Have ``encode`` return finite rows, or raise a `HubError` that names the encoder."""
+
+    @wraps(encode)
+    def answer(encoder: Any, given: Any) -> NDArray[np.float32]:
+        try:
+            rows = encode(encoder, given)
+        except HubprobeError:
+            raise
+        except Exception as error:  # whatever a library makes of a stranger's settings
+            raise HubError(f"the encoder {encoder.name} cannot be used: {printable(error, 300)}") from error
+        if not np.isfinite(rows).all():
+            raise HubError(f"the encoder {encoder.name} gives embeddings that are not finite: choose another")
+        return rows
+
+    return answer
+
+
 class ClipEncoder:
     """CLIP, SigLIP or SigLIP2 from a folder in Hugging Face layout; safetensors only, nothing fetched, CPU or GPU.
 
@@ -161,6 +180,7 @@ class ClipEncoder:
         self._reader = Reader.of(_tokenizer(folder, name), folder, kind, context)
         self._device = _placed(self._model)
 
+    @_answered
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return float32 ``[len(texts), dim]``, each row of unit length; texts are cut to the encoder's tokens."""
         import torch
@@ -177,6 +197,7 @@ class ClipEncoder:
         """Return the part of ``text`` that is read; the rest is beyond the encoder's tokens."""
         return self._reader.kept(text)
 
+    @_answered
     def encode_images(self, images: Sequence[Image]) -> NDArray[np.float32]:
         """Return float32 ``[len(images), dim]``, each row of unit length; images are RGB."""
         import torch
@@ -218,12 +239,12 @@ class CaptionEncoder:
         if missing := [key for key in missing if not _is_pooler(key)]:  # tokens are averaged here, pooled nowhere
             raise UnfitEncoderError(f"the encoder {name} lacks weights, {printable(missing[0])} first: choose another")
         self._device = _placed(self._model)
-        pooling = folder / "1_Pooling" / "config.json"
-        wanted = json.loads(pooling.read_text("utf-8")) if pooling.is_file() else {}
-        self._first_token = bool(wanted.get("pooling_mode_cls_token"))
+        with _refused(name):
+            self._first_token = first_token(folder)
         context = min(256, int(getattr(self._model.config, "max_position_embeddings", 512)) - 2)
         self._reader = Reader(_tokenizer(folder, name), context)
 
+    @_answered
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return float32 ``[len(texts), dim]``, each row of unit length; texts are cut to the encoder's tokens."""
         import torch
@@ -269,6 +290,7 @@ class ImageEncoder:
         """Raise `QueryError`: a vision backbone reads no text."""
         raise QueryError(f"{self.name} reads no text: set [search] encoder to a clip: or captions: encoder")
 
+    @_answered
     def encode_images(self, images: Sequence[Image]) -> NDArray[np.float32]:
         """Return float32 ``[len(images), dim]``, each row of unit length; images are RGB."""
         import torch
@@ -301,9 +323,11 @@ def _model(folder: Path, name: str) -> tuple[Any, list[str]]:
 
     disable_progress_bar()  # type: ignore[no-untyped-call]  # one bar a weight file says nothing here, and quiet means quiet
     with _refused(name):
+        config, dtype = checked_config(folder)
         model, about = AutoModel.from_pretrained(
-            str(folder), use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True
-        )
+            str(folder), config=config, dtype=dtype, use_safetensors=True, local_files_only=True,
+            trust_remote_code=False, output_loading_info=True,
+        )  # fmt: skip
     return model, sorted(about["missing_keys"])
 
 
@@ -312,7 +336,9 @@ def _processor(folder: Path, name: str) -> Any:
 
     with _refused(name):
         auto: Any = AutoImageProcessor
-        return auto.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        processor = auto.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        check_processor(processor)
+        return processor
 
 
 def _tokenizer(folder: Path, name: str) -> Any:
@@ -325,6 +351,8 @@ def _refused(name: str) -> Iterator[None]:
     """Turn what transformers raises for files that it cannot load into an `UnfitEncoderError`."""
     try:
         yield
+    except ModelError as error:
+        raise UnfitEncoderError(f"the encoder {name} cannot be loaded: {error.reason}") from error
     except HubprobeError:
         raise
     except Exception as error:  # a stranger's files: transformers raises whatever comes of them

@@ -9,9 +9,14 @@ import time
 
 import httpx
 import pytest
+from anyio import CapacityLimiter
 from PIL import Image
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
+from hubprobe.page.api import Endpoints, GradioCalls
 from hubprobe.page.limits import Limits
+from hubprobe.page.opened import Remembered
 from tests.page.conftest import Served, bridged, serving
 from tests.search.conftest import probe_png
 from workspace import QueryError
@@ -156,6 +161,38 @@ def test_bodies_that_are_not_what_they_should_be(http: httpx.Client, body: bytes
         assert 400 <= found.status_code < 500, (path, found.text)
         assert found.json()["error"]
         assert http.post(path, content=body, headers=headers | {"content-type": "text/plain"}).status_code == 415
+
+
+@pytest.mark.parametrize("kind", [b"[]", b"{}", b'"a"', b'{"a":{"b":1}}'])
+def test_values_by_the_million_are_counted_before_they_are_made(http: httpx.Client, kind: bytes) -> None:
+    many = b"[" + (kind + b",") * (5_000_000 // len(kind)) + kind + b"]"
+    tool = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search","arguments":{"text":%b}}}' % many
+    bodies = {
+        "api/search": b'{"text":' + many + b"}", "gradio_api/run/search": b'{"data":' + many + b"}",
+        "gradio_api/call/search": b'{"data":' + many + b"}", "mcp": tool,
+        "gradio_api/queue/join": b'{"fn_index":0,"session_hash":"s","data":' + many + b"}",
+    }  # fmt: skip
+    headers = {"content-type": "application/json", "accept": "application/json"}
+    for path, body in bodies.items():
+        answer = http.post(path, content=body, headers=headers)
+        assert answer.status_code == 413
+        assert "values" in answer.json()["error"]
+
+
+def test_what_is_remembered_is_bounded_in_bytes() -> None:
+    kept: Remembered[str, bytes] = Remembered(100, len)
+    for i in range(50):
+        assert kept.put(str(i), b"x" * 40) == b"x" * 40
+    assert kept.put("large", b"x" * 101) == b"x" * 101
+    assert kept.get("large") is None
+    assert sum(len(kept.get(str(i)) or b"") for i in range(50)) == 80
+
+
+def test_an_answer_too_large_to_wait_says_where_it_is(served: Served) -> None:
+    calls = GradioCalls(Endpoints(served.current, CapacityLimiter(1)), event_bytes=3_000)
+    with TestClient(Starlette(routes=calls.routes)) as client:
+        key = client.post("/gradio_api/call/search", json={"data": ["dog", "", "logit", 20]}).json()["event_id"]
+        assert "ask /api/search" in client.get(f"/gradio_api/call/search/{key}").text
 
 
 def test_the_plain_api(http: httpx.Client, served: Served) -> None:

@@ -2,14 +2,16 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 
 import search
 from hubprobe.release import import_release, read, release, tables
 from hubprobe.release.read import NOTE
 from tests.release.conftest import change_catalog, change_probes
-from workspace import HubprobeError, Workspace, WorkspaceError
+from workspace import HubError, HubprobeError, Workspace, WorkspaceError
 
 COLUMNS = ["rank", "score", "distance", "repo_id", "sha", "logit", "label"]
 
@@ -194,3 +196,11 @@ def test_a_full_disk_is_noticed_before(shared, tmp_path, monkeypatch):
     with pytest.raises(WorkspaceError, match="name another disk"):
         import_release(str(shared[1]), tmp_path / "copy", progress=False)
     assert not (tmp_path / "copy").exists()
+
+
+def test_a_hub_that_names_a_folder_for_a_commit_writes_nowhere(tmp_path, monkeypatch):
+    about = SimpleNamespace(sha="../../../evil", siblings=[])
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: about)
+    with pytest.raises(HubError, match="names no commit"):
+        import_release("hf://datasets/acme/rows", tmp_path / "a" / "b", endpoint="https://hub.example", token="")
+    assert not list(tmp_path.rglob("*evil*"))

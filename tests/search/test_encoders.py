@@ -3,6 +3,7 @@
 import json
 import struct
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -176,3 +177,107 @@ def test_a_vision_backbone_sees_example_images(fresh, sentences, tmp_path):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8))
     assert index.search(picture).limit(4).to_arrow().num_rows == 4
     assert index.search("dog").limit(4).to_arrow().num_rows == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attn_implementation": "evil/kernel"},
+        {"_attn_implementation": "evil/kernel"},
+        {"experts_implementation": "evil/kernel"},
+        {"auto_map": {"AutoModel": "evil.M", "AutoConfig": "evil.C"}},
+        {"name_or_path": "/etc", "_name_or_path": "/etc"},
+    ],
+)
+def test_what_an_encoder_config_names_is_not_loaded(made, folder, copied, monkeypatch, change):
+    from transformers import modeling_utils
+
+    def loader(*_):
+        raise AssertionError("a kernel was asked for")
+
+    monkeypatch.setattr(modeling_utils, "load_and_register_attn_kernel", loader, raising=False)
+    path = copied(folder, config=change)
+    same = load_encoder(made.workspace, f"clip:{path}").encode_texts(["dog"])
+    np.testing.assert_array_equal(same, load_encoder(made.workspace, f"clip:{folder}").encode_texts(["dog"]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("clip", {"text_config": {"vocab_size": 10**9}}),
+        ("clip", {"vision_config": {"num_hidden_layers": 10**9}}),
+        ("clip", {"vision_config": {"hidden_size": 10**12}}),
+        ("clip", {"vision_config": {"image_size": 10**6}}),
+        ("clip", {"vision_config": {"patch_size": 0}}),
+        ("clip", {"projection_dim": [[]]}),
+        ("clip", {"projection_dim": 10**9}),
+        ("clip", {"quantization_config": {"quant_method": "evil"}}),
+        ("images", {"model_type": "timm_wrapper", "architecture": "resnet10t", "model_args": {"checkpoint_path": "x"}}),
+        ("images", {"model_type": "../evil"}),
+        ("images", {"model_type": ["clip"]}),
+    ],
+)
+def test_an_encoder_that_asks_for_the_absurd_is_refused_by_a_sentence(made, folder, copied, kind, change):
+    with pytest.raises(HubError, match=r"^the encoder .* cannot be loaded: "):
+        load_encoder(made.workspace, f"{kind}:{copied(folder, config=change)}")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": {"shortest_edge": 20_000}},
+        {"crop_size": {"height": 10**6, "width": 10**6}},
+        {"resample": 99},
+        {"image_mean": [0.5, 0.5]},
+        {"image_std": [float("nan")] * 3},
+        {"image_processor_type": "AutoModel"},
+        {"image_processor_type": "pipeline"},
+        {"image_processor_type": 7},
+    ],
+)
+def test_an_encoder_whose_processor_is_odd_is_refused_by_a_sentence(made, folder, copied, change):
+    picture = Image.new("RGB", (40, 20), "red")
+    with pytest.raises(HubError, match=r"^the encoder "):
+        load_encoder(made.workspace, f"clip:{copied(folder, preprocessor_config=change)}").encode_images([picture])
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "evil.bin", "none.safetensors"])
+def test_an_encoder_index_names_its_own_files_only(made, folder, copied, name):
+    path = copied(folder)
+    (path / "model.safetensors").rename(path / "other.safetensors")
+    (path / "evil.bin").write_bytes(b"x")
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"logit_scale": name}}))
+    with pytest.raises(HubError, match="not all that its index names"):
+        load_encoder(made.workspace, f"clip:{path}")
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """Copy an encoder's folder with other settings in its JSON files."""
+    import shutil
+
+    def copy(folder, **changes):
+        path = tmp_path / "copy"
+        shutil.copytree(folder, path)
+        for name, change in changes.items():
+            file = path / f"{name}.json"
+            content = json.loads(file.read_text())
+            for key, value in change.items():
+                inner = content.get(key)
+                content[key] = inner | value if isinstance(inner, dict) and isinstance(value, dict) else value
+            file.write_text(json.dumps(content))
+        return path
+
+    return copy
+
+
+@pytest.mark.parametrize(("sha", "size"), [("../../evil", 1), ("", 1), ("a" * 40, 10**12)])
+def test_an_encoder_that_no_hub_would_give_is_not_fetched(fresh, monkeypatch, sha, size):
+    import huggingface_hub
+    from huggingface_hub.hf_api import RepoSibling
+
+    info = SimpleNamespace(sha=sha, siblings=[RepoSibling("model.safetensors", size=size), RepoSibling("config.json")])
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: info)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: pytest.fail("was fetched"))
+    with pytest.raises(HubError, match="choose another"):
+        load_encoder(fresh.workspace, "clip:acme/evil")

@@ -48,6 +48,19 @@ def _scans(repeated: int, edge: int = 6000) -> bytes:
     return whole[:-2] + last * repeated + whole[-2:]
 
 
+def _tiff(width: int, height: int, tags: dict[int, list[int]], pixels: bytes) -> bytes:
+    """Return a TIFF of 8-bit grey with further tags, of 32-bit numbers."""
+    tags = {256: [width], 257: [height], 258: [8], 259: [1], 262: [1], 277: [1]} | tags
+    after, at = b"", 8 + 2 + 12 * len(tags) + 4
+    entries = b""
+    for tag, values in sorted(tags.items()):
+        packed = struct.pack(f"<{len(values)}I", *values)
+        place = packed if len(packed) == 4 else struct.pack("<I", at + len(after))
+        after += packed if len(packed) > 4 else b""
+        entries += struct.pack("<HHI", tag, 4, len(values)) + place
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + after + pixels
+
+
 TEXT = b"zTXt"
 HUGE: dict[str, Callable[[], bytes]] = {
     "pixels": lambda: _png(60_000, 60_000),
@@ -62,6 +75,15 @@ HUGE: dict[str, Callable[[], bytes]] = {
     "a_million_texts": lambda: _png(8, 8, _chunk(b"tEXt", b"a\0b") * 1_000_000),
     "an_endless_comment": lambda: b"P6\n#" + b"a" * 2_000_000 + b"\n1 1 255\nabc",
     "passes": lambda: _scans(1000),
+    "a_tile_larger_than_the_image": lambda: _tiff(
+        100, 100, {259: [8], 322: [40_000], 323: [40_000], 324: [200], 325: [50]}, zlib.compress(bytes(1000))
+    ),
+    "tiles_as_long_as_they_are_thin": lambda: _tiff(
+        7_000, 7_000, {259: [8], 322: [16], 323: [3_000_000], 324: [200] * 438, 325: [50] * 438}, bytes(1000)
+    ),
+    "passes_over_a_strip_that_is_named_often": lambda: _tiff(
+        5_000, 5_000, {259: [7], 273: [60_000] * 5_000, 278: [5_000], 279: [2_000] * 5_000}, b"\xff\xda" * 1_000
+    ),
     "bytes": lambda: b"\x89PNG\r\n\x1a\n" + bytes(images.MAX_BYTES),
 }  # fmt: skip
 BROKEN: dict[str, Callable[[], bytes]] = {
@@ -99,7 +121,7 @@ def test_hostile_files_end_in_a_sentence(name: str) -> None:
     assert len(str(refused.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["pixels", "one_by_260000", "passes", "thin"])
+@pytest.mark.parametrize("name", ["pixels", "one_by_260000", "passes", "thin", "a_tile_larger_than_the_image"])
 def test_nothing_is_decoded_before_the_header_is_checked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = HUGE[name]()
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
