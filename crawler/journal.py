@@ -6,15 +6,21 @@ between the two costs reading one page again, from its copy on disk, and decidin
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, field, fields
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, StringConstraints, ValidationError
+from pydantic.dataclasses import dataclass
 
 from crawler.listing.query import PAGE
 from workspace import WorkspaceError
 from workspace.files import read_json, write_json
 
+Count = Annotated[int, Field(ge=0, le=2**40)]
 
-@dataclass
+
+@dataclass(config=ConfigDict(strict=True))
 class Journal:
     """Progress of the latest crawl.
 
@@ -31,16 +37,16 @@ class Journal:
         finished: whether it came to its end; the next crawl is then a new one.
     """
 
-    crawl: str
+    crawl: Annotated[str, StringConstraints(pattern="^[0-9A-Za-z]{1,40}$")]  # files are named by it
     query: str
     policy: str
     next: str | None
     started: str
     decided_under: str = ""
-    pages: int = 0
-    listed: int = 0
-    page_size: int = PAGE
-    seen: int = 0
+    pages: Count = 0
+    listed: Count = 0
+    page_size: Annotated[int, Field(ge=1, le=PAGE)] = PAGE
+    seen: Count = 0
     finished: bool = False
     requests: dict[str, int] = field(default_factory=dict)
 
@@ -50,10 +56,9 @@ class Journal:
         if not path.exists():
             return None
         raw = read_json(path)
-        names = {f.name for f in fields(cls)}
         try:
-            return cls(**{name: value for name, value in raw.items() if name in names})
-        except (TypeError, AttributeError) as error:
+            return cls(**{f.name: raw[f.name] for f in fields(cls) if f.name in raw})
+        except ValidationError as error:
             raise WorkspaceError(f"{path} is no journal of a crawl; delete it and crawl again") from error
 
     def save(self, path: Path) -> None:

@@ -25,7 +25,7 @@ class Seen:
         self._new: list[int] = []
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-        os.truncate(path, committed * 8)
+        os.truncate(path, min(committed * 8, path.stat().st_size))
         self._settled = np.unique(np.fromfile(path, np.int64))
         self._recent: set[int] = set()
 

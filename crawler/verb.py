@@ -94,6 +94,8 @@ def crawl(
         _say_if_empty(summary, query, rows)
         return summary
     with exclusive(workspace.catalog_dir):
+        workspace.require_own(workspace.catalog_dir)
+        workspace.require_own_files(workspace.catalog_dir)
         return _crawl(
             workspace, client, rows, query, inspector, started, limit=limit, restart=restart, progress=progress
         )

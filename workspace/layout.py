@@ -179,6 +179,17 @@ class Workspace:
                 "make it a folder of the workspace, or delete by hand what it should not hold"
             )
 
+    def require_own_files(self, folder: Path) -> None:
+        """Raise `WorkspaceError` unless `owns` all in ``folder``: call it before files are written over by their names.
+
+        A workspace may come from a stranger, with links in the places that a verb writes to.
+        """
+        for path in (folder, *folder.rglob("*")):
+            if path.is_symlink() and not self.owns(path):
+                raise WorkspaceError(
+                    f"{path} leads out of the workspace, to {path.resolve()}: nothing is written there; delete the link"
+                )
+
     def manifest(self, run_id: str, content: dict[str, object]) -> None:
         """Write ``runs/<run_id>.json`` with the configuration and its hash beside ``content``."""
         config = {"config": asdict(self.config), "config_hash": self.config.hash}

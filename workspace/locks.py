@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from workspace.disk import using
+from workspace.disk import require_file, using
 from workspace.errors import WorkspaceError
 
 _FLOCK = find_spec("fcntl") is not None
@@ -42,7 +42,8 @@ def lock(path: Path, *, shared: bool = False, wait: bool = False) -> Lock | None
     """Lock ``path``, a file that is made when its folder is there; None when another holds it and ``wait`` is False.
 
     A shared lock in a folder that cannot be written to is taken on the file that lies there, or on nothing: then
-    nobody could delete what it protects either. Raises `DiskError` when an exclusive one cannot be made.
+    nobody could delete what it protects either. Raises `DiskError` when an exclusive one cannot be made, and
+    `WorkspaceError` for what is no regular file.
     """
     while True:
         file = _opened(path, shared)
@@ -76,6 +77,8 @@ def alone(path: Path, busy: str) -> Iterator[None]:
 
 
 def _opened(path: Path, shared: bool) -> IO[bytes] | None:
+    if not path.is_file() and (path.is_symlink() or path.exists()):  # opening a pipe would wait for ever
+        require_file(path)
     try:
         with using(path, "write"):
             return path.open("ab")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import threading
 import time
 from collections.abc import Mapping
@@ -128,8 +129,7 @@ class Fetcher:
         files = self._wanted(row, deadline)
         folder = self._store.folder(name)
         self._room(name, sum(file.size or 0 for file in files))
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.iterdir():  # of an earlier attempt
+        for path in _made(folder).iterdir():  # of an earlier attempt
             if path.name not in {f"{file.path}{PART}" for file in files}:
                 path.unlink()
         for file in files:
@@ -196,8 +196,7 @@ class Fetcher:
         if (index.size or 0) > MAX_ANSWER:
             raise ModelError(Status.TOO_MANY_BYTES, f"{INDEX} has {index.size:,} bytes")
         repo_id, sha = str(row["id"]), str(row["sha"])
-        folder = self._store.folder(model_file_name(repo_id, sha))
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = _made(self._store.folder(model_file_name(repo_id, sha)))
         return shards(self._download(repo_id, _commit(row, INDEX), index, folder, deadline).read_bytes())
 
 
@@ -205,6 +204,22 @@ def _commit(row: Mapping[str, Any], path: str) -> str:
     """Return the commit that a file is taken from: of a conversion bot's pull request the weights, and nothing else."""
     pinned = row.get("weights_sha")
     return str(pinned) if pinned and (path == INDEX or path.endswith(".safetensors")) else str(row["sha"])
+
+
+def _made(folder: Path) -> Path:
+    """Make the folder of a model and return it, with plain files of its own in it alone.
+
+    The workspace may be a stranger's: a link under the name of a file that will come would be written through.
+    """
+    if folder.is_symlink():
+        folder.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.is_symlink() or not path.is_file() or path.stat().st_nlink > 1:
+            path.unlink()
+    return folder
 
 
 class _Release:

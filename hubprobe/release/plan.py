@@ -17,7 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from workspace import ConfigError, Workspace, records
+from workspace import ConfigError, Workspace, WorkspaceError, records
+from workspace.disk import require_file, using
 
 CLASSES = {
     "permissive": "use, change and pass on, with attribution at most",
@@ -131,6 +132,9 @@ def _licences(row: Row) -> list[str | None]:
 OPT_OUT = "release-optout.txt"
 """In the workspace: owners or owner/name, one a line; what follows a # is a remark."""
 
+MAX_OPT_OUT = 16 * 1024**2
+"""Bytes of it: 400,000 repositories."""
+
 _PLACES = "home|Users|root|tmp|var|mnt|opt|usr|srv|data|work|scratch"
 _FOREIGN = re.compile(rf"(?<![\w/:.])(?:/(?:{_PLACES})/|[A-Za-z]:\\)[^\s'\",;)]*")
 
@@ -197,8 +201,15 @@ def _opt_out(workspace: Workspace) -> frozenset[str]:
     config = workspace.config
     names = [*config.crawl.opt_out, *config.release.opt_out]
     path = workspace.root / OPT_OUT
-    if path.exists():
-        names += [line.partition("#")[0] for line in path.read_text(encoding="utf-8").splitlines()]
+    if path.exists() or path.is_symlink():
+        require_file(path)
+        if path.stat().st_size > MAX_OPT_OUT:
+            raise WorkspaceError(f"{path} has more than {MAX_OPT_OUT:,} bytes: it is to hold names, one a line")
+        try:
+            with using(path, "read"):
+                names += [line.partition("#")[0] for line in path.read_text(encoding="utf-8").splitlines()]
+        except UnicodeDecodeError as error:
+            raise WorkspaceError(f"{path} is not UTF-8 text: write it again, names, one a line") from error
     return frozenset(name.strip().lower() for name in names if name.strip())
 
 

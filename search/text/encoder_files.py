@@ -86,6 +86,7 @@ def fetch(workspace: Workspace, kind: str, repo: str, commit: str | None, token:
     cache = workspace.cache_dir / "encoders"
     if commit and is_here(workspace, repo, commit):
         return _snapshot(cache, repo, commit), commit
+    workspace.require_own_files(cache)
     with _asking(workspace, repo, token) as (endpoint, secret):
         found = patiently(lambda: _listed(workspace, kind, repo, commit, token))
         for file in found.names:

@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -68,3 +69,14 @@ def test_a_folder_that_may_only_be_read_can_be_read():
     assert lock(Path("/proc/no-such-file"), shared=True) is not None
     with pytest.raises((DiskError, OSError)):
         lock(Path("/proc/no-such-file"))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_is_no_file_is_not_opened(tmp_path, shared):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for name in ("pipe", "folder", "link"):
+        with pytest.raises(WorkspaceError, match="where a regular file should be"):
+            lock(tmp_path / name, shared=shared)
+    assert not (tmp_path / "elsewhere").exists()
