@@ -19,6 +19,7 @@ from workspace.status import Status
 FIRST_READ = 65_536  # bytes: holds the whole header of most classifiers, so that one request is enough
 MAX_HEADER = 25_000_000  # bytes, the Hub's own cap
 MAX_TENSORS = 100_000
+MAX_NAMES = 5_000_000  # characters of all their names together: they are searched for the head's
 LEAST_BYTES = 10  # a length, and the JSON of no tensors
 
 BITS = {
@@ -106,6 +107,8 @@ def parse_header(raw: bytes, size: int) -> Header:
     if not isinstance(content, dict) or len(content) > MAX_TENSORS:
         raise _invalid("the header is not an object of a sane number of tensors")
     content.pop("__metadata__", None)
+    if sum(map(len, content)) > MAX_NAMES:
+        raise _invalid(f"the names of its tensors have more than {MAX_NAMES:,} characters")
     tensors, spans = [], []
     for name, entry in content.items():
         tensor, span = _tensor(name, entry)

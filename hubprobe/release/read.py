@@ -42,6 +42,7 @@ _TABLES = ("models", "attempts", "probes", "descriptors")  # logits say nothing 
 _PART_BYTES = 64 * 1024**2  # of a file of models or attempts, in memory
 _ENCODER = re.compile(r"(?:clip|captions|images):[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?")
 _DATASET = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_CAPS = ("max_", "seconds_")  # settings of a release that bound what models may cost: kept, but not above our own
 _UNIT = 1e-2  # what the length of an embedding may be off by
 
 Model = tuple[str, str]
@@ -187,7 +188,9 @@ def _used(manifest: Manifest) -> list[str]:
 
 
 def _settings(config: Config, source: ReleaseSource) -> Config:
-    """Return ``config`` with the released settings that this version knows; no path or address of a stranger's.
+    """Return ``config`` with the released settings that this version knows.
+
+    No path or address of a stranger's is among them, and no cap that would let later models cost more than usual.
 
     Raises `WorkspaceError` for a setting that no workspace may have.
     """
@@ -201,7 +204,7 @@ def _settings(config: Config, source: ReleaseSource) -> Config:
         for known in fields(own):
             value, default = stated.get(known.name), getattr(own, known.name)
             if type(value) is type(default) and not (isinstance(value, str) and printable(value, 200) != value):
-                changes[known.name] = value
+                changes[known.name] = min(value, default) if known.name.startswith(_CAPS) else value
         if section == "search":
             changes = {name: value for name, value in changes.items() if "encoder" not in name}
             if changes.get("scoring", "bridged") not in search.SCORINGS:
@@ -264,7 +267,8 @@ def _write_repositories(workspace: Workspace, source: ReleaseSource) -> dict[Mod
                     raise refusal(name, "its repository is not in the table models", first + row)
                 if outcome != Status(status).outcome.value:
                     raise refusal(name, f"'{status}' is not the status of an attempt that ended {outcome}", first + row)
-                outputs[key] = checks.MAX_LOGITS if logits is None else logits
+                if outcome == "ok":
+                    outputs[key] = checks.MAX_LOGITS if logits is None else logits
             yield table
 
     _write_parts(workspace.catalog_dir, models())

@@ -46,6 +46,9 @@ CHECKED = 16
 TOLERANCE = 1e-5
 """Largest error of a pixel rebuilt from uint8, relative to the largest magnitude: rounding of float32 alone."""
 
+MAX_OTHERS = 1024**3
+"""Bytes of further inputs for all probes: they are in memory at once. Masks of 256 patches are 8 MB for 4,000."""
+
 MAX_REASON = 200  # characters kept of why a probe is refused
 
 
@@ -409,6 +412,9 @@ class _Making:
         for i in range(len(self._pictures)):
             if i not in self.refused:
                 rows[i] = self._processor.others(self._pictures[i])
+                if (size := sum(array.nbytes for array in rows[i].values())) * len(self._pictures) > MAX_OTHERS:
+                    text = f"its processor makes {size:,} bytes beside each image: {', '.join(rows[i])}"
+                    raise ModelError(Status.PROCESSOR_ERROR, text)
         columns: dict[str, npt.NDArray[Any]] = {}
         for name, one in next(iter(rows.values())).items():
             columns[name] = np.zeros((len(self._pictures), *one.shape), one.dtype)

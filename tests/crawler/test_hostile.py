@@ -226,3 +226,10 @@ def test_json_of_too_many_values_is_read_by_nobody() -> None:
         shards(b'{"weight_map": {"a": "a.safetensors"}, "x": ' + many + b"}")
     with pytest.raises(ValueError, match="values"):
         read_rows(many)
+
+
+def test_names_of_tensors_are_not_searched_without_end() -> None:
+    """24,000 names of 950 characters kept the search for a head busy for seconds."""
+    tensors = {f"{i}." + "head_." * 150: {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(6_000)}
+    raw = json.dumps(tensors).encode()
+    assert end_of(lambda: parse_header(raw, 8 + len(raw))) == Status.INVALID_HEADER

@@ -24,7 +24,7 @@ from tests.release.forging import (
     seal_bytes,
 )
 from tests.search.conftest import make, probe_png
-from workspace import HubprobeError, Workspace, WorkspaceError
+from workspace import Config, HubprobeError, Workspace, WorkspaceError
 from workspace.files import sha256_of
 
 N = 64
@@ -150,6 +150,27 @@ def test_one_value_is_refused_by_file_and_row(genuine, forged, tmp_path, table, 
     at = "descriptors" if column == "num_logits" and value == 3 else table
     row = r"row \d+: " if at != table or match.startswith("'position' 0") else "row 2: "
     refused(forged, tmp_path / "copy", genuine[0].encoder, rf"{at}/train-00000-of-00001.parquet, {row}.*{match}")
+
+
+def test_descriptors_of_a_model_that_failed(genuine, forged, tmp_path):
+    put(forged, "attempts", "status", "timeout")
+    put(forged, "attempts", "outcome", "failed")
+    refused(
+        forged, tmp_path / "copy", genuine[0].encoder, r"descriptors/.*, row \d+: logit \d+: the model was not probed"
+    )
+
+
+def test_a_release_raises_no_cap(genuine, forged, tmp_path):
+    def edit(content):
+        content["config"]["crawl"] |= {"max_parameters": 10**15, "max_image_size": 10**6, "max_labels": 10}
+        content["config"]["probe"] |= {"seconds_per_model": 10.0**9}
+
+    change_manifest(forged, edit)
+    import_release(str(forged), tmp_path / "copy", encoder=genuine[0].encoder, progress=False)
+    config = Workspace.open(tmp_path / "copy").config
+    own = Config()
+    assert (config.crawl.max_parameters, config.crawl.max_image_size) == (2 * 10**9, own.crawl.max_image_size)
+    assert (config.crawl.max_labels, config.probe.seconds_per_model) == (10, own.probe.seconds_per_model)
 
 
 @pytest.mark.parametrize(("table", "column"), [("descriptors", "label"), ("models", "id"), ("attempts", "reason")])

@@ -226,3 +226,17 @@ def test_one_channel_and_the_default_of_a_family(tmp_path: Path, workspace: Work
 
     with pytest.raises(ModelError, match="no default"):
         processors.for_transformers(tmp_path / "empty", BertConfig())
+
+
+def test_what_is_made_beside_the_images_is_bounded(tmp_path: Path, workspace: Workspace) -> None:
+    asked = []
+
+    def masks(_picture: Any) -> dict[str, Any]:
+        asked.append(1)
+        return {"pixel_mask": np.zeros((2048, 2048), np.int64)}  # 32 MB for each of 70 probes
+
+    processor = replace(_own(tmp_path, PROCESSOR), others=masks)
+    with pytest.raises(ModelError, match="bytes beside each image: pixel_mask") as refused:
+        _prepare(workspace, processor)
+    assert refused.value.status is Status.PROCESSOR_ERROR
+    assert len(asked) == 1
