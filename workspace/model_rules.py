@@ -22,6 +22,9 @@ MAX_LAYERS = 1_000
 """Most layers that a config may ask for, at all its levels together: building each takes a millisecond, even without
 memory. The deepest models known have 300."""
 
+MAX_SETTINGS = 400_000
+"""Settings that are looked through, at all levels together: an author's own names for labels are 21,843 twice."""
+
 MAX_STEPS = 1_000  # numbers in one list of widths, depths or sizes
 
 _WIDTHS = frozenset({"hidden_size", "hidden_sizes", "embed_dim", "embed_dims", "d_model", "dim", "dims", "width"})
@@ -103,6 +106,14 @@ def architecture(model: Announced) -> Verdict | None:
     return Verdict(Status.UNKNOWN_ARCHITECTURE, f"transformers does not know model_type '{printable(model_type)}'")
 
 
+def settings(model: Announced) -> Verdict | None:
+    """More settings than are looked through: a million cost every rule seconds."""
+    found = sum(len(level) or 1 for level in _levels(model.config))
+    if found <= MAX_SETTINGS:
+        return None
+    return Verdict(Status.MALFORMED_CONFIG, f"its config has {found:,} settings, {MAX_SETTINGS:,} are looked through")
+
+
 def regression(model: Announced) -> Verdict | None:
     """A regression: ``problem_type`` says so, or there is one output and it does not say multi-label.
 
@@ -175,7 +186,7 @@ def options(model: Announced) -> Verdict | None:
 
 
 CONFIG_RULES: tuple[ConfigRule, ...] = (
-    custom_code, quantised, architecture, regression, no_outputs, labels_count, image_size, layers,
+    custom_code, quantised, settings, architecture, regression, no_outputs, labels_count, image_size, layers,
     parameters_announced, options,
 )  # fmt: skip
 

@@ -165,6 +165,7 @@ def _transformers(config: ModelConfig, weights: _Weights, caps: Caps) -> tuple[n
     candidates = classes if isinstance(classes, (tuple, list)) else [classes]
     chosen = next((c for c in candidates if c.__name__ in config.architectures), candidates[0])
     parameters = _measured(lambda: chosen(built), caps, config.num_labels)
+    _check_count(parameters, weights.header)
     model, info = chosen.from_pretrained(
         None,
         config=built,
@@ -212,6 +213,7 @@ def _timm(config: ModelConfig, weights: _Weights, caps: Caps) -> tuple[nn.Module
         return model
 
     parameters = _measured(make, caps, config.num_labels)
+    _check_count(parameters, weights.header)
     wrapped = all(tensor.name.startswith(_WRAPPER) for tensor in weights.header.tensors)
     try:
         with _copied() as copied:
@@ -284,6 +286,16 @@ def _measured(make: Callable[[], nn.Module], caps: Caps, num_labels: int) -> int
         text = f"needs {needed / 1e9:.1f} GB for weights and outputs; {has}"
         raise ModelError(Status.EXCEEDS_MEMORY, text)
     return count
+
+
+def _check_count(parameters: int, header: Header) -> None:
+    """Refuse a model far larger than its files, before it is in memory: most of it would be random.
+
+    Which weights are not there is told by their names, once it is built; this is for the absurd.
+    """
+    if parameters > 2 * header.parameters + 10_000_000:
+        text = f"its config asks for {parameters:,} parameters, its files hold {header.parameters:,}"
+        raise ModelError(Status.LOAD_ERROR, text)
 
 
 def _too_many(count: int, caps: Caps) -> ModelError:

@@ -128,7 +128,9 @@ def _listed(workspace: Workspace, kind: str, repo: str, commit: str | None, toke
         info, converted = _converted(workspace, api, info)
     sizes = {str(one.rfilename): one.size for one in info.siblings or []}
     weights = _weights(info)
-    if not _COMMIT.fullmatch(info.sha or "") or not weights:
+    if not _COMMIT.fullmatch(info.sha or ""):  # it will be the name of a folder
+        raise UnfitEncoderError(f"{endpoint} names no commit of {repo}: choose another encoder")
+    if not weights:
         pickle = any(name.endswith((".bin", ".msgpack", ".h5")) for name in sizes)
         why = "no safetensors weights, neither on main nor in a pull request of the conversion bot"
         more = "; what it has instead may run code, and is not opened" if pickle else ""

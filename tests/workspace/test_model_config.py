@@ -346,3 +346,12 @@ def test_settings_of_transformers() -> None:
     for odd in ({"hidden_act": "a/b"}, {"hidden_size": [[[[1]]]]}, {"hidden_size": {"/": 1}}, {"vision_config": 3}):
         with pytest.raises(ModelError):
             transformers_options(parsed(**VIT, **odd), known)
+
+
+@pytest.mark.parametrize("many", [{f"k{i}": 0 for i in range(500_000)}, {"x": [{}] * 500_000}])
+def test_more_settings_than_are_looked_through_are_refused(many: dict[str, Any]) -> None:
+    assert refused(**VIT, **many) is Status.MALFORMED_CONFIG
+
+
+def test_labels_under_other_names_are_no_settings_too_many() -> None:
+    assert refused(**VIT, names={f"label {i}": i for i in range(200_000)}) is None

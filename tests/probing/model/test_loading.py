@@ -267,3 +267,10 @@ def test_buffers_count_as_memory(tmp_path: Path, vit_tensors: Any) -> None:
     }
     folder = write_model(tmp_path / "m", config, vit_tensors(), None)
     assert _end(folder, Caps(10_000_000, 1000, 256, memory_bytes=100_000_000)) is Status.EXCEEDS_MEMORY
+
+
+def test_a_model_far_larger_than_its_files_is_not_built(tmp_path: Path, vit_tensors: Any) -> None:
+    folder = write_model(tmp_path / "m", vit_config(intermediate_size=50_000_000), vit_tensors(), None)
+    with pytest.raises(ModelError, match=r"asks for 1,[0-9,]* parameters, its files hold [0-9,]*$") as refused:
+        load(folder, Caps(2_000_000_000, 1000, 256))
+    assert refused.value.status is Status.LOAD_ERROR
