@@ -190,9 +190,10 @@ def bound_resources() -> None:
 # ── the audit hook ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 _REFUSED = {
-    "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.startfile", "os.system", "pickle.find_class",
-    "pty.spawn", "socket.bind", "socket.connect", "socket.getaddrinfo", "socket.gethostbyaddr", "socket.gethostbyname",
-    "socket.sendmsg", "socket.sendto", "subprocess.Popen",
+    "os.chdir", "os.exec", "os.fork", "os.forkpty", "os.kill", "os.killpg", "os.posix_spawn", "os.spawn",
+    "os.startfile", "os.system", "pickle.find_class", "pty.spawn", "socket.bind", "socket.connect",
+    "socket.getaddrinfo", "socket.gethostbyaddr", "socket.gethostbyname", "socket.sendmsg", "socket.sendto",
+    "subprocess.Popen",
 }  # fmt: skip
 _CHANGES = {
     "os.chmod": 1, "os.chown": 1, "os.link": 2, "os.mkdir": 1, "os.remove": 1, "os.rename": 2, "os.rmdir": 1,
@@ -324,12 +325,17 @@ class _Machine:
 
 _MACHINES = {
     # socket, execve, execveat, ptrace, process_vm_readv, process_vm_writev, unshare, setns, mount, bpf,
-    # perf_event_open, userfaultfd, keyctl, add_key, request_key, pidfd_getfd, io_uring_setup
+    # perf_event_open, userfaultfd, keyctl, add_key, request_key, pidfd_getfd, io_uring_setup, kill, tkill,
+    # rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal
     "x86_64": _Machine(
-        0xC000003E, 317, (41, 59, 322, 101, 310, 311, 272, 308, 165, 321, 298, 323, 250, 248, 249, 438, 425)
+        0xC000003E,
+        317,
+        (41, 59, 322, 101, 310, 311, 272, 308, 165, 321, 298, 323, 250, 248, 249, 438, 425, 62, 200, 129, 297, 424),
     ),
     "aarch64": _Machine(
-        0xC00000B7, 277, (198, 221, 281, 117, 270, 271, 97, 268, 40, 280, 241, 282, 219, 217, 218, 438, 425)
+        0xC00000B7,
+        277,
+        (198, 221, 281, 117, 270, 271, 97, 268, 40, 280, 241, 282, 219, 217, 218, 438, 425, 129, 130, 138, 240, 424),
     ),
 }
 

@@ -101,6 +101,9 @@ REFUSED = """
     os.posix_spawn("/bin/true", ["true"], {})
     os.spawnl(os.P_WAIT, "/bin/true", "true")
     os.fork()
+    os.kill(os.getppid(), 0)
+    os.killpg(0, 0)
+    os.chdir(OUTSIDE)
     socket.create_connection(("127.0.0.1", PORT), 5)
     socket.getaddrinfo("localhost", 80)
     socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", PORT))
@@ -130,6 +133,7 @@ ALLOWED = """
     Path("/proc/self/status").read_text()
     pickle.loads(pickle.dumps([1, "two", {3: 4.0}]))
     os.listdir(MODEL)
+    __import__("signal").raise_signal(__import__("signal").SIGCONT)
 """
 
 
