@@ -202,7 +202,8 @@ def _settings(config: Config, source: ReleaseSource) -> Config:
         if not isinstance(stated, dict):
             continue
         for known in fields(own):
-            value, default = stated.get(known.name), getattr(own, known.name)
+            value: Any = stated.get(known.name)
+            default: Any = getattr(own, known.name)
             if type(value) is type(default) and not (isinstance(value, str) and printable(value, 200) != value):
                 changes[known.name] = min(value, default) if known.name.startswith(_CAPS) else value
         if section == "search":

@@ -128,7 +128,8 @@ def _listed(workspace: Workspace, kind: str, repo: str, commit: str | None, toke
         info, converted = _converted(workspace, api, info)
     sizes = {str(one.rfilename): one.size for one in info.siblings or []}
     weights = _weights(info)
-    if not _COMMIT.fullmatch(info.sha or ""):  # it will be the name of a folder
+    sha = str(info.sha)
+    if not _COMMIT.fullmatch(sha):  # it will be the name of a folder
         raise UnfitEncoderError(f"{endpoint} names no commit of {repo}: choose another encoder")
     if not weights:
         pickle = any(name.endswith((".bin", ".msgpack", ".h5")) for name in sizes)
@@ -147,7 +148,7 @@ def _listed(workspace: Workspace, kind: str, repo: str, commit: str | None, toke
         raise UnfitEncoderError(f"{repo} has no {_PROCESSORS[0]}, which says how it sees images")
     names = [name for name in sizes if name in _FILES or name == _POOLING]
     hashes = {str(one.rfilename): str(one.lfs.sha256) for one in info.siblings or [] if one.lfs is not None}
-    return EncoderFiles(repo, info.sha, (*names, *weights), weights, sizes, hashes, converted)
+    return EncoderFiles(repo, sha, (*names, *weights), weights, sizes, hashes, converted)
 
 
 def _require_hash(path: Path, name: str, found: EncoderFiles) -> None:

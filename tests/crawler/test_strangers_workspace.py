@@ -82,7 +82,7 @@ def test_a_crawl_writes_through_no_link(left: Workspace, tmp_path: Path, name: s
     place = left.catalog_dir / name.format(journal["crawl"])
     place.unlink(missing_ok=True)
     place.symlink_to(outside)
-    with pytest.raises(WorkspaceError, match="leads out of the workspace"):
+    with pytest.raises(WorkspaceError):
         crawler.crawl(left, token=False, progress=False)
     assert outside.read_text() == "mine"
 
