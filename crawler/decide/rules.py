@@ -116,13 +116,6 @@ def no_config(facts: Facts) -> Verdict | None:
     return None
 
 
-def custom_code_tag(facts: Facts) -> Verdict | None:
-    """The Hub's own tag for ``auto_map``."""
-    if "custom_code" in facts.listed.tags:
-        return Verdict(Status.CUSTOM_CODE, Status.CUSTOM_CODE.meaning)
-    return None
-
-
 def parameters_listed(facts: Facts) -> Verdict | None:
     """More parameters than allowed, as the Hub counts them."""
     return too_many(facts.listed.total or 0, facts.limits, "it has")
@@ -173,8 +166,7 @@ def head(facts: Facts) -> Verdict | None:
 
 
 LIST_RULES: tuple[Rule, ...] = (
-    opted_out, disabled, gated, unsafe_path, licence, adapter, weights_format, no_config, custom_code_tag,
-    parameters_listed,
+    opted_out, disabled, gated, unsafe_path, licence, adapter, weights_format, no_config, parameters_listed,
 )  # fmt: skip
 CONFIG_RULES: tuple[Rule, ...] = tuple(map(_of_config, model_rules.CONFIG_RULES))
 WEIGHTS_RULES: tuple[Rule, ...] = (parameters_stored, weights_bytes, packed, head)

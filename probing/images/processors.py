@@ -9,7 +9,7 @@ Images go in as lists: a call of a transformers processor costs about as much as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
@@ -53,7 +53,8 @@ class Processor:
         pixels: from pictures to the 8-bit pixels before the last step, where the processor can be asked for them. It
             is taken at its word only where it agrees with `apply` (`probing.images.inputs`).
         alone: give it one picture at a time: what it makes of one depends on the others in the list.
-        others: further inputs of the model for one picture, by the names of its arguments, such as masks of patches.
+        beside: names of what the model reads beside the image, such as masks of patches.
+        others: those inputs for one picture, by these names.
         assumed: in words, what the repository does not state and was assumed; empty when nothing was.
     """
 
@@ -65,26 +66,32 @@ class Processor:
     mode: str = "RGB"
     pixels: Callable[[Sequence[Picture]], Arrays] | None = None
     alone: bool = False
+    beside: tuple[str, ...] = ()
     others: Callable[[Picture], dict[str, npt.NDArray[Any]]] | None = None
     assumed: str = ""
 
     @property
     def hash(self) -> str:
         """Hash of class and configuration, 16 hex digits."""
-        return short_hash(canonical_json([self.name, self.mode, self.settings]))
+        return short_hash(canonical_json([self.name, self.mode, self.settings, *self.beside]))
 
     @property
     def geometry(self) -> str:
         """Hash of what decides the 8-bit pixels: everything but scale and shift, 16 hex digits."""
         kept = {k: v for k, v in self.settings.items() if k not in _AFFINE_KEYS}
-        return short_hash(canonical_json([self.name, self.mode, kept]))
+        return short_hash(canonical_json([self.name, self.mode, kept, *self.beside]))
 
 
-def for_transformers(folder: Path, config: Any) -> Processor:
+def for_transformers(folder: Path, config: Any, reads: Collection[str] = ()) -> Processor:
     """Return the image processor of a transformers model in ``folder``; its family's default when there is none.
 
     Its class must be one that transformers itself pairs with a model, and it is made here from the settings that it
     knows: the repository's file is read as data. Raises `ModelError` (processor_error).
+
+    Args:
+        folder: the repository's files.
+        config: the model's own config, of transformers.
+        reads: names of the model's arguments: what else a processor makes is left out, as the pipeline leaves it out.
     """
     raw = _read(folder)
     kind = _class(raw, config)
@@ -100,9 +107,13 @@ def for_transformers(folder: Path, config: Any) -> Processor:
         text = f"{kind.__name__} cannot be made with its settings: {printable(error, 200)}"
         raise ModelError(Status.PROCESSOR_ERROR, text) from error
     known = {k: v for k, v in processor.to_dict().items() if not k.startswith("_")}
+    unsaid = [k for k, flag in _GUARDS.items() if known.get(flag) and known.get(k) is not None and k not in settings]
+    if raw is not None and unsaid:
+        assumed += f"{'; ' if assumed else ''}{kind.__name__}'s own {', '.join(unsaid)}"
     channels = getattr(config, "num_channels", 3)
     mode = "L" if channels == 1 else "RGB"
     names = list(getattr(processor, "model_input_names", ["pixel_values"]))
+    beside = tuple(name for name in names[1:] if name in reads)
 
     on_tensors = getattr(processor, "backend", "") == "torchvision"
 
@@ -121,7 +132,7 @@ def for_transformers(folder: Path, config: Any) -> Processor:
 
     def others(picture: Picture) -> dict[str, npt.NDArray[Any]]:
         made = run([picture])
-        return {name: np.asarray(made[name][0]) for name in names[1:] if name in made}
+        return {name: np.asarray(made[name][0]) for name in beside if name in made}
 
     return Processor(
         lambda pictures: [a.astype(np.float32, copy=False) if a.dtype.kind == "f" else a for a in arrays(pictures)],
@@ -132,9 +143,17 @@ def for_transformers(folder: Path, config: Any) -> Processor:
         mode,
         lambda pictures: arrays(pictures, do_rescale=False, do_normalize=False),
         alone=bool(known.get("do_pad")) and not known.get("pad_size"),
-        others=others if len(names) > 1 else None,
+        beside=beside,
+        others=others if beside else None,
         assumed=assumed,
     )
+
+
+_GUARDS = {
+    "size": "do_resize", "resample": "do_resize", "crop_size": "do_center_crop", "image_mean": "do_normalize",
+    "image_std": "do_normalize",
+}  # fmt: skip
+"""Settings that decide the numbers, and the flag under which they do: the class's own are booked where none is said."""
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
@@ -212,17 +231,21 @@ _UNREAD = {
 """Settings that classes know and that are not taken from a repository: where to compute, in what order of axes."""
 
 
+_OLD_SETTINGS = {"max_size": int}
+"""Settings of transformers 4 that classes still translate, though they do not declare them."""
+
+
 def _filtered(raw: Mapping[str, Any], kind: Any) -> dict[str, Any]:
     """Return the settings of ``raw`` that the class knows: flags, numbers, and lists and objects of numbers.
 
-    Raises `ModelError` for one of another type. Null is the class's own default, as in transformers.
+    Raises `ModelError` for one of another type. Null is passed on: it is not the class's default in transformers 5.
     """
     kept = {}
-    for name, annotation in kind.valid_kwargs.__annotations__.items():
+    for name, annotation in (kind.valid_kwargs.__annotations__ | _OLD_SETTINGS).items():
         value = raw.get(name)
-        if value is None or name in _UNREAD or (isinstance(value, str) and _is_text(annotation)):
+        if name not in raw or name in _UNREAD or (isinstance(value, str) and _is_text(annotation)):
             continue
-        if name.startswith("do_"):
+        if value is not None and name.startswith("do_"):
             if type(value) is not bool and value not in (0, 1):
                 raise ModelError(Status.PROCESSOR_ERROR, f"its {name} is neither true nor false")
             value = bool(value)
@@ -268,10 +291,8 @@ def check_settings(settings: Mapping[str, Any], max_edge: int) -> None:
             if not low <= number <= high:
                 raise ModelError(Status.PROCESSOR_ERROR, f"{text}: it is to be {low:g} to {high:g}")
             continue
-        if (
-            path.endswith(".longest_edge") and f"{key}.shortest_edge" in paths
-        ):  # a bound of what the shortest edge makes
-            continue
+        if path in _OLD_SETTINGS or (path.endswith(".longest_edge") and f"{key}.shortest_edge" in paths):
+            continue  # a bound of what the shortest edge makes
         areas = any(word in key for word in ("pixels", "area", "patches", "tokens")) or "pixels" in path
         most = max_edge**2 / (patch**2 if "patches" in key or "tokens" in key else 1) if areas else max_edge
         if abs(number) > most or (key in ("size", "input_size") and not areas and number / shrunk > 2 * max_edge):

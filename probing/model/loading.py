@@ -114,7 +114,9 @@ def load(folder: Path, caps: Caps) -> Loaded:
     multi = config.problem_type == "multi_label_classification"
 
     def processor() -> Processor:
-        return for_timm(config, model) if config.kind == "timm" else for_transformers(folder, model.config)
+        if config.kind == "timm":
+            return for_timm(config, model)
+        return for_transformers(folder, model.config, inspect.signature(model.forward).parameters)
 
     return Loaded(
         forward=model if config.kind == "timm" else _logits(model),
@@ -191,6 +193,8 @@ def _logits(model: nn.Module) -> Callable[..., Any]:
     def forward(x: torch.Tensor, **beside: torch.Tensor) -> Any:
         out = model(x, **{name: value for name, value in beside.items() if name in read})
         logits = getattr(out, "logits", None)
+        if logits is None:  # PPLCNet's class gives its head's outputs under this name
+            logits = getattr(out, "last_hidden_state", None)
         if logits is None:
             raise ModelError(Status.WRONG_SHAPE, f"returns {type(out).__name__}, which has no logits")
         return logits

@@ -66,7 +66,7 @@ def test_files_decide_without_a_request(paths: tuple[str, ...], status: Status |
 def test_what_the_row_says_decides_without_a_request() -> None:
     assert listing(disabled=True) is Status.DISABLED
     assert listing(tags=("license:gpl",)) is Status.LICENCE_EXCLUDED
-    assert listing(tags=("custom_code",)) is Status.CUSTOM_CODE
+    assert listing(tags=("custom_code",)) is None, "the tag also stands for code of a processor alone: config.json says"
     assert listing(total=3_000_000_000) is Status.TOO_MANY_PARAMETERS
     facts = Facts(Listed("shy/model", "0" * 40, gated="auto"), CrawlConfig(opt_out=("Shy",)))
     assert first_refusal(LIST_RULES, facts).status is Status.OPTED_OUT  # type: ignore[union-attr]

@@ -240,3 +240,24 @@ def test_what_is_made_beside_the_images_is_bounded(tmp_path: Path, workspace: Wo
         _prepare(workspace, processor)
     assert refused.value.status is Status.PROCESSOR_ERROR
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "assumed"),
+    [
+        (PROCESSOR, ""),
+        ({k: v for k, v in PROCESSOR.items() if k != "size"}, "ViTImageProcessor's own size"),
+        ({"image_processor_type": "ViTFeatureExtractor", "size": 32, "do_normalize": False},
+         "ViTImageProcessor's own resample"),
+        ({k: v for k, v in PROCESSOR.items() if k != "image_processor_type"},
+         "ViTImageProcessor, as transformers pairs it with its architecture"),
+        ({"image_processor_type": "CLIPImageProcessor"},
+         "CLIPImageProcessor's own size, resample, crop_size, image_mean, image_std"),
+        (None, "ViTImageProcessor, as transformers pairs it with its architecture; at 40 x 40 pixels"),
+    ],
+)  # fmt: skip
+def test_what_the_repository_does_not_say_is_named(tmp_path: Path, settings: Any, assumed: str) -> None:
+    if settings is not None:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    config = SimpleNamespace(model_type="vit", num_channels=3, image_size=40)
+    assert processors.for_transformers(tmp_path, config).assumed == assumed
