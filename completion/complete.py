@@ -173,12 +173,14 @@ def _scan(workspace: Workspace, sources: list[Path], n_probes: int, *, dry_run: 
         except DamagedFileError as error:
             bad.append(error)
     if bad:
-        raise _damaged(bad, dry_run)
+        raise _damaged(workspace, bad, dry_run)
     return scan
 
 
-def _damaged(found: list[DamagedFileError], dry_run: bool) -> WorkspaceError:
+def _damaged(workspace: Workspace, found: list[DamagedFileError], dry_run: bool) -> WorkspaceError:
     """Set damaged files of responses aside, unless ``dry_run``; return the error that names the first of them."""
+    for error in () if dry_run else found:
+        workspace.require_own(error.path.parent)
     kept = [error.path if dry_run else set_aside(error.path) for error in found]
     for error, path in zip(found[1:], kept[1:], strict=True):
         _LOG.warning("%s is damaged (%s), kept as %s", error.path, error.why, path.name)

@@ -173,3 +173,13 @@ def test_linked_descriptors_of_somebody_else_are_not_deleted(probed: Workspace, 
     with pytest.raises(WorkspaceError, match="leads out of the workspace"):
         completion.complete(probed, progress=False)
     assert (theirs / "thesis.parquet").exists()
+
+
+def test_linked_responses_of_somebody_else_are_not_renamed(probed: Workspace, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    (probed.root / "responses").rename(theirs)
+    (probed.root / "responses").symlink_to(theirs)
+    (theirs / probed.probe_set / "thesis.parquet").write_bytes(b"no table")
+    with pytest.raises(WorkspaceError, match="leads out of the workspace"):
+        completion.complete(probed, progress=False)
+    assert (theirs / probed.probe_set / "thesis.parquet").read_bytes() == b"no table"
