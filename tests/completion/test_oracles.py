@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from completion.factors import MULTIPLES, Block, Factors
+from completion.factors import MULTIPLES, Block, Factors, load
 from completion.fit import _Sums, affordable_rank
-from completion.validation import Case, calibrated
+from completion.validation import MODELS, Case, Split, calibrated, measure
+from workspace import WorkspaceError
 
 PROBES, RANK = 14, 3
 
@@ -160,3 +161,53 @@ def test_caution_makes_deviations_right_where_the_noise_is_too_small(factors, of
         assert found.caution > 2
     else:
         assert 0.5 < found.caution < 2
+
+
+def test_errors_on_hidden_entries_are_what_they_are_called():
+    """Two cases against sums written out; a probe counts by itself only when it was hidden 16 times."""
+    rng = np.random.default_rng(2)
+    hidden = [[1, 4], [4, 6]]
+    truths = [rng.normal(size=(logits, 2)) for logits in (9, 8)]
+    answers = {f"m{i}": rng.normal(size=(len(truth), PROBES)) for i, truth in enumerate(truths)}
+    variance = rng.uniform(0.5, 2.0, PROBES)
+    cases = [
+        Case(
+            Block((f"m{i}", ""), torch.tensor([0]), torch.zeros(len(truth), 1)),
+            torch.tensor(at), torch.tensor(truth, dtype=torch.float32),
+        )
+        for i, (truth, at) in enumerate(zip(truths, hidden, strict=True))
+    ]  # fmt: skip
+
+    def complete(given):
+        filled = torch.tensor(answers[given.key[0]], dtype=torch.float32)
+        return filled, torch.tensor(variance, dtype=torch.float32)
+
+    found = measure(complete, cases, PROBES)
+    wrong = [(truth - answers[f"m{i}"][:, hidden[i]]) ** 2 for i, truth in enumerate(truths)]
+    powers = [truth**2 for truth in truths]
+    by_model = [1 - w.sum() / p.sum() for w, p in zip(wrong, powers, strict=True)]
+    np.testing.assert_allclose(found.by_model, by_model, rtol=1e-4)
+    assert found.r2 == pytest.approx(1 - sum(w.sum() for w in wrong) / sum(p.sum() for p in powers), rel=1e-4)
+    often = 1 - (wrong[0][:, 1].sum() + wrong[1][:, 0].sum()) / (powers[0][:, 1].sum() + powers[1][:, 0].sum())
+    np.testing.assert_allclose(found.by_probe, [often], rtol=1e-4)  # probe 4, hidden in 17 logits
+    scaled = [w / variance[at] for w, at in zip(wrong, hidden, strict=True)]
+    assert found.calibration == pytest.approx(np.mean(np.concatenate(scaled)), rel=1e-4)
+    logs = [s + np.log(2 * np.pi * variance[at]) for s, at in zip(scaled, hidden, strict=True)]
+    assert found.log_likelihood == pytest.approx(-0.5 * np.mean(np.concatenate(logs)), rel=1e-4)
+
+
+@pytest.mark.parametrize(("models", "measured"), [(1, 1), (2, 1), (3, 1), (5, 1), (9, 3), (100, 33), (9_000, MODELS)])
+def test_a_third_of_a_gallery_is_measured_on_partial_models_first(models, measured):
+    partial = {(f"p{i}", ""): 5 for i in range(min(measured, models))}
+    whole = {(f"w{i}", ""): 10 for i in range(models - len(partial))}
+    assert Split({**whole, **partial}, 10).measured == set(partial)
+
+
+def test_noise_of_zero_is_damage(factors, tmp_path):
+    factors.save(tmp_path / "whole", "p", {})
+    assert load(tmp_path / "whole", "p", PROBES) is not None
+    noise = factors.noise.clone()
+    noise[3] = 0.0
+    Factors(factors.mean, factors.basis, noise).save(tmp_path / "zero", "p", {})
+    with pytest.raises(WorkspaceError, match="noise is not positive"):
+        load(tmp_path / "zero", "p", PROBES)
