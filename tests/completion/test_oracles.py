@@ -163,6 +163,19 @@ def test_caution_makes_deviations_right_where_the_noise_is_too_small(factors, of
         assert 0.5 < found.caution < 2
 
 
+def test_caution_falls_where_the_noise_is_too_large(factors):
+    wrong = Factors(factors.mean, factors.basis, factors.noise * 8)
+    cases = []
+    for i in range(40):
+        values, order = drawn(factors, 8, 1.0, seed=i), np.random.default_rng(i).permutation(PROBES)
+        seen, hidden = np.sort(order[:8]), np.sort(order[8:])
+        given = Block((f"m{i}", ""), torch.tensor(seen), torch.tensor(values[:, seen], dtype=torch.float32))
+        cases.append(Case(given, torch.tensor(hidden), torch.tensor(values[:, hidden], dtype=torch.float32)))
+    found, measured = calibrated(wrong, cases)
+    assert found.caution < 0.5
+    assert 0.6 < measured.calibration < 1.6
+
+
 def test_errors_on_hidden_entries_are_what_they_are_called():
     """Two cases against sums written out; a probe counts by itself only when it was hidden 16 times."""
     rng = np.random.default_rng(2)

@@ -56,3 +56,15 @@ def test_the_cap_is_what_is_allowed(most: int, refused: bool) -> None:
 def test_layers_are_counted_at_all_levels(layers: int, refused: bool) -> None:
     values = {"num_hidden_layers": layers - 7, "vision_config": {"depths": [3, 4]}, "hidden_size": 1}
     assert (refusal(config(**values), CrawlConfig(), KNOWN) is not None) is refused
+
+
+@pytest.mark.parametrize(("edge", "refused"), [(512, False), (513, True)])
+def test_the_largest_image_is_allowed(edge: int, refused: bool) -> None:
+    verdict = refusal(config(image_size=edge), CrawlConfig(max_image_size=512), KNOWN)
+    assert (verdict is not None and verdict.status is Status.IMAGE_TOO_LARGE) is refused
+
+
+def test_an_absurd_number_of_layers_is_said() -> None:
+    verdict = refusal(config(num_hidden_layers=2_000_000, hidden_size=1), CrawlConfig(), KNOWN)
+    assert verdict is not None
+    assert verdict.reason == "its config asks for 2,000,000 layers, 1,000 are allowed"
