@@ -202,10 +202,9 @@ def _settings(config: Config, source: ReleaseSource) -> Config:
         if not isinstance(stated, dict):
             continue
         for known in fields(own):
-            value: Any = stated.get(known.name)
-            default: Any = getattr(own, known.name)
+            value, default = stated.get(known.name), getattr(own, known.name)
             if type(value) is type(default) and not (isinstance(value, str) and printable(value, 200) != value):
-                changes[known.name] = min(value, default) if known.name.startswith(_CAPS) else value
+                changes[known.name] = value
         if section == "search":
             changes = {name: value for name, value in changes.items() if "encoder" not in name}
             if changes.get("scoring", "bridged") not in search.SCORINGS:
@@ -213,7 +212,9 @@ def _settings(config: Config, source: ReleaseSource) -> Config:
         if section == "probes" and not _DATASET.fullmatch(str(changes.get("source", ""))):
             changes.pop("source", None)
         try:
-            config = replace(config, **{section: replace(own, **changes)})
+            fitting = replace(own, **changes)
+            lowered = {n: min(getattr(fitting, n), getattr(own, n)) for n in changes if n.startswith(_CAPS)}
+            config = replace(config, **{section: replace(fitting, **lowered)})
         except ValidationError as error:
             first = error.errors()[0]
             what = f"[{section}] {printable(first['loc'][0], 40)}: {printable(first['msg'], 100)}"

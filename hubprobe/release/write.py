@@ -21,6 +21,7 @@ from hubprobe.release.source import release_id as id_of
 from search.store import sources
 from search.store.versions import open_current
 from workspace import Workspace, WorkspaceError, records
+from workspace.disk import require_file, using
 from workspace.files import TEMPORARY_PREFIX, read_json, short_hash
 from workspace.runs import versions
 from workspace.text import printable
@@ -169,7 +170,10 @@ def _encoder(workspace: Workspace, made: Path, about: dict[str, Any] | None) -> 
     if about is None or _is_local(str(about["name"]).partition(":")[2]):
         return None
     (made / "encoders").mkdir(exist_ok=True)
-    shutil.copyfile(workspace.index_dir / "encoders" / about["file"], made / "encoders" / about["file"])
+    source = workspace.index_dir / "encoders" / about["file"]
+    require_file(source)
+    with using(source, "read"):
+        shutil.copyfile(source, made / "encoders" / about["file"])
     return {name: about[name] for name in ("name", "commit", "dim", "templates", "file")}
 
 

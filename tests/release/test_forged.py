@@ -544,3 +544,13 @@ def test_a_refused_release_leaves_other_files_alone(genuine, forged, tmp_path):
     with pytest.raises(WorkspaceError, match="'attempt'"):
         import_release(str(forged), target, encoder=genuine[0].encoder, progress=False)
     assert [p.name for p in target.rglob("*") if p.is_file()] == ["model"]
+
+
+def test_embeddings_that_are_no_file_are_not_released(genuine, tmp_path):
+    copy = shutil.copytree(genuine[0].workspace.root, tmp_path / "w")
+    for path in (copy / "index" / "encoders").glob("*.safetensors"):
+        path.unlink()
+        path.symlink_to(path)
+    with pytest.raises(WorkspaceError, match="where a regular file should be"):
+        release(Workspace.open(copy), tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
