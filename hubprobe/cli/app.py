@@ -37,7 +37,7 @@ _VERBS = {
     "status": ("run", "Count repositories by how they ended."),
     "run": ("run", "Crawl, probe, complete and index in one go."),
     "demo": ("run", "Do all of it on the embedded demo hub, in minutes."),
-    "doctor": ("doctor", "Check this machine, and say what to mend."),
+    "doctor": ("run", "Check this machine, and say what to mend."),
 }
 
 

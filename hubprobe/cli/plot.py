@@ -126,7 +126,7 @@ def hubness(folder: Path, out: Path, scorings: tuple[str, ...], queries: int, qu
       hubprobe plot hubness --workspace my-index --out hubness.png --scoring bridged --scoring probelog
     """
     from hubprobe import front, plots
-    from hubprobe.plots.hubness import SCORINGS
+    from hubprobe.plots.outputs import SCORINGS
 
     rows = plots.hubness(front.open(folder), out, scorings=scorings or SCORINGS, queries=queries, progress=not quiet)
     _show(rows, list(rows[0]), kind, out)

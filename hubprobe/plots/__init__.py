@@ -5,9 +5,8 @@ see `hubprobe.plots.style` for pictures and `hubprobe.plots.logit_map` for HTML.
 """
 
 from hubprobe.plots.curve import curve, recorded_curve
-from hubprobe.plots.heatmap import heatmap
-from hubprobe.plots.hubness import hubness
 from hubprobe.plots.logit_map import logit_map
+from hubprobe.plots.outputs import heatmap, hubness
 from hubprobe.plots.progress import funnel, throughput
 
 __all__ = ["curve", "funnel", "heatmap", "hubness", "logit_map", "recorded_curve", "throughput"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hubprobe.plots.hubness import unused_names
+from hubprobe.plots.outputs import unused_names
 from hubprobe.plots.style import BLUE, GREY, ORANGE, SOFT, VERMILION, checked, note, number, picture
 from search.scan.scoring import ZERO_SHOT
 from search.text.calibration import spread

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from hubprobe.cli.doctor import doctor as verb
+from hubprobe.cli.run import doctor as verb
 from hubprobe.demo.server import HubServer, Quotas, RateLimiter, demo_repos
 from hubprobe.demo.wire import Response
 from hubprobe.doctor import examine, folder, hub, machine

@@ -10,9 +10,8 @@ import pytest
 
 from hubprobe import plots
 from hubprobe.plots.curve import held_out
-from hubprobe.plots.heatmap import clustered
-from hubprobe.plots.hubness import skewness, unused_names
 from hubprobe.plots.logit_map import chosen_method, placed, safe
+from hubprobe.plots.outputs import clustered, skewness, unused_names
 from search.text import bank
 from search.text.calibration import BANK, spread
 from tests.search.conftest import make
