@@ -118,8 +118,8 @@ def placed(vectors: NDArray[np.float32], method: str, seed: int) -> tuple[NDArra
 def _principal(centred: NDArray[np.float32], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the strongest directions of float32 ``[rows, n]``, ``[n, count]``, and the power of each, strongest first.
 
-    By subspace iteration (Halko, Martinsson and Tropp, SIAM Review 53, 2011, algorithm 4.4): all eigenvectors of 4,000
-    probes take twenty seconds, these one.
+    By subspace iteration (Halko, Martinsson and Tropp, SIAM Review 53, 2011, algorithm 4.4): of thousands of probes all
+    eigenvectors would be computed for the sake of fifty.
     """
     wide = min(*centred.shape, count + _SPARE)
     basis = np.random.default_rng(0).standard_normal((centred.shape[1], wide), np.float32)
