@@ -1,25 +1,21 @@
-"""The catalog's files: decisions become rows of `records.CATALOG`, in files that are complete or absent."""
+"""Rows of the catalog: what a decision, a row that cannot be used, and a repository that left become there."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
-from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from crawler.decide.inspection import Decision
 from crawler.decide.repository import Whereabouts
 from crawler.listing.rows import MAX_FILES, Listed, MalformedRowError
 from workspace import Status
-from workspace.files import batches, canonical_json, table_files, table_writer, write_table
+from workspace.files import canonical_json
 from workspace.records import CATALOG
 
 _INT32 = 2**31 - 1
-ROW_GROUP = 1024
 
 
 def row_of(decision: Decision, crawled_at: datetime) -> dict[str, Any]:
@@ -54,37 +50,10 @@ def malformed_row(error: MalformedRowError, crawled_at: datetime) -> dict[str, A
     return _bare(error.repo_id, "", crawled_at, Status.MALFORMED_ROW, f"{Status.MALFORMED_ROW.meaning}: {error.reason}")
 
 
-def departed_row(before: Mapping[str, Any], crawled_at: datetime, found: Whereabouts) -> dict[str, Any]:
+def departed_row(before: Mapping[str, Any], crawled_at: datetime, whereabouts: Whereabouts) -> dict[str, Any]:
     """Return the row of a repository that is no longer listed: what was known of it, under its new status."""
-    booked = {"eligibility": found.status.value, "reason": found.reason, "renamed_to": found.renamed_to}
-    return {**before, "crawled_at": crawled_at, **booked}
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as one file of the catalog, atomically."""
-    write_table(path, pa.Table.from_pylist(list(rows), schema=CATALOG))
-
-
-def crawl_files(folder: Path, crawl: str) -> list[Path]:
-    """Return the files that a crawl has written so far, in order; the merged one of `merge_files` is not among them."""
-    return [path for path in table_files(folder) if path.name.startswith(f"{crawl}-")]
-
-
-def merge_files(folder: Path, crawl: str) -> None:
-    """Merge the files of a finished crawl into one, row group by row group.
-
-    A kill in between leaves either only the parts, or the merged file with some parts that the next call deletes.
-    """
-    parts, merged = crawl_files(folder, crawl), folder / f"{crawl}.parquet"
-    if len(parts) == 1 and not merged.exists():
-        parts.pop().replace(merged)
-    elif parts and not merged.exists():
-        with table_writer(merged, CATALOG) as writer:
-            for part in parts:
-                for batch in batches(part, ROW_GROUP):
-                    writer.write_batch(batch, row_group_size=ROW_GROUP)
-    for part in parts:
-        part.unlink()
+    end = {"eligibility": whereabouts.status.value, "reason": whereabouts.reason, "renamed_to": whereabouts.renamed_to}
+    return {**before, "crawled_at": crawled_at, **end}
 
 
 def listing_fingerprint(columns: Mapping[str, Any]) -> int:

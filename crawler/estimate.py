@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from crawler.catalog import hash63, listed_columns, listing_fingerprint
+from crawler.catalog import listed_columns, listing_fingerprint
 from crawler.decide.inspection import Inspector
 from crawler.hub.client import HubClient
-from crawler.known import Known
 from crawler.listing.pages import Source
 from crawler.listing.query import Query
 from crawler.listing.rows import Listed, MalformedRowError, parse
+from crawler.state import CrawlState
 from crawler.summary import CrawlSummary
 from workspace import Status
 from workspace.safetensors_header import BITS, FIRST_READ
@@ -35,24 +35,24 @@ def dry_run(
     source: Source,
     query: Query,
     inspector: Inspector,
-    known: Known,
+    state: CrawlState,
     summary: CrawlSummary,
     *,
     limit: int | None,
     progress: bool,
 ) -> None:
     """Read the listing and fill ``summary`` with what is decided by it and what the rest would take."""
-    tally, seen = _Tally(), set[int]()
+    tally, rows = _Tally(), 0
     where: str | None = source.first
     with tqdm(total=limit, unit="repo", disable=not progress, desc="dry run") as bar:
         while where is not None:
             page = source.page(where)
-            room = None if limit is None else limit - summary.listed
+            room = None if limit is None else limit - rows
             for raw in page.rows[:room]:
-                summary.listed += 1
-                _judge(raw, query, inspector, known, seen, tally, summary)
-            bar.update(summary.listed - bar.n)
-            where = None if limit is not None and summary.listed >= limit else page.next
+                _judge(raw, query, inspector, state, tally, summary)
+            rows += len(page.rows[:room])
+            bar.update(rows - bar.n)
+            where = None if limit is not None and rows >= limit else page.next
     summary.undecided, summary.finished = tally.candidates, True
     summary.would_request = {name: per * tally.candidates for name, per in REQUESTS.items()}
     summary.would_request["api"] += 2 * tally.convertible
@@ -68,22 +68,22 @@ def _judge(
     raw: object,
     query: Query,
     inspector: Inspector,
-    known: Known,
-    seen: set[int],
+    state: CrawlState,
     tally: _Tally,
     summary: CrawlSummary,
 ) -> None:
     try:
         listed = parse(raw)
-    except MalformedRowError:
-        summary.book(Status.MALFORMED_ROW.value)
+    except MalformedRowError as error:
+        if state.is_first(error.repo_id):
+            summary.listed += 1
+            summary.book(Status.MALFORMED_ROW.value)
         return
-    key = hash63(listed.id)
-    if key in seen or not query.matches(listed):
+    if not query.matches(listed) or not state.is_first(listed.id):
         return
-    seen.add(key)
-    before = known.state(key)
-    if before is not None and before.is_final and before.fingerprint == listing_fingerprint(listed_columns(listed)):
+    summary.listed += 1
+    before = state.known(listed.id)
+    if before is not None and before.still_holds(listing_fingerprint(listed_columns(listed))):
         summary.unchanged += 1
         return
     summary.new += before is None

@@ -19,7 +19,7 @@ class CrawlSummary:
 
     Attributes:
         crawl: name of the crawl; its catalog files start with it.
-        listed: repositories listed in this run, each counted once.
+        listed: repositories that the listing named in this run, each counted once.
         new: repositories the catalog did not hold.
         changed: repositories with a new commit or other listed facts, or decided again.
         unchanged: repositories left as they are.

@@ -25,15 +25,23 @@ _REMEDIES = {
 }
 """Refusals of the system that say nothing about what a file holds, and what to do about each."""
 
-_FULL_WORDS = ("no space left on device", "disk quota exceeded", "file too large", "read-only file system")
-_WORDS = dict(zip(_FULL_WORDS, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS), strict=True))
+_WORDS = {
+    "no space left on device": errno.ENOSPC,
+    "database or disk is full": errno.ENOSPC,
+    "disk quota exceeded": errno.EDQUOT,
+    "file too large": errno.EFBIG,
+    "read-only file system": errno.EROFS,
+    "attempt to write a readonly database": errno.EACCES,
+    "unable to open database file": errno.EACCES,
+    "disk i/o error": errno.EIO,
+}
 """How libraries that keep no error number say that they could not write."""
 
 
 def refusal(error: BaseException) -> tuple[int, str | None] | None:
     """Return error number and file when ``error``, or what caused it, is a refusal of the system; None when it is not.
 
-    Libraries written in Rust keep the number only in their message.
+    Libraries written in Rust, and SQLite, keep the number only in their message.
     """
     at: BaseException | None = error
     for _ in range(20):  # causes may go round in circles

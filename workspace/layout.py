@@ -64,7 +64,7 @@ class Workspace:
     # ── folders ──────────────────────────────────────────────────────────────────────────────────────────────────
     @property
     def catalog_dir(self) -> Path:
-        """Catalog shards and the crawl's journal."""
+        """The catalog's Parquet files, and the state of a crawl while it runs."""
         return self.root / "catalog"
 
     @property

@@ -1,4 +1,4 @@
-"""Why a repository is eligible or not, step by step: the same rules on the same answers, told aloud."""
+"""Why a repository is eligible or not, step by step: the rules that decide it, each with its answer."""
 
 from __future__ import annotations
 

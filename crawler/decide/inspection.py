@@ -157,7 +157,7 @@ class Inspector:
             found = ask_row(self._client, decision.listed.id, deadline)
             if isinstance(found, Whereabouts):
                 raise _ElsewhereError(found)
-            decision.listed = parse(found)
+            decision.listed = replace(parse(found), id=decision.listed.id)  # its row has the name it was listed by
             if not decision.listed.complete:
                 raise MalformedRowError(
                     decision.listed.id, "names no commit or no files, so nothing of it can be pinned"

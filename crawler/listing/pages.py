@@ -90,7 +90,7 @@ class Listing:
     def page(self, url: str) -> Page:
         """Return the page at ``url``. Raises `HubError` when the listing cannot be had, or leads in a circle."""
         if not self._client.same_origin(url):
-            raise HubError("the crawl's journal names a page of another hub: crawl again with --restart")
+            raise HubError("the interrupted crawl names a page of another hub: crawl again with --restart")
         if url == self.first:
             self._asked.clear()
         self._asked.add(with_limit(url, 0))

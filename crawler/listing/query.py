@@ -30,7 +30,7 @@ class Query:
 
     @property
     def key(self) -> str:
-        """16 hex digits that name this query in the journal."""
+        """16 hex digits that name this query in the state of a crawl."""
         return short_hash(canonical_json(asdict(self)))
 
     def url(self, endpoint: str, page: int = PAGE) -> str:

@@ -74,7 +74,7 @@ class Snapshot:
     def page(self, url: str) -> Page:
         """Return up to a thousand rows from ``row:N`` on. Raises `HubError` when the snapshot breaks off."""
         if not re.fullmatch("row:[0-9]{1,15}", url):
-            raise HubError("the crawl's journal names no row of a snapshot: crawl again with --restart")
+            raise HubError("the interrupted crawl names no row of a snapshot: crawl again with --restart")
         start = int(url.removeprefix("row:"))
         try:
             if self._reader is None or start != self._at:

@@ -83,7 +83,7 @@ def before_run(
         least_bytes: free space on the workspace's disk, beside what the run is known to need.
     """
     setting = Setting(Path(root), endpoint, token, False, seconds, least_bytes, True, probes_from, limit)
-    crawled = (setting.root / "catalog" / "journal.json").is_file()
+    crawled = (setting.root / "catalog" / ".lock").is_file()  # every crawl leaves it
     yield from _examined(_BEFORE_RUN[1:] if crawled else _BEFORE_RUN, setting)
 
 

@@ -146,9 +146,12 @@ def _cut_off(opened: Any) -> Iterator[Check]:
 
 
 def _crawl_unfinished(opened: Any) -> bool:
+    from crawler.state import FILE
     from workspace.files import read_json
 
-    path = opened.catalog_dir / "journal.json"
+    if (opened.catalog_dir / FILE).exists():
+        return True
+    path = opened.catalog_dir / "journal.json"  # of an earlier hubprobe
     try:
         return path.exists() and not read_json(path, {"finished": bool})["finished"]
     except HubprobeError:  # a crawl says more of a damaged one

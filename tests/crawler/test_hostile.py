@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crawler.catalog import malformed_row, row_of, write_rows
+from crawler.catalog import malformed_row, row_of
 from crawler.decide.inspection import Decision
 from crawler.decide.repository import entries, new_name, shards
 from crawler.decide.rules import is_safe_path
@@ -24,6 +24,7 @@ from crawler.hub.pacing import standing, stated_wait
 from crawler.listing.pages import read_rows
 from crawler.listing.rows import Listed, MalformedRowError, is_repo_id, parse
 from workspace import ModelError, Status
+from workspace.files import write_table
 from workspace.model_config import parse_config
 from workspace.model_labels import MAX_LABEL, from_id2label
 from workspace.records import CATALOG
@@ -199,7 +200,8 @@ def test_ids_no_hub_gives_are_not(name: object) -> None:
 def test_hostile_text_comes_back_from_parquet_as_it_went_in(tmp_path: Path) -> None:
     label = "\x1b[31mred\u202e=1+1\0</td>"
     config = parse_config(json.dumps({"model_type": "vit", "id2label": {"0": label, "1": "\ud800"}}).encode(), 9)
-    write_rows(tmp_path / "x.parquet", [row_of(Decision(Listed("a/b", "0" * 40), config=config), NOW)])
+    row = row_of(Decision(Listed("a/b", "0" * 40), config=config), NOW)
+    write_table(tmp_path / "x.parquet", pa.Table.from_pylist([row], schema=CATALOG))
     assert pq.read_table(tmp_path / "x.parquet").column("id2label").to_pylist() == [[label, "?"]]
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,13 +15,13 @@ import pyarrow.compute as pc
 import pytest
 
 import crawler
-from crawler import seen, verb
-from crawler.exclusive import exclusive
+from crawler import pipeline
+from crawler.state import FILE, crawl_state
 from hubprobe.demo.repository import Repo, RepoFile
 from hubprobe.demo.server import HubServer, Quotas, RateLimiter
-from tests.hubs.faults import Fault, Faults, redirect_to
+from tests.hubs.faults import Fault, Faults, redirect_to, status
 from tests.hubs.synthetic import SyntheticCatalog
-from workspace import Config, CrawlConfig, Status, Workspace, WorkspaceError
+from workspace import Config, CrawlConfig, HubError, Status, Workspace, WorkspaceError
 from workspace.files import read_file, table_files, write_table
 
 Open = Callable[..., Workspace]
@@ -36,13 +34,6 @@ def crawl(workspace: Workspace, **options: Any) -> crawler.CrawlSummary:
     return crawler.crawl(workspace, token=False, progress=False, **options)
 
 
-def listed(workspace: Workspace) -> int:
-    try:
-        return int(json.loads((workspace.catalog_dir / "journal.json").read_text())["listed"])
-    except (OSError, ValueError):
-        return 0
-
-
 def ends(workspace: Workspace) -> dict[str, str]:
     rows = workspace.catalog(["id", "eligibility"], history=True).to_pylist()
     found = {row["id"]: row["eligibility"] for row in rows}
@@ -50,41 +41,65 @@ def ends(workspace: Workspace) -> dict[str, str]:
     return found
 
 
+def asked_pages(server: HubServer) -> list[str]:
+    return [asked.target for asked in server.requests.matching("/api/models?")]
+
+
 def test_killed_twice_every_repository_is_there_once(open_workspace: Open) -> None:
     catalog = SyntheticCatalog(400)
     with HubServer(catalog, page_size=100) as server:
         workspace = open_workspace(server.url)
-        for point in (100, 200):
+        for pages in (2, 3):  # that were asked for: the last of them is asked for ahead
             running = subprocess.Popen([sys.executable, "-c", CHILD, str(workspace.root)])
-            end = time.monotonic() + 60
-            while listed(workspace) < point and running.poll() is None and time.monotonic() < end:
+            while len(set(asked_pages(server))) < pages and running.poll() is None:
                 time.sleep(0.02)
-            time.sleep(point % 7 / 20)
+            time.sleep(pages / 10)
+            assert running.poll() is None
             running.send_signal(signal.SIGKILL)
             running.wait()
+            assert (workspace.catalog_dir / f"{FILE}-wal").exists()
         summary = crawl(workspace)
         assert summary.resumed
         assert ends(workspace) == {catalog.repo_id(i): catalog.expected(i).value for i in range(400)}
-        lists = [asked.target for asked in server.requests.matching("/api/models?")]
+        lists = asked_pages(server)
     assert len(set(lists)) == 4  # each page, the first once more at the end
     assert len(lists) <= 4 + 1 + 2 * 2  # and at most the two under way when it was killed
     left = {path.name for path in workspace.catalog_dir.iterdir()}
-    assert left == {f"{summary.crawl}.parquet", "journal.json", ".lock"}
+    assert left == {f"{summary.crawl}.parquet", ".lock"}
 
 
-def test_an_interrupted_crawl_goes_on_only_with_the_same_question(hub: HubServer, open_workspace: Open) -> None:
-    workspace = open_workspace(hub.url)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verb, "book_departures", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            crawl(workspace)
-    assert not crawl(workspace, author="acme").resumed
-    assert not crawl(workspace).resumed
-    assert len(workspace.catalog(["id"])) == len(workspace.catalog(["id"], history=True))
+def test_an_interrupted_crawl_goes_on_only_with_the_same_question(
+    home: Repo, make_repo: Callable[..., Repo], open_workspace: Open
+) -> None:
+    broken = Faults(Fault(status(404), match="GET /api/models.*cursor", times=None))
+    repos = [home, *(make_repo(f"other/m{i}") for i in range(9))]
+    with HubServer(repos, page_size=4, intercept=broken) as server:
+        workspace = open_workspace(server.url)
+
+        def interrupted() -> set[str]:
+            with pytest.raises(HubError):
+                crawl(workspace)
+            return {path.name for path in workspace.catalog_dir.iterdir() if path.suffix != ".parquet"}
+
+        assert interrupted() == {"crawl.sqlite", ".lock"}  # closed in order: no -wal, no -shm
+        assert workspace.catalog(["id"]).num_rows == 4  # which others can read already
+        assert not crawl(workspace, author="acme").resumed
+        assert workspace.catalog(["id"]).num_rows == 5  # its own, and what the other one had decided
+        interrupted()
+        broken.clear()
+        assert not crawl(workspace, restart=True).resumed
+        assert not crawl(workspace).resumed
+        broken.add(Fault(status(404), match="GET /api/models.*cursor", times=None))
+        interrupted()
+        broken.clear()
+        again = crawl(workspace)
+    assert again.resumed
+    assert (again.listed, again.unchanged) == (6, 6)  # the others were met before
+    assert ends(workspace) == {repo.id: "eligible" for repo in repos}
 
 
 def test_a_hub_that_changes_while_it_is_listed(open_workspace: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verb, "TOP_UP_SECONDS", 0.0)
+    monkeypatch.setattr(pipeline, "TOP_UP_SECONDS", 0.0)
 
     def change(catalog: SyntheticCatalog, pages: int) -> None:
         if pages == 2:
@@ -215,7 +230,8 @@ def test_other_limits_decide_everything_again(hub: HubServer, open_workspace: Op
     assert newest["acme/home"] == Status.OPTED_OUT.value
     assert crawl(again).unchanged > 25
     assert crawl(workspace, limit=2).changed == 2
-    assert crawl(again).unchanged == 0
+    last = crawl(again)  # only those two have to be decided again
+    assert (last.changed, last.unchanged) == (2, last.listed - 2)
 
 
 def test_interrupting_a_crawl_that_waits_for_its_turn_takes_no_time(
@@ -253,23 +269,8 @@ def test_a_filtered_crawl_says_nothing_of_the_rest(
     assert crawl(workspace, tags=["safetensors"], author="acme").listed == 2
 
 
-def test_seen_ids_survive_and_uncommitted_ones_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seen, "RECENT", 7)
-    first = seen.Seen(tmp_path / "seen", 0)
-    for key in range(0, 100, 3):
-        first.add(key)
-    committed = first.commit()
-    first.add(1000)
-    first.commit()
-    again = seen.Seen(tmp_path / "seen", committed)
-    again.restore([3, 5])
-    assert [key for key in range(2000) if key in again] == sorted([*range(0, 100, 3), 5])
-    assert again.array().tolist() == sorted([*range(0, 100, 3), 5])
-    assert len(again) == 35
-
-
 def test_two_crawls_of_one_workspace_do_not_mix(hub: HubServer, open_workspace: Open) -> None:
     workspace = open_workspace(hub.url)
-    with exclusive(workspace.catalog_dir), pytest.raises(WorkspaceError, match="another crawl"):
+    with crawl_state(workspace, "", "", ""), pytest.raises(WorkspaceError, match="another crawl"):
         crawl(workspace)
     assert crawl(workspace, dry_run=True).listed == crawl(workspace).listed

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,51 +15,65 @@ import pytest
 import crawler
 from crawler.listing.query import Query
 from crawler.listing.snapshot import Snapshot
+from crawler.state import FILE
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer
+from tests.hubs.faults import Fault, Faults, status
 from workspace import HubError, Workspace, WorkspaceError, model_file_name
-from workspace.files import write_table
+from workspace.files import write_json, write_table
 
 Open = Callable[..., Workspace]
 
 
 @pytest.fixture
-def hub(home: Repo) -> Iterator[HubServer]:
-    with HubServer([home]) as server:
+def hub(home: Repo, make_repo: Callable[..., Repo]) -> Iterator[HubServer]:
+    with HubServer([home, make_repo("acme/other")], page_size=1, intercept=Faults()) as server:
         yield server
 
 
 @pytest.fixture
 def left(hub: HubServer, open_workspace: Open) -> Workspace:
-    """A workspace whose crawl was interrupted, by its journal."""
+    """A workspace whose crawl was interrupted."""
     workspace = open_workspace(hub.url)
-    crawler.crawl(workspace, token=False, progress=False)
-    change(workspace, finished=False)
+    assert isinstance(hub.intercept, Faults)
+    hub.intercept.add(Fault(status(404), match="GET /api/models.*cursor", times=None))
+    with pytest.raises(HubError):
+        crawler.crawl(workspace, token=False, progress=False)
+    hub.intercept.clear()
     return workspace
 
 
 def change(workspace: Workspace, **fields: Any) -> None:
-    path = workspace.catalog_dir / "journal.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    with closing(sqlite3.connect(workspace.catalog_dir / FILE)) as state:
+        for name, value in fields.items():
+            state.execute(f"UPDATE crawl SET {name} = ?", (value,))
+        state.commit()
 
 
 @pytest.mark.parametrize(
     "fields",
     [
-        {"crawl": "../../outside/x"}, {"crawl": "/tmp/x"}, {"crawl": 7}, {"crawl": ""}, {"seen": -1}, {"seen": 10**30},
-        {"seen": "x"}, {"listed": None}, {"pages": 1.5}, {"requests": []}, {"requests": {"api": "x"}}, {"next": 5},
-        {"query": []}, {"finished": "no"}, {"started": {}}, {"decided_under": 1},
+        {"name": "../../outside/x"}, {"name": "/tmp/x"}, {"name": None}, {"name": ""}, {"parts": -1}, {"parts": "x"},
+        {"listed": None}, {"listed": 1.5}, {"next": b"x"}, {"started": None}, {"policy": None},
     ],
 )  # fmt: skip
-def test_a_journal_is_one_or_is_named(left: Workspace, tmp_path: Path, fields: dict[str, Any]) -> None:
+def test_a_state_is_one_or_is_named(left: Workspace, tmp_path: Path, fields: dict[str, Any]) -> None:
     (tmp_path / "outside").mkdir()
     change(left, **fields)
-    with pytest.raises(WorkspaceError, match="no journal of a crawl"):
+    with pytest.raises(WorkspaceError, match=r"crawl\.sqlite"):
         crawler.crawl(left, token=False, progress=False)
     assert not list((tmp_path / "outside").iterdir())
 
 
-def test_a_journal_cannot_ask_another_host(left: Workspace, hub: HubServer) -> None:
+@pytest.mark.parametrize("name", ["../../outside/x", "/tmp/x", "", 7])
+def test_a_journal_of_an_earlier_version_names_a_crawl(left: Workspace, name: object) -> None:
+    (left.catalog_dir / FILE).unlink()
+    write_json(left.catalog_dir / "journal.json", {"crawl": name, "policy": "x", "finished": False})
+    with pytest.raises(WorkspaceError, match=r"journal\.json"):
+        crawler.crawl(left, token=False, progress=False)
+
+
+def test_a_state_cannot_ask_another_host(left: Workspace, hub: HubServer) -> None:
     with HubServer([]) as elsewhere:
         for page in (f"{elsewhere.url}/api/models?limit=1000", "file:///etc/passwd", "x"):
             change(left, next=page)
@@ -68,18 +83,11 @@ def test_a_journal_cannot_ask_another_host(left: Workspace, hub: HubServer) -> N
     assert crawler.crawl(left, token=False, progress=False, restart=True).finished
 
 
-def test_more_seen_ids_than_there_are_make_no_file_of_them(left: Workspace) -> None:
-    change(left, seen=2**40)
-    assert crawler.crawl(left, token=False, progress=False).finished
-    assert sum(path.stat().st_size for path in left.catalog_dir.iterdir()) < 10**6
-
-
-@pytest.mark.parametrize("name", [".seen-{}", ".tmp-pending-{}", "journal.json", ".lock", "new.parquet"])
+@pytest.mark.parametrize("name", [FILE, f"{FILE}-wal", "journal.json", ".lock", "new.parquet"])
 def test_a_crawl_writes_through_no_link(left: Workspace, tmp_path: Path, name: str) -> None:
-    journal = json.loads((left.catalog_dir / "journal.json").read_text())
     outside = tmp_path / "outside"
     outside.write_text("mine")
-    place = left.catalog_dir / name.format(journal["crawl"])
+    place = left.catalog_dir / name
     place.unlink(missing_ok=True)
     place.symlink_to(outside)
     with pytest.raises(WorkspaceError):
@@ -99,6 +107,7 @@ def test_a_crawl_merges_no_files_of_others(left: Workspace, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("kind", ["link to a file", "hard link", "pipe", "link to a folder", "folder"])
 def test_a_fetch_writes_to_files_of_its_own(left: Workspace, home: Repo, tmp_path: Path, kind: str) -> None:
+    crawler.crawl(left, token=False, progress=False)
     (row,) = [row for row in left.catalog().to_pylist() if row["id"] == home.id]
     outside = tmp_path / "outside"
     outside.mkdir()

@@ -230,7 +230,7 @@ def test_what_a_workspace_has_is_not_asked_for(tmp_path, siglip2, models):
     with HubServer([siglip2, *models]) as served:
         workspace = Workspace(made.workspace.root, Config(endpoint=served.url))
         hubprobe.index(workspace, progress=False)
-        (workspace.catalog_dir / "journal.json").write_text("{}")
+        (workspace.catalog_dir / ".lock").touch()
         served.requests.clear()
         found = list(before_run(workspace.root, endpoint=served.url, token=""))
         assert len(served.requests) == 0
