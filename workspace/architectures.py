@@ -47,9 +47,8 @@ class Architectures:
         versions = [f"{name}-{metadata.version(name)}" for name in ("transformers", "timm")]
         path = folder / f"architectures-{short_hash('+'.join(versions))}.json"
         if not path.exists():
-            write_json(
-                path, names() if _here.cache_info().currsize else _ask()
-            )  # imported already: nobody else is asked
+            imported = _here.cache_info().currsize > 0  # by this process, so that no other need be asked
+            write_json(path, names() if imported else _ask())
         return cls.of(read_json(path))
 
     @classmethod
