@@ -103,6 +103,14 @@ class SharedEncoder:
                 time.sleep(0.002)  # a lock that is taken again at once lets nobody else in
         return np.concatenate(parts)
 
+    def kept(self, text: str) -> str:
+        """Return the part of a text that is read: all of it where the encoder does not say."""
+        kept = getattr(self._encoder, "kept", None)
+        if kept is None:
+            return text
+        with self._lock:
+            return str(kept(text))
+
     def encode_images(self, images: Sequence[Image]) -> NDArray[np.float32]:
         """Return the embeddings of images; see `search.Encoder`."""
         with self._lock:

@@ -62,6 +62,15 @@ def test_similar_describe_coverage_and_image(http: httpx.Client, served: Served)
     assert [(h["repo_id"], h["logit"]) for h in found] == [(h["repo_id"], h["logit"]) for h in expected]
 
 
+def test_a_text_that_is_cut_is_said_to_be(http: httpx.Client) -> None:
+    assert call(http, "coverage", "dog", "").json()["data"][0]["notes"] == []
+    long = "dog " * 150
+    (note,) = call(http, "coverage", long, "").json()["data"][0]["notes"]
+    assert "longer than the encoder reads" in note
+    assert "longer than the encoder reads" in http.get("", params={"q": long}).text
+    assert "longer than the encoder reads" not in http.get("", params={"q": "dog"}).text
+
+
 @pytest.mark.parametrize(
     ("name", "data", "said"),
     [
