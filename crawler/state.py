@@ -182,6 +182,7 @@ class CrawlState:
 
     def keep_page_size(self, size: int) -> None:
         """Let the next crawl begin with pages of ``size`` rows: what this one found the server to have time for."""
+        size = min(size, self._page_size) if self.resumed else size
         if size != self._page_size:
             write_json(self._folder / _JOURNAL, {**_journal(self._folder), "page_size": size})
             self._page_size = size
