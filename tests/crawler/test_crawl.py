@@ -60,12 +60,16 @@ def test_what_the_listing_decides_costs_no_further_request(hub: HubServer, open_
     crawl(open_workspace(hub.url))
     from_listing = (
         Status.GATED, Status.DISABLED, Status.ONNX_ONLY, Status.ADAPTER, Status.NO_CONFIG,
-        Status.NO_WEIGHTS, Status.FOREIGN_FORMAT, Status.UNSAFE_PATH, Status.MALFORMED_ROW, Status.CUSTOM_CODE,
+        Status.NO_WEIGHTS, Status.FOREIGN_FORMAT, Status.UNSAFE_PATH, Status.MALFORMED_ROW,
     )  # fmt: skip
     for status in from_listing:
         assert hub.requests.matching(unhealthy.repo_id(status)) == []
     (asked,) = hub.requests.matching(unhealthy.repo_id(Status.PICKLE_ONLY))  # whether the bot has converted it
     assert "/discussions?" in asked.target
+    # the tag custom_code says nothing of what the code is for: the config does, and no weights are asked for
+    targets = [asked.target for asked in hub.requests.matching(unhealthy.repo_id(Status.CUSTOM_CODE))]
+    assert targets
+    assert all(target.endswith("config.json") for target in targets)
 
 
 def test_a_second_crawl_decides_only_what_may_have_changed(

@@ -38,11 +38,20 @@ def _finish(source: Path, folder: Path) -> None:
 
     shutil.copytree(source, folder / "my-index")
     hubprobe.open(folder / "my-index").audit(limit=1, progress=False)  # embeds the bank's names, once for all pages
-    shutil.copytree(folder / "my-index", folder / "demo-index", copy_function=os.link)
+    shutil.copytree(folder / "my-index", folder / "demo-index", copy_function=_linked)
     from hubprobe.demo.run import TRUTH
 
     shutil.copy(TRUTH, folder / "truth.json")
     _pictures(folder)
+
+
+def _linked(source: str, target: str) -> None:
+    """Link a file; copy a lock, which pages that run at once would share, and what is changed in place."""
+    name = os.path.basename(source)  # noqa: PTH119 - as copytree hands it
+    if "lock" in name or ".sqlite" in name:
+        shutil.copy2(source, target)
+    else:
+        os.link(source, target)
 
 
 def _pictures(folder: Path) -> None:
@@ -71,9 +80,9 @@ def hub() -> Iterator[HubServer]:
 
 @pytest.fixture
 def reader(finished: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
-    """A reader in a folder of its own. Files are links: those of a workspace are replaced, never changed in place."""
+    """A reader in a folder of its own. Files are links, but for `_linked`'s: others are replaced, never changed."""
     folder = tmp_path / "page"
-    shutil.copytree(finished, folder, copy_function=os.link)
+    shutil.copytree(finished, folder, copy_function=_linked)
     for name in ("my-index", "demo-index"):  # the page's hub is where the workspace says the Hub is
         settings = (folder / name / "hubprobe.toml").read_text("utf-8")
         (folder / name / "hubprobe.toml").unlink()

@@ -118,12 +118,17 @@ def _batches() -> list[pa.RecordBatch]:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_every_suffix_is_written_and_read_back(tmp_path, suffix):
     path = tmp_path / f"rows{suffix}"
+    sheets = pytest.importorskip("openpyxl") if suffix == ".xlsx" else None
     with output_file(path) as file:
         batches = _batches()
         assert write_batches(batches, batches[0].schema, SUFFIXES[suffix], file) == (3, 0)
     content = path.read_bytes()
     labels = ["=1+1", "a|b", None]
-    if suffix == ".parquet":
+    if sheets is not None:
+        cells = list(sheets.load_workbook(path).active.iter_rows())
+        assert [row[1].value for row in cells] == ["label", *labels]
+        assert cells[1][1].data_type == "s"  # a stranger's formula is text
+    elif suffix == ".parquet":
         assert pq.read_table(path).column("label").to_pylist() == labels
     elif suffix == ".arrow":
         assert pa.ipc.open_file(path).read_all().column("label").to_pylist() == labels
