@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 # Compiling 18,650 files of libraries takes a minute; what is imported is compiled then.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
 demo: $(VENV)/.installed
