@@ -5,7 +5,6 @@ BIN    := $(VENV)/bin
 
 .PHONY: demo test pytest lint types clean dist lowest test-lowest
 
-# Compiling 18,650 files of libraries takes a minute; what is imported is compiled then.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
