@@ -88,7 +88,6 @@ def prepare(
     if root.parent != workspace.root / "picks" or root.name in ("", ".", ".."):
         raise QueryError(f"a pick's name is one folder name, not {name!r}")
     inner = Workspace.create(root / "work", workspace.config)
-    inner = Workspace(inner.root, workspace.config)
     notes: tuple[str, ...] = ()
     if not (inner.root / "probes" / "current.json").exists():
         notes = probes.build(inner, images, n=limit, seed=seed, progress=progress).notes

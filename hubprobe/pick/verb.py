@@ -195,7 +195,7 @@ def _rounds(task: Task, found: Sequence[Candidate], *, progress: bool, **options
         front.probe(
             task.inner, keep=True, models=names, probes_per_model=count, core=count, progress=progress, **options
         )
-        ran = [r for c in alive if (r := _read(task, c)) is not None]
+        ran = _read(task, alive)
         if count >= images or not ran:
             return ran
         jury = _Jury(task, ran)
@@ -204,35 +204,29 @@ def _rounds(task: Task, found: Sequence[Candidate], *, progress: bool, **options
         count = images if len(alive) <= IN_FULL else 2 * count
 
 
-def _read(task: Task, candidate: Candidate) -> _Ran | None:
-    from workspace import model_file_name, records
-    from workspace.files import read_file
-
-    path = (
-        task.inner.responses_dir(task.inner.probe_set) / f"{model_file_name(candidate.repo_id, candidate.sha)}.parquet"
-    )
-    if path.exists():
-        rows = read_file(path, records.RESPONSES)
-    else:
-        import pyarrow.compute as pc
-
-        rows = task.inner.responses()
-        own = pc.and_(pc.equal(rows["repo_id"], candidate.repo_id), pc.equal(rows["sha"], candidate.sha))
-        rows = rows.filter(own).sort_by("logit")
-    if not rows.num_rows:
-        return None
-    by_logit = {row["logit"]: row for row in rows.drop_columns(["probe_ids", "logsumexp", "random_ids"]).to_pylist()}
-    ids = np.array(rows["probe_ids"][0].as_py(), np.int64)
-    raw = np.full((len(task.sources), len(candidate.logits)), np.nan, np.float32)
-    for i, logit in enumerate(candidate.logits.tolist()):
-        row = by_logit.get(logit)
-        if row is None or row["mean"] is None:
+def _read(task: Task, found: Sequence[Candidate]) -> list[_Ran]:
+    """Return the answers of those of ``found`` that were run, from one reading of the responses."""
+    by_model: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    columns = ["repo_id", "sha", "logit", "mean", "std", "response", "probe_ids"]
+    for row in task.inner.responses(columns).to_pylist():
+        by_model.setdefault((row["repo_id"], row["sha"]), {})[row["logit"]] = row
+    ran = []
+    for candidate in found:
+        rows = by_model.get((candidate.repo_id, candidate.sha))
+        if rows is None:
             continue
-        z = row["response"]
-        raw[ids, i] = row["mean"] if z is None else np.asarray(z, np.float32) * row["std"] + row["mean"]
-    done = np.zeros(len(task.sources), bool)
-    done[ids] = True
-    return _Ran(candidate, raw, done)
+        ids = np.array(rows[0]["probe_ids"], np.int64)
+        raw = np.full((len(task.sources), len(candidate.logits)), np.nan, np.float32)
+        for i, logit in enumerate(candidate.logits.tolist()):
+            row = rows.get(logit)
+            if row is None or row["mean"] is None:
+                continue
+            z = row["response"]
+            raw[ids, i] = row["mean"] if z is None else np.asarray(z, np.float32) * row["std"] + row["mean"]
+        done = np.zeros(len(task.sources), bool)
+        done[ids] = True
+        ran.append(_Ran(candidate, raw, done))
+    return ran
 
 
 class _Jury:
