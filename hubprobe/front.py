@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from workspace import MissingStepError, Outcome, Status, Workspace, WorkspaceError
 from workspace.files import num_rows, table_files
+from workspace.locks import lock
 
 if TYPE_CHECKING:
     from completion import CompleteSummary
@@ -37,12 +39,12 @@ def taking_paths(verb: Callable[..., R], *, make: bool = False) -> Callable[...,
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What each step of `run` did."""
+    """What each step of `run` did; None of one that is another job's."""
 
-    crawl: CrawlSummary
+    crawl: CrawlSummary | None
     probe: ProbeSummary
-    complete: CompleteSummary
-    index: IndexSummary
+    complete: CompleteSummary | None
+    index: IndexSummary | None
 
 
 def open(path: str | Path | Workspace) -> Index:  # noqa: A001 - as pathlib's and gzip's open
@@ -175,6 +177,7 @@ def run(
     progress: bool = True,
     check: bool = True,
     tell: Callable[[Check], None] | None = None,
+    shard: str | None = None,
 ) -> RunSummary:
     """Crawl, probe, complete and index, each step going on where an earlier run left off.
 
@@ -189,6 +192,8 @@ def run(
         progress: whether to show progress bars on stderr.
         check: whether to look first.
         tell: told of every check as it is made.
+        shard: ``I/N``: this is one of N independent jobs, see `probing.probe`. The catalog is taken as it is, for one
+            of them crawls; the job after which no model waits completes and indexes.
 
     Raises `WorkspaceError` with what is wrong and what to do when a check fails; nothing was crawled then.
     """
@@ -200,10 +205,14 @@ def run(
         require_ready(workspace, limit=limit, token=token, probes_from=probes_from, tell=tell)
     ensure_probes(workspace, probes_from, token=token, progress=progress)
     search.settle(workspace, token=token)
-    crawled = crawler.crawl(workspace, limit=limit, token=token, progress=progress)
-    probed = probe(workspace, token=token, progress=progress)
-    completed = completion.complete(workspace, progress=progress)
-    indexed = search.index(workspace, token=token, progress=progress)
+    crawled = None if shard else crawler.crawl(workspace, limit=limit, token=token, progress=progress)
+    probed = probe(workspace, token=token, progress=progress, shard=shard)
+    finishing = lock(workspace.runs_dir / ".finishing") if shard else nullcontext()
+    if finishing is None or (shard and status(workspace).waiting):
+        return RunSummary(crawled, probed, None, None)
+    with finishing:
+        completed = completion.complete(workspace, progress=progress)
+        indexed = search.index(workspace, token=token, progress=progress)
     return RunSummary(crawled, probed, completed, indexed)
 
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -93,10 +94,21 @@ class Attempt:
         }
         return self
 
-    def commit(self, workspace: Workspace) -> None:
-        """Write the row to ``attempts/<model>-<attempt>.parquet``: from here on the model is done."""
-        path = workspace.attempts_dir / f"{self.stem}-{self.fields['attempt']:03d}.parquet"
+    def commit(self, workspace: Workspace) -> bool:
+        """Write the row to ``attempts/<model>-<attempt>.parquet``: from here on the model is done.
+
+        Returns False, and writes nothing, when another job has done so meanwhile.
+        """
+        path = path_of(workspace, self.fields["repo_id"], self.fields["sha"], self.fields["attempt"])
+        if path.exists():
+            return False
         write_table(path, table([self.fields]))
+        return True
+
+
+def path_of(workspace: Workspace, repo_id: str, sha: str, number: int) -> Path:
+    """Return the path of the row of attempt ``number`` at a model."""
+    return workspace.attempts_dir / f"{model_file_name(repo_id, sha)}-{number:03d}.parquet"
 
 
 def _ignore(_: str | None) -> None:

@@ -52,7 +52,7 @@ class Fetching:
 
     def __init__(self, fetch: Fetch, take: Callable[[], Taken | None], done: queue.Queue[Any], seconds: float) -> None:
         self._fetch, self._take, self._done, self._seconds = fetch, take, done, seconds
-        self._room = threading.Condition()
+        self._room, self._taking = threading.Condition(), threading.Lock()
         self._models = self._bytes = 0
         self._stopped = False
         self._running = 0
@@ -141,11 +141,14 @@ class Fetching:
 
     def _reserve(self) -> Taken | None:
         """Wait until there is room for one more model, take it, and wait until there is room for its bytes."""
-        with self._room:
-            self._room.wait_for(lambda: self._stopped or self._models < AHEAD_MODELS)
-            if self._stopped or (taken := self._take()) is None:
+        with self._taking:
+            with self._room:
+                self._room.wait_for(lambda: self._stopped or self._models < AHEAD_MODELS)
+            if self._stopped or (taken := self._take()) is None:  # it may wait, so `_room` must not: that books
                 return None
-            self._models += 1
+            with self._room:
+                self._models += 1
+        with self._room:
             size = _size(taken)
             self._room.wait_for(lambda: self._stopped or not self._bytes or self._bytes + size <= AHEAD_BYTES)
             self._bytes += size

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sys
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ class Group:
 
     def __init__(self, rank: int, size: int, local_rank: int, local_size: int, store: Any = None) -> None:
         self.rank, self.size, self.local_rank, self.local_size = rank, size, local_rank, local_size
-        self._store, self._next, self._booked = store, 0, 0
+        self._store = store
+        self._counts: Counter[str] = Counter()
 
     @classmethod
     def join(cls) -> Group:
@@ -62,17 +64,14 @@ class Group:
 
     def pull(self) -> int:
         """Return the next place in the queue, each given out once."""
-        if self._store is None:
-            self._next += 1
-            return self._next - 1
-        return int(self._store.add("next", 1)) - 1
+        return self.count("next") - 1
 
-    def booked(self) -> int:
-        """Count one model as ended; return how many have ended in all processes."""
+    def count(self, name: str, more: int = 1) -> int:
+        """Add ``more`` to a count that all processes share; return what it is then."""
         if self._store is None:
-            self._booked += 1
-            return self._booked
-        return int(self._store.add("booked", 1))
+            self._counts[name] += more
+            return self._counts[name]
+        return int(self._store.add(name, more))
 
     def done(self) -> None:
         """Say that this process has finished its work; the first waits until all have said so."""

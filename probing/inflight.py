@@ -13,10 +13,14 @@ is committed. What a mark that outlived its process can tell is little: anybody 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import shutil
 import socket
+import time
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,12 @@ PREFIX = ".inflight-"
 
 LAST_AFTER = 2
 """Deaths of the whole run with a model in flight after which the model is tried last."""
+
+BEAT_SECONDS = 60.0
+"""How often the marks of models in flight are touched."""
+
+STALE_SECONDS = 600.0
+"""Age, by the disk's clock, from which on a mark that another host made counts as one of the dead."""
 
 GIVE_UP_AFTER = 5
 """Deaths of the whole run with a model in flight after which it is booked as crashed; three kills by a user are not."""
@@ -57,12 +67,21 @@ def put(workspace: Workspace, stem: str, repo_id: str, sha: str, deaths: int) ->
     return path
 
 
-def recover(workspace: Workspace) -> tuple[dict[tuple[str, str], int], set[tuple[str, str]]]:
+def touch(workspace: Workspace, stems: Iterable[str]) -> None:
+    """Say that the models with these file stems are still being run."""
+    for stem in stems:
+        with suppress(OSError):
+            os.utime(path_of(workspace, stem))
+
+
+def recover(workspace: Workspace, *, others: bool = False) -> tuple[dict[tuple[str, str], int], set[tuple[str, str]]]:
     """Return the deaths of every model whose mark outlived its process, and the models other processes run now.
 
     Counts the death in the mark itself, and deletes what dead processes left half written. Call it from one process
-    before any starts to run models.
+    before any starts to run models. With ``others``, other hosts may be at work: what they run now is busy, and nothing
+    is deleted. Without, a mark of another host is one of the dead: this machine has got another name since.
     """
+    now = _now(workspace) if others else math.inf
     deaths: dict[tuple[str, str], int] = {}
     busy: set[tuple[str, str]] = set()
     for path in sorted(workspace.attempts_dir.glob(f"{PREFIX}*.json")):
@@ -74,26 +93,27 @@ def recover(workspace: Workspace) -> tuple[dict[tuple[str, str], int], set[tuple
                 path.unlink(missing_ok=True)
             continue
         key, count = (mark["repo_id"], mark["sha"]), mark["deaths"]
-        if mark.get("pid") is not None and _alive(mark):
+        if mark.get("pid") is not None and _alive(mark, path, now):
             busy.add(key)
             continue
         if mark.get("pid") is not None:
             count += 1
             write_json(path, {"repo_id": key[0], "sha": key[1], "deaths": count})
         deaths[key] = count
-    if not busy:
+    if not busy and not others:
         sweep(workspace)
     return deaths, busy
 
 
 def any_running(workspace: Workspace) -> bool:
-    """Return whether any process on this host runs a model of this workspace now, this one included."""
+    """Return whether any process runs a model of this workspace now, this one and other hosts' included."""
+    now = _now(workspace)
     for path in workspace.attempts_dir.glob(f"{PREFIX}*.json"):
         try:
             mark = read_json(path)
         except WorkspaceError:  # gone meanwhile, or damaged: no sign of life
             continue
-        if mark.get("pid") is not None and (mark["pid"] == os.getpid() or _alive(mark)):
+        if mark.get("pid") is not None and (mark["pid"] == os.getpid() or _alive(mark, path, now)):
             return True
     return False
 
@@ -115,10 +135,26 @@ def _owner(pid: int) -> dict[str, Any]:
     return {"pid": pid, "host": socket.gethostname(), "born": _born(pid)}
 
 
-def _alive(mark: dict[str, Any]) -> bool:
-    """Return whether the process that wrote ``mark`` still runs. One on another host is taken for dead."""
+def _now(workspace: Workspace) -> float:
+    """Return the time by the clock of the disk, which may be another machine's."""
+    path = workspace.attempts_dir / ".clock"
+    try:
+        path.touch()
+        return path.stat().st_mtime
+    except OSError:
+        return time.time()
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _alive(mark: dict[str, Any], path: Path, now: float) -> bool:
+    """Return whether the process that wrote ``mark`` still runs; on another host: whether it was touched lately."""
     pid = mark.get("pid")
-    if mark.get("host") != socket.gethostname() or not isinstance(pid, int) or not 0 < pid < 2**31:
+    if not isinstance(pid, int) or not 0 < pid < 2**31:
+        return False
+    if mark.get("host") != socket.gethostname():
+        with suppress(OSError):
+            return now - path.stat().st_mtime < STALE_SECONDS
         return False
     try:
         os.kill(pid, 0)

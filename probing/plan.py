@@ -57,6 +57,7 @@ def make(
     limit: int | None,
     retry: Collection[str],
     models: Collection[str] | None,
+    others: bool = False,
     **fields: Any,
 ) -> Plan:
     """Compare the catalog with the attempts.
@@ -74,6 +75,7 @@ def make(
         limit: models run at most.
         retry: statuses whose models are run again.
         models: repositories (``owner/name``, or ``owner/name@sha``) to keep to.
+        others: independent jobs share this crawl; what they run now comes last instead of being left to them.
         fields: columns common to the skipped rows.
     """
     wanted = statuses(retry)
@@ -84,7 +86,7 @@ def make(
         ).to_pylist()
     }
     holes = workspace.holes(probe_set)
-    deaths, busy = inflight.recover(workspace)
+    deaths, busy = inflight.recover(workspace, others=others)
     started = runs.now()
     skip: list[dict[str, Any]] = []
     runnable: list[tuple[Mapping[str, Any], Task]] = []
@@ -100,17 +102,22 @@ def make(
                 skip.append(skipped(row, number, started, probe_set=probe_set, **fields))
             else:
                 done += 1
-        elif key in busy or (before is not None and key not in holes and _is_done(before, probe_set, probes, wanted)):
+        elif (key in busy and not others) or (
+            before is not None and key not in holes and _is_done(before, probe_set, probes, wanted)
+        ):
             done += 1
         else:
             fresh = before is not None and before["status"] == Status.CRASHED.value  # asked for by --retry crashed
             runnable.append((row, Task(*key, number, 0 if fresh else deaths.get(key, 0))))
-    if busy:
+    if busy and not others:
         _log.warning("%d models are being run by another process in this workspace; they are left to it", len(busy))
     if limit is not None:
         runnable.sort(key=lambda pair: (-(pair[0]["downloads"] or 0), pair[1].repo_id))
         runnable = runnable[:limit]
-    runnable.sort(key=lambda pair: (pair[1].deaths >= inflight.LAST_AFTER, -_size(pair[0]), pair[1].repo_id))
+    last_of_all = {
+        task for _, task in runnable if task.deaths >= inflight.LAST_AFTER or (task.repo_id, task.sha) in busy
+    }
+    runnable.sort(key=lambda pair: (pair[1] in last_of_all, -_size(pair[0]), pair[1].repo_id))
     tasks = [task for _, task in runnable]
     again = {key: holes[key] for task in tasks if (key := (task.repo_id, task.sha)) in holes}
     for key, why in again.items():

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import queue
 from collections import deque
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, replace
-from time import perf_counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from time import monotonic, perf_counter
 from typing import Any
 
 from probing import attempts, inflight, plan, subset
@@ -20,8 +21,10 @@ from probing.group import Group
 from probing.plan import Task
 from probing.report import Bar, Log, ProbeSummary, summarise, write_manifest
 from probing.settings import Settings, by_factors, in_words, make
+from probing.shard import Shard
 from workspace import ConfigError, ModelError, Status, Workspace, WorkspaceError, runs
 from workspace.files import write_table
+from workspace.locks import lock
 from workspace.seams import Fetch
 
 _log = logging.getLogger(__name__)
@@ -45,6 +48,7 @@ def probe(
     run_id: str | None = None,
     progress: bool = True,
     isolate: bool = True,
+    shard: str | None = None,
 ) -> ProbeSummary:
     """Run every eligible model of the catalog that has not been run on the probe set in use.
 
@@ -72,13 +76,16 @@ def probe(
         run_id: name of the run's manifest; made up when None.
         progress: show a bar on stderr.
         isolate: run models in a child process, so that a crash or a hang is the model's alone.
+        shard: ``I/N``, or ``auto`` in a SLURM array: this is one of N independent jobs, I from 0. It runs its own
+            share of the models, by their keys, then those of the others that nobody has committed by then.
 
     Returns:
         Counts over the whole catalog (attempted = ok + skipped + failed) and figures of this run.
 
     Raises:
         MissingStepError: no catalog or no probe set yet.
-        ConfigError: an unknown status in ``retry``, a size that is not positive, or ``adaptive`` without a share.
+        ConfigError: an unknown status in ``retry``, a size that is not positive, ``adaptive`` without a share, or a
+            shard that is none.
     """
     for name, value in (("limit", limit), ("batch_size", batch_size)):
         if value is not None and value <= 0:
@@ -88,6 +95,7 @@ def probe(
     if adaptive and fraction is None and probes_per_model is None:
         raise ConfigError("adaptive chooses a share of the probes: give a fraction, or a number of probes per model")
     plan.statuses(retry)
+    part = None if shard is None else Shard.parse(shard)
     started, started_at = perf_counter(), runs.now().isoformat()
     group = Group.join()
     probe_set = str(group.share("probe_set", workspace.probe_set if group.is_first else None))
@@ -107,26 +115,72 @@ def probe(
             processes=group.size,
             device=settings.device,
             selection=in_words(settings, adaptive),
+            duplicates=group.count("duplicates", 0),
         )
         if group.is_first:
-            told = asdict(settings) | {"isolate": isolate, "limit": limit} | more
+            told = asdict(settings) | {"isolate": isolate, "limit": limit, "shard": part and str(part)} | more
             write_manifest(workspace, summary, started_at, told)
         return summary
 
-    tasks = _tasks(workspace, group, probe_set, common, limit, retry, models, count)
+    wanted = {"limit": limit, "retry": retry, "models": models, "probes": count}
+    tasks, left = _tasks(workspace, group, probe_set, common, part, wanted)
     try:
         if tasks:
-            _run_all(workspace, fetch, group, tasks, settings, common, progress=progress, isolate=isolate)
+            own = sum(part is None or part.owns(task.repo_id, task.sha) for task in tasks)
+            bar = Bar(own, progress and group.is_first)
+            work = _from_group(workspace, group, tasks, own, bar, Log(workspace, run, group.rank))
+            try:
+                run_all(workspace, fetch, work, settings, common, isolate=isolate)
+            finally:
+                bar.close()
     except KeyboardInterrupt:  # what was done stands, and is told; the others are not waited for
         report(interrupted=True)
         raise
     group.done()
     if group.is_first:
-        compact_attempts(workspace)
-        compact_responses(workspace, probe_set)
+        _tidy(workspace, probe_set, run, part, left)
     summary = report()
     group.leave()
     return summary
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where a process has its models from, and who is told how they end.
+
+    Attributes:
+        take: returns the next one, or None when there is none; it may wait. Called by one thread at a time.
+        told: called with each attempt that ended here, and whether it was committed: another job may have been first.
+        is_done: whether another job has committed a model meanwhile.
+        rank: the process's number.
+    """
+
+    take: Callable[[], Task | None]
+    told: Callable[[Attempt, bool], None]
+    is_done: Callable[[Task], bool]
+    rank: int = 0
+
+
+def _from_group(workspace: Workspace, group: Group, tasks: Sequence[Task], own: int, bar: Bar, log: Log) -> Work:
+    """Return the work of one of the processes that share ``tasks``, the first ``own`` theirs, through their store."""
+
+    def is_done(task: Task) -> bool:
+        return attempts.path_of(workspace, task.repo_id, task.sha, task.number).exists()
+
+    def take() -> Task | None:
+        while (place := group.pull()) < len(tasks):
+            if not is_done(tasks[place]):
+                return tasks[place]
+            if place < own:  # others helped
+                bar.show(group.count("booked"))
+        return None
+
+    def told(attempt: Attempt, committed: bool) -> None:
+        group.count("duplicates", 0 if committed else 1)
+        log.add(attempt.fields)
+        bar.add(attempt.fields, group.count("booked"))
+
+    return Work(take, told, is_done, group.rank)
 
 
 def _tasks(
@@ -134,57 +188,73 @@ def _tasks(
     group: Group,
     probe_set: str,
     common: Mapping[str, Any],
-    limit: int | None,
-    retry: Collection[str],
-    models: Collection[str] | None,
-    count: int,
-) -> list[Task]:
-    """Return the queue, the same for all processes; the first one makes it and books what is skipped."""
+    part: Shard | None,
+    wanted: Mapping[str, Any],
+) -> tuple[list[Task], list[dict[str, Any]]]:
+    """Return the queue, the same for all processes; the first one makes it and books what is skipped.
+
+    With it come the rows of skipped repositories of other shares, to be booked in the end if nobody else has.
+    """
     made: list[list[Any]] | None = None
+    left: list[dict[str, Any]] = []
     if group.is_first:
-        recover(workspace, probe_set)
-        mend(workspace)
-        todo = plan.make(
-            workspace,
-            probe_set,
-            probes=count,
-            limit=limit,
-            retry=retry,
-            models=models,
-            **_without(common, "probe_set"),
-        )
-        if todo.skip:
-            write_table(workspace.attempts_dir / f"skipped-{common['run_id']}.parquet", attempts.table(todo.skip))
-        split_responses(workspace, probe_set, {(t.repo_id, t.sha) for t in todo.tasks})
-        set_holes_aside(workspace, probe_set, todo.holes)
-        made = [[t.repo_id, t.sha, t.number, t.deaths] for t in todo.tasks]
-    return [Task(*task) for task in group.share("tasks", made)]
+        with _one_at_a_time(workspace, part):
+            recover(workspace, probe_set)
+            mend(workspace)
+            fields = _without(common, "probe_set")
+            todo = plan.make(workspace, probe_set, others=part is not None, **wanted, **fields)
+            skip = [row for row in todo.skip if part is None or part.owns(row["repo_id"], row["sha"])]
+            left = [row for row in todo.skip if part is not None and not part.owns(row["repo_id"], row["sha"])]
+            _skip(workspace, str(common["run_id"]), skip)
+            split_responses(workspace, probe_set, {(t.repo_id, t.sha) for t in todo.tasks})
+            set_holes_aside(workspace, probe_set, todo.holes)
+        tasks = todo.tasks if part is None else part.order(todo.tasks)
+        made = [[t.repo_id, t.sha, t.number, t.deaths] for t in tasks]
+    return [Task(*task) for task in group.share("tasks", made)], left
 
 
-def _run_all(
+def _one_at_a_time(workspace: Workspace, part: Shard | None) -> AbstractContextManager[Any]:
+    """Return what holds off the other jobs that share this disk while one plans."""
+    if part is None:
+        return nullcontext()
+    workspace.attempts_dir.mkdir(parents=True, exist_ok=True)
+    return lock(workspace.attempts_dir / ".lock", wait=True) or nullcontext()
+
+
+def _skip(workspace: Workspace, name: str, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        write_table(workspace.attempts_dir / f"skipped-{name}.parquet", attempts.table(rows))
+
+
+def _tidy(workspace: Workspace, probe_set: str, run: str, part: Shard | None, left: list[dict[str, Any]]) -> None:
+    """Merge small files; a job among others leaves them, and books what others should have skipped and did not."""
+    if part is None:
+        compact_attempts(workspace)
+        compact_responses(workspace, probe_set)
+    elif left:
+        booked = {tuple(row.values()) for row in workspace.attempts(["repo_id", "sha", "attempt"]).to_pylist()}
+        _skip(workspace, f"{run}-others", [r for r in left if (r["repo_id"], r["sha"], r["attempt"]) not in booked])
+
+
+def run_all(
     workspace: Workspace,
     fetch: Fetch,
-    group: Group,
-    tasks: list[Task],
+    work: Work,
     settings: Settings,
     common: Mapping[str, Any],
     *,
-    progress: bool,
     isolate: bool,
 ) -> None:
-    """Keep the fetchers and the runner busy, and book what ends, until the queue is empty. One thread decides."""
+    """Keep the fetchers and the runner busy, and book what ends, until there is no work. One thread decides."""
     events: queue.Queue[Any] = queue.Queue()
     runner: Runner = (Child if isolate else InProcess)(workspace, settings, events)
     rows = {(r["id"], r["sha"]): r for r in workspace.catalog().to_pylist()}
-    bar = Bar(len(tasks), progress and group.is_first)
-    log = Log(workspace, str(common["run_id"]), group.rank)
 
     def take() -> Taken | None:
-        place = group.pull()
-        if place >= len(tasks):
+        task = work.take()
+        if task is None:
             return None
-        task = tasks[place]
-        attempt = Attempt(task.repo_id, task.sha, task.number, rank=group.rank, **common)
+        attempt = Attempt(task.repo_id, task.sha, task.number, rank=work.rank, **common)
         return Taken(task, rows[task.repo_id, task.sha], attempt)
 
     fetching = Fetching(fetch, take, events, settings.deadline("fetch"))
@@ -192,18 +262,22 @@ def _run_all(
     inside: dict[str, Taken] = {}
 
     def book(taken: Taken) -> None:
-        _commit(workspace, taken)
+        committed = _commit(workspace, taken)
         inside.pop(taken.attempt.stem, None)
         fetching.booked(taken)
-        log.add(taken.attempt.fields)
-        bar.add(taken.attempt.fields, group.booked())
+        work.told(taken.attempt, committed)
 
     coming = True
     patience: float | None = 5.0
+    beaten = monotonic()
     try:
         while coming or ready or inside:
             while ready and runner.free() > 0 and _has_room(inside, ready[0], settings):
                 taken = ready.popleft()
+                if work.is_done(taken.task):  # while it was fetched
+                    _let_go(workspace, taken)
+                    fetching.booked(taken)
+                    continue
                 inside[taken.attempt.stem] = taken
                 inflight.put(workspace, taken.attempt.stem, taken.task.repo_id, taken.task.sha, taken.task.deaths)
                 assert taken.fetched is not None
@@ -213,6 +287,9 @@ def _run_all(
                 hung.attempt.end(hung.error)
                 book(hung)
             ended = runner.tick()
+            if monotonic() - beaten > inflight.BEAT_SECONDS:
+                beaten = monotonic()
+                inflight.touch(workspace, inside)
             try:
                 event = events.get(timeout=1.0)
             except queue.Empty:
@@ -237,7 +314,6 @@ def _run_all(
             _let_go(workspace, taken)
         runner.close()
         fetching.stop(patience)
-        bar.close()
 
 
 def _has_room(inside: Mapping[str, Taken], wanted: Taken, settings: Settings) -> bool:
@@ -258,12 +334,15 @@ def _given_up(task: Task) -> ModelError | None:
     return ModelError(Status.CRASHED, f"{reason}; '--retry crashed' tries it again")
 
 
-def _commit(workspace: Workspace, taken: Taken) -> None:
-    """Write the row of a model that ended. A full disk ends the run instead: it is nothing the model did."""
+def _commit(workspace: Workspace, taken: Taken) -> bool:
+    """Write the row of a model that ended, unless another job did; return whether it was written.
+
+    A full disk ends the run instead: it is nothing the model did.
+    """
     try:
         if taken.attempt.fields["status"] == Status.DISK_FULL.value:
             raise WorkspaceError(f"the disk is full ({taken.attempt.fields['reason']}): free space and run again")
-        taken.attempt.commit(workspace)
+        return taken.attempt.commit(workspace)
     finally:
         _let_go(workspace, taken)
 

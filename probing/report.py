@@ -32,6 +32,7 @@ class ProbeSummary:
         device: of the first process.
         peak_memory_bytes: largest of any process (or device) that ran a model.
         selection: which probes: ``all``, ``random`` or ``adaptive``; with the reason where that is not what was asked.
+        duplicates: models this run ran that another job had committed by then; their rows are the other's.
         manifest: the file that records all this; a page to read lies beside it, ending in ``.md``.
     """
 
@@ -54,6 +55,7 @@ class ProbeSummary:
     manifest: Path
     failures: Mapping[str, int] = field(default_factory=dict)
     selection: str = "all"
+    duplicates: int = 0
 
     @property
     def models_per_hour(self) -> float:
@@ -91,6 +93,7 @@ def summarise(
     processes: int,
     device: str,
     selection: str = "all",
+    duplicates: int = 0,
 ) -> ProbeSummary:
     """Count the attempts table, and the rows of this run in it."""
     listed = {(r["id"], r["sha"]) for r in workspace.catalog(["id", "sha"]).to_pylist()}
@@ -119,6 +122,7 @@ def summarise(
         manifest=workspace.runs_dir / f"{run_id}.json",
         failures=dict(sorted(Counter(r["status"] for r in mine if r["outcome"] != Outcome.OK.value).items())),
         selection=selection,
+        duplicates=duplicates,
     )
 
 
@@ -152,7 +156,8 @@ def as_markdown(summary: ProbeSummary) -> str:
         f"{summary.run} models run on probe set `{summary.probe_set}` by {summary.processes} process(es) on "
         f"{summary.device}, in {wall:.1f} s: {summary.models_per_hour:.0f} models/h, "
         f"{summary.images_per_second:.0f} images/s, {summary.logits} logits, {summary.bytes_fetched / 1e6:.1f} MB "
-        f"fetched, peak memory {summary.peak_memory_bytes / 1e9:.2f} GB. Probes: {summary.selection}.",
+        f"fetched, peak memory {summary.peak_memory_bytes / 1e9:.2f} GB. Probes: {summary.selection}."
+        + (f" {summary.duplicates} more were committed by another job first." if summary.duplicates else ""),
         "",
         "| phase | seconds, all processes | share of wall time |",
         "|---|---|---|",
@@ -227,7 +232,8 @@ class Bar:
         self.show(booked)
 
     def show(self, booked: int) -> None:
-        """Move the bar to ``booked`` models."""
+        """Move the bar to ``booked`` models; more than were expected are help for other jobs."""
+        self._bar.total = max(self._bar.total or 0, booked)
         self._bar.update(booked - self._bar.n)
 
     def close(self) -> None:

@@ -62,6 +62,12 @@ def output_options(function: F) -> F:
     return quiet_option(format_option(function))
 
 
+def shard_option(function: F) -> F:
+    """``--shard I/N``: one of N independent jobs."""
+    text = "This is job I of N, I from 0: its share first, then what others left. 'auto' in a SLURM array."
+    return click.option("--shard", metavar="I/N", help=text)(function)
+
+
 def endpoint_option(function: F) -> F:
     """``--endpoint``: which Hub, as huggingface_hub reads it from HF_ENDPOINT."""
     return click.option(

@@ -17,6 +17,7 @@ from hubprobe.cli.options import (
     hub_options,
     local_offline,
     output_options,
+    shard_option,
     show_summary,
     token_option,
     workspace_option,
@@ -159,6 +160,7 @@ def build(
 @click.option("--keep", is_flag=True, help="Keep model files after probing.")
 @click.option("--max-disk", type=click.FloatRange(0, min_open=True), help="GB that fetched files may take.")
 @click.option("--retry", help="Statuses to try again, with commas: rate_limited,network_error")
+@shard_option
 @hub_options
 @output_options
 def probe(
@@ -180,6 +182,7 @@ def probe(
       hubprobe probe --workspace my-index
       hubprobe probe --workspace my-index --workers 8
       accelerate launch --multi_gpu --num_processes 8 -m hubprobe probe --workspace my-index
+      hubprobe probe --workspace /shared/my-index --shard 2/8
     """
     local_offline()
     from hubprobe import front, launch
@@ -289,9 +292,18 @@ def status(folder: Path, plot: Path | None, kind: str) -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="List at most this many repositories.")
 @click.option("--probes-from", help="Folder or dataset of probe images, when the workspace has none yet.")
 @click.option("--dry-run", is_flag=True, help="Look, list and decide, print what would be done, write nothing.")
+@shard_option
 @hub_options
 @output_options
-def run(hub: ChosenHub, limit: int | None, probes_from: str | None, dry_run: bool, quiet: bool, kind: str) -> None:
+def run(
+    hub: ChosenHub,
+    limit: int | None,
+    probes_from: str | None,
+    dry_run: bool,
+    shard: str | None,
+    quiet: bool,
+    kind: str,
+) -> None:
     """Crawl, probe, complete and index; run it again to go on or to bring the index up to date.
 
     First it looks at what it needs: the Hub, the encoder, the probe images, the disk; see 'hubprobe doctor'.
@@ -300,6 +312,7 @@ def run(hub: ChosenHub, limit: int | None, probes_from: str | None, dry_run: boo
     Examples:
       hubprobe run --workspace my-index --limit 50
       hubprobe run --workspace my-index --probes-from ./my-images --limit 200
+      hubprobe run --workspace /shared/my-index --shard 2/8     # crawled before; the last job completes and indexes
     """
     from hubprobe import front
     from workspace import Workspace
@@ -315,7 +328,7 @@ def run(hub: ChosenHub, limit: int | None, probes_from: str | None, dry_run: boo
 
     front.require_ready(Workspace(hub.folder, hub.config), **wanted, probes_from=probes_from, tell=tell)
     workspace = Workspace.create(hub.folder, hub.config)
-    summary = front.run(workspace, **wanted, probes_from=probes_from, progress=not quiet, check=False)
+    summary = front.run(workspace, **wanted, probes_from=probes_from, progress=not quiet, check=False, shard=shard)
     report = front.status(workspace)
     if kind == "json":
         click.echo(
@@ -323,7 +336,12 @@ def run(hub: ChosenHub, limit: int | None, probes_from: str | None, dry_run: boo
         )
     else:
         click.echo(render(report.by_status, ["outcome", "status", "repositories", "meaning"], kind, width=80), nl=False)
-    click.echo(f'\nnext: hubprobe search --workspace {hub.folder} "dog"', err=True)
+    if summary.index is None:
+        click.echo(
+            f"\n{report.waiting} models are still with other jobs: the last to end completes and indexes", err=True
+        )
+    else:
+        click.echo(f'\nnext: hubprobe search --workspace {hub.folder} "dog"', err=True)
 
 
 def _dry_run(hub: ChosenHub, wanted: dict[str, Any], probes_from: str | None, quiet: bool, kind: str) -> None:
