@@ -5,7 +5,7 @@
 >>> index.search("dog").where("downloads > 1000").limit(10).to_pandas()  # doctest: +SKIP
 
 Each verb of the command line is a function with the same name and meaning: `crawl`, `probe`, `complete`, `index`,
-`evaluate`, `status`, `run`; its first argument is a workspace or the path of one. The demo is
+`evaluate`, `status`, `run`, `use`; its first argument is a workspace or the path of one. The demo is
 `hubprobe.demo.run.demo`. Rooms are imported when first used, so that ``import hubprobe`` stays light.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import completion
     import crawler
     import search
-    from hubprobe import front
+    from hubprobe import front, usage
     from hubprobe.front import open, status, taking_paths  # noqa: A004 - as pathlib's and gzip's open
     from search import Index, Query
     from workspace import (
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     index = taking_paths(search.index)
     probe = taking_paths(front.probe)
     run = taking_paths(front.run)
+    use = taking_paths(usage.use)
 
 _VERBS = {
     "complete": "completion",
@@ -53,6 +54,7 @@ _VERBS = {
     "index": "search",
     "probe": "hubprobe.front",
     "run": "hubprobe.front",
+    "use": "hubprobe.usage",
 }
 _OTHERS = {"open": "hubprobe.front", "status": "hubprobe.front", "Index": "search", "Query": "search"}
 
@@ -79,6 +81,7 @@ __all__ = [
     "probe",
     "run",
     "status",
+    "use",
 ]
 
 

@@ -131,6 +131,7 @@ ATTEMPTS = _schema(
         _field("processor_hash", pa.string(), "hash of the processor's configuration, 16 hex digits"),
         _field("processor_source", pa.string(), "repo, timm, or default (the repository has none)"),
         _field("processor_assumed", pa.string(), "what the repository does not say of it; null if all is said"),
+        _field("processor_settings", pa.string(), "its configuration as JSON; mode: what pictures are converted to"),
         _field("input_dtype", pa.string(), "uint8, or float32 where 8-bit pixels cannot give what its processor gives"),
         _field("probe_set", pa.string(), "hash of the probe set, 16 hex digits"),
         _field("probes_run", pa.int32(), "probes that were run", "probes"),

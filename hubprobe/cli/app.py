@@ -29,6 +29,7 @@ _VERBS = {
     "audit": ("search", "List outputs whose label disagrees with their behaviour."),
     "sql": ("search", "Ask SQL of every table in the workspace."),
     "pick": ("pick", "Pick the best model for your own images."),
+    "use": ("use", "Print the code that runs a model."),
     "evaluate": ("search", "Measure search accuracy against known concepts."),
     "serve": ("search", "Search in the browser."),
     "plot": ("plot", "Draw the crawl, the models or the search as a picture."),

@@ -19,6 +19,7 @@ from probing.settings import Settings
 from probing.share import Share, of_model
 from probing.subset import Ids
 from workspace import ModelError, Status, Workspace
+from workspace.files import canonical_json
 
 if TYPE_CHECKING:
     from probing.images.inputs import Inputs
@@ -82,6 +83,7 @@ def prepare(workspace: Workspace, folder: Path, attempt: Attempt, settings: Sett
             "processor_hash": processor.hash,
             "processor_source": processor.source,
             "processor_assumed": processor.assumed or None,
+            "processor_settings": canonical_json({"mode": processor.mode, **processor.settings}),
         }
         ready = inputs.prepare(
             workspace, settings.probe_set, processor, threads=settings.threads, max_edge=settings.max_image_size

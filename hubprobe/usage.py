@@ -1,0 +1,305 @@
+"""How a model found is called: the shortest right code, pinned, with what its output means."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from workspace import Workspace
+from workspace.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+
+    from search import Index
+
+SHOWN = 60
+"""Characters of a label or a name in a comment or a sentence."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How one model, or one of its outputs, is called.
+
+    Attributes:
+        repo_id, sha: the model; every file is asked for at this commit.
+        logit: the output; None for the whole model.
+        library: ``transformers`` or ``timm``.
+        install: command that installs what the code imports.
+        code: Python that reads ``image.jpg`` and prints scores; strangers' names stand in it as text only.
+        meaning: what is printed, in sentences.
+        quirks: what the repository does not say or says oddly, and what the code does about it.
+        license: as the repository's tags name it, "" when they name none.
+        gated: whether its files have to be asked for on the Hub first.
+        label: the output's own label, untrusted; None without one, or for a whole model.
+        names: what the output's answers say it is, and how surely, 0 to 1; best first.
+    """
+
+    repo_id: str
+    sha: str
+    logit: int | None
+    library: str
+    install: str
+    code: str
+    meaning: tuple[str, ...]
+    quirks: tuple[str, ...]
+    license: str
+    gated: bool
+    label: str | None
+    names: tuple[tuple[str, float], ...]
+
+
+def use(
+    index: Index | Workspace, repo_id: str, logit: int | None = None, *, sha: str | None = None, name: bool = True
+) -> Usage:
+    """Return how a model of the index is called.
+
+    The code makes of an image what the prober made of a probe: the same classes, commits, weights and settings.
+
+    Args:
+        index: an open index, or a workspace that has one.
+        repo_id: the model.
+        logit: one of its outputs; the whole model when None.
+        sha: its commit; the last indexed when None.
+        name: say what the output recognises by its behaviour, too; not without an encoder.
+
+    Raises `QueryError` for what is not in the index.
+    """
+    if isinstance(index, Workspace):
+        import search
+
+        index = search.open(index)
+    gallery = index.gallery
+    commit = gallery.commit(repo_id, sha)
+    label: str | None = None
+    names: tuple[tuple[str, float], ...] = ()
+    if logit is not None:
+        row = gallery.row(repo_id, logit, commit)
+        label = gallery.logits.column("label")[row].as_py()
+        names = _names(index, row) if name else ()
+    # at its own commit: the newest row may be of a later one
+    listed = _row(index.workspace.catalog([*_LISTED, "crawled_at"], history=True), "id", repo_id, commit, "crawled_at")
+    tried = _row(index.workspace.attempts([*_TRIED, "attempt"]), "repo_id", repo_id, commit, "attempt")
+    return usage(Facts(repo_id, commit, logit, label, listed, tried), names)
+
+
+def usage(facts: Facts, names: tuple[tuple[str, float], ...] = ()) -> Usage:
+    """Return how a model is called of which ``facts`` are known; ``names`` are those of its output."""
+    return Usage(
+        repo_id=facts.repo_id,
+        sha=facts.sha,
+        logit=facts.logit,
+        library="timm" if facts.timm else "transformers",
+        install=f"pip install {'timm' if facts.timm else 'transformers torchvision'}",
+        code=(_timm if facts.timm else _transformers)(facts),
+        meaning=tuple(_meaning(facts, names)),
+        quirks=tuple(_quirks(facts)),
+        license=printable(facts.listed.get("license") or "", SHOWN),
+        gated=facts.listed.get("gated") not in (None, "false"),
+        label=facts.label,
+        names=names,
+    )
+
+
+_LISTED = (
+    "id", "sha", "model_type", "library_name", "problem_type", "safetensors", "weights_sha", "weights_ref", "license",
+    "gated", "num_labels",
+)  # fmt: skip
+_TRIED = (
+    "repo_id", "sha", "processor", "processor_source", "processor_assumed", "processor_settings", "architecture",
+    "num_logits", "num_excluded", "problem_type", "label_quality", "probes_refused", "refused_reason",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a model; ``listed`` and ``tried`` are its rows in the catalog and the attempts, or empty."""
+
+    repo_id: str
+    sha: str
+    logit: int | None
+    label: str | None
+    listed: dict[str, Any]
+    tried: dict[str, Any]
+
+    @property
+    def timm(self) -> bool:
+        """Whether timm loads it; what transformers' TimmWrapper saved, transformers does."""
+        return self.listed.get("model_type") == "timm" and self.listed.get("library_name") != "transformers"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The image processor's, as it was run; empty of old attempts."""
+        known = json.loads(self.tried.get("processor_settings") or "{}")
+        return known if isinstance(known, dict) else {}
+
+    @property
+    def mode(self) -> str:
+        """What images are converted to."""
+        return "L" if self.settings.get("mode") == "L" else "RGB"
+
+    @property
+    def activation(self) -> str:
+        """What makes scores of the outputs, as source."""
+        return {"multi_label_classification": ".sigmoid()", "regression": ""}.get(
+            str(self.tried.get("problem_type") or self.listed.get("problem_type")), ".softmax(-1)"
+        )
+
+    @property
+    def half(self) -> bool:
+        """Whether its files may hold anything but 32-bit floats, in which transformers would compute."""
+        stored = dict((self.listed.get("safetensors") or {}).get("parameters") or [])
+        return set(stored) != {"F32"}
+
+
+def _row(table: pa.Table, key: str, repo_id: str, sha: str, last: str) -> dict[str, Any]:
+    found = table.filter(pc.and_(pc.equal(table.column(key), repo_id), pc.equal(table.column("sha"), sha)))
+    return max(found.to_pylist(), key=lambda row: row[last], default={})
+
+
+def _names(index: Index, row: int) -> tuple[tuple[str, float], ...]:
+    from search.naming import Namer
+
+    if index.gallery.calibration is None:
+        return ()
+    (named,) = Namer(index, progress=False).names(np.array([row]), 3)
+    return tuple((n.name, round(n.confidence, 3)) for n in named)
+
+
+# ── code ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ascii() of a stranger's text is a literal, whatever it holds. Comments stand behind code alone: one of its own in the
+# first two lines could declare an encoding.
+_CLASS = re.compile("[A-Z][A-Za-z0-9_]{0,60}ImageProcessor(Fast|Pil)?")
+
+
+def _scores(facts: Facts) -> list[str]:
+    scores = f"scores = logits{facts.activation}"
+    if facts.logit is not None:
+        said = f"  # {printable(facts.label, SHOWN)}" if facts.label and facts.label.strip() else ""
+        return [scores, f"print(scores[{facts.logit}].item()){said}"]
+    count = int(facts.tried.get("num_logits") or facts.listed.get("num_labels") or 1)
+    label = "" if facts.timm else "repr(model.config.id2label.get(output)), "
+    return [
+        scores,
+        f"for output in scores.topk({min(5, max(count, 1))}).indices.tolist():",
+        f"    print(output, {label}scores[output].item())",
+    ]
+
+
+def _transformers(facts: Facts) -> str:
+    kind = str(facts.tried.get("processor"))
+    kind = kind if _CLASS.fullmatch(kind) else "AutoImageProcessor"
+    weights = facts.listed.get("weights_sha")
+    names = sorted({"AutoModelForImageClassification", kind} | ({"AutoConfig"} if weights else set()))
+    options = "config=config, revision=weights" if weights else "revision=commit"
+    options += ", dtype=torch.float32" if facts.half else ""
+    model = f"AutoModelForImageClassification.from_pretrained(repo, {options}).eval()"
+    logits = "last_hidden_state" if facts.tried.get("architecture") == "PPLCNetForImageClassification" else "logits"
+    lines = ["import torch", f"from transformers import {', '.join(names)}"]
+    lines += ["from transformers.image_utils import load_image", ""]
+    lines += [f"repo = {facts.repo_id!a}", f"commit = {facts.sha!a}"]
+    if weights:
+        lines += [f"weights = {weights!a}  # {printable(facts.listed.get('weights_ref'), SHOWN)}"]
+        lines += ["config = AutoConfig.from_pretrained(repo, revision=commit)"]
+    lines += [f"model = {model}", f"processor = {_processor(facts, kind)}", ""]
+    lines += ['image = load_image("image.jpg")' + ('.convert("L")' if facts.mode == "L" else "")]
+    lines += ["with torch.inference_mode():"]
+    lines += [f'    logits = model(**processor(image, return_tensors="pt")).{logits}[0]', *_scores(facts)]
+    return "\n".join(lines) + "\n"
+
+
+def _processor(facts: Facts, kind: str) -> str:
+    if facts.tried.get("processor_source") != "default":
+        return f"{kind}.from_pretrained(repo, revision=commit)"
+    sizes = {name: facts.settings[name] for name in ("size", "crop_size") if facts.settings.get(name)}
+    return f"{kind}({', '.join(f'{name}={_numbers(value)}' for name, value in sizes.items())})"
+
+
+def _numbers(value: Any) -> str:
+    """Return the source of a size: numbers, or an object of them."""
+    return ascii({str(k): v for k, v in value.items() if v is not None} if isinstance(value, dict) else value)
+
+
+def _timm(facts: Facts) -> str:
+    weights = facts.listed.get("weights_sha")
+    name = f"hf-hub:{facts.repo_id}@{facts.sha}"
+    lines = ["import timm", "import torch"]
+    if weights:
+        lines += ["from huggingface_hub import hf_hub_download"]
+    lines += ["from PIL import Image, ImageOps", ""]
+    if weights:
+        place = f"{facts.repo_id!a}, 'model.safetensors', revision={weights!a}"
+        lines += [f"weights = hf_hub_download({place})  # {printable(facts.listed.get('weights_ref'), SHOWN)}"]
+    lines += [f"name = {name!a}"]
+    lines += [f"model = timm.create_model(name, {'checkpoint_path=weights' if weights else 'pretrained=True'}).eval()"]
+    lines += ["config = timm.data.resolve_model_data_config(model)", "transform = timm.data.create_transform(**config)"]
+    lines += ["", f'image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("{facts.mode}")']
+    lines += ["with torch.inference_mode():"]
+    lines += ["    logits = model(transform(image).unsqueeze(0))[0]", *_scores(facts)]
+    return "\n".join(lines) + "\n"
+
+
+# ── words ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _meaning(facts: Facts, names: Sequence[tuple[str, float]]) -> list[str]:
+    count = facts.tried.get("num_logits")
+    of = f"{count} outputs" if count else "its outputs"
+    kind = {
+        ".softmax(-1)": f"a probability: the {of} add up to 1, so that one of them wins on any image, also on one "
+        "that shows nothing the model knows",
+        ".sigmoid()": f"a probability of its own for each of the {of}: several may be near 1, or none",
+        "": "a number, as the model gives it: it was trained for regression",
+    }[facts.activation]
+    said = [f"scores: {kind}"]
+    if facts.logit is not None:
+        label = printable(facts.label or "", SHOWN)
+        called = f'the model calls it "{label}"' if label else "the model has no name for it"
+        said.append(f"output {facts.logit}: {called}")
+        if names:
+            alike = ", ".join(f"{printable(name, SHOWN)} ({confidence:.2f})" for name, confidence in names)
+            said.append(f"by what it answers: {alike}; the numbers are confidences, 0 to 1")
+    return said
+
+
+_QUALITY = {
+    "LABEL_i": "its labels are LABEL_0, LABEL_1 and so on: 'hubprobe describe' names what they answer",
+    "numeric": "its labels are numbers: 'hubprobe describe' names what they answer",
+    "missing": "it has no labels: 'hubprobe describe' names what its outputs answer",
+    "inferred": "its labels are not its own: they are those of the data set that it seems to be trained on",
+    "guessed_by_count": "it has no labels; its number of outputs is that of ImageNet",
+}  # fmt: skip
+
+
+def _quirks(facts: Facts) -> list[str]:
+    tried, listed, said = facts.tried, facts.listed, []
+    if not tried:
+        return ["it came with a release, or its attempt is gone: the code is what its library is usually called with"]
+    if listed.get("weights_sha"):
+        said.append(
+            f"its weights are those of {printable(listed.get('weights_ref'), SHOWN)}, a conversion to safetensors that "
+            "is not merged"
+        )
+    if tried.get("processor_source") == "default" and not facts.timm:
+        said.append("it has no image processor: the code makes the one that belongs to its architecture")
+        if not facts.settings:
+            said.append("at which size was not kept: run 'hubprobe probe' on it again to know, or compare its card")
+    if assumed := tried.get("processor_assumed"):
+        said.append(f"not said by the repository, and assumed of its processor: {printable(assumed, 300)}")
+    if refused := tried.get("probes_refused"):
+        reason = printable(tried.get("refused_reason") or "", 200)
+        said.append(f"its processor failed on {len(refused)} of the probe images: {reason}")
+    if facts.mode == "L":
+        said.append("it reads images of one channel: colours are lost before it sees them")
+    if excluded := tried.get("num_excluded"):
+        said.append(f"{excluded} of its outputs are constant or not finite: they answer nothing")
+    if facts.half and not facts.timm and (listed.get("safetensors") or {}).get("parameters"):
+        said.append("its weights are stored in half precision; the code computes in float32, as the prober did")
+    if (quality := tried.get("label_quality")) in _QUALITY:
+        said.append(_QUALITY[quality])
+    return said
