@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
+from search.baselines import BASELINES
+from search.baselines import PROBES as BASELINE_PROBES
 from search.open_index import Index
 from search.open_index import open as open_index
 from search.scan.scoring import Descriptor
@@ -158,7 +160,7 @@ def evaluate(
     Args:
         workspace: whose index is asked.
         truth: ``{"concepts": {key: {"name": str, ...}}, "models": {repo_id: {"logits": [key or None, ...]}}}``.
-        scorings: names in `search.SCORINGS`.
+        scorings: names in `search.SCORINGS`, and of the text tasks in `search.baselines.BASELINES`.
         k: probes compared; the configuration's, else each scoring's own, when None.
         max_logit_queries: larger sets of logit queries are sampled down to this many, without replacement.
         seed: of the sample and of the bootstrap.
@@ -190,17 +192,17 @@ def evaluate(
     for task, queries in tasks:
         batch = list(tqdm(queries, desc=f"{task} queries", disable=not progress, leave=False))
         for scoring in scorings if batch else ():
+            if scoring in BASELINES and task == "logit":
+                continue
             found, chance = [], []
-            for descriptor, concept, allowed in tqdm(
-                batch, desc=f"{task} {scoring}", disable=not progress, leave=False
-            ):
-                comparison = index.gallery.compile(descriptor, scoring, k)
-                rank, share = _first(index.gallery.distances(comparison), concepts == concept, allowed)
+            compared, distances = _distances(index, [query for query, _, _ in batch], scoring, k)
+            bar = tqdm(batch, desc=f"{task} {scoring}", disable=not progress, leave=False)
+            for (descriptor, concept, allowed), distance in zip(bar, distances, strict=True):
+                rank, share = _first(distance, concepts == concept, allowed)
                 found.append(rank)
                 chance.append(share)
                 about = {"query": descriptor.about, "concept": names[concept], "rank": rank}
                 ranks.append({"task": task, "scoring": scoring, **about})
-            compared = comparison.columns.size
             about = {"task": task, "scoring": scoring, "k": compared, "queries": len(batch)}
             rows.append({**about, **_summary(np.array(found), rng), "chance": float(np.mean(chance))})
     with_truth = len({int(m) for m in index.gallery.model_of[concepts >= 0]})
@@ -227,6 +229,20 @@ def _concepts(index: Index, truth: Mapping[str, Any]) -> tuple[NDArray[np.int64]
     if (found < 0).all():
         raise QueryError("the truth names no logit of this index")
     return found, names
+
+
+def _distances(
+    index: Index, queries: Sequence[Descriptor], scoring: str, k: int | None
+) -> tuple[int, Iterator[NDArray[np.float64]]]:
+    """Return how many probes the last query compares, and every query's distances to all logits."""
+    gallery = index.gallery
+    if scoring in BASELINES:
+        texts = index.embedded([query.about for query in queries], "asked", progress=False)
+        k = min(k or BASELINE_PROBES, gallery.n_probes)
+        scores = BASELINES[scoring](gallery, index.probe_embeddings, texts, k)
+        return k, (1.0 - row.astype(np.float64) for row in scores)
+    comparisons = [gallery.compile(query, scoring, k) for query in queries]
+    return comparisons[-1].columns.size, (gallery.distances(one) for one in comparisons)
 
 
 Asked: TypeAlias = "tuple[Descriptor, int, NDArray[np.bool_] | None]"

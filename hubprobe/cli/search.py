@@ -405,6 +405,7 @@ def evaluate(
       hubprobe evaluate --workspace my-index --truth my.qrels --scoring bridged --trec runs/
     """
     import search as room
+    from search.baselines import BASELINES
     from search.evaluation import read_qrels, write_trec
     from workspace import Workspace
 
@@ -413,12 +414,13 @@ def evaluate(
         known = read_qrels(text) if truth.suffix == ".qrels" else json.loads(text)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{truth} is not JSON: {error}; qrels end in .qrels") from error
-    asked = scorings or tuple(sorted(room.SCORINGS))
+    asked = scorings or tuple(sorted([*room.SCORINGS, *BASELINES]))
     evaluation = room.evaluate(Workspace.open(folder), known, scorings=asked, k=k, progress=not quiet)
     rows = evaluation.rows()
     click.echo(render(rows, list(rows[0]), kind), nl=False)
     if trec is not None:
-        files = write_trec(Workspace.open(folder), known, trec, scorings=asked, k=k)
+        runs = [scoring for scoring in asked if scoring not in BASELINES]
+        files = write_trec(Workspace.open(folder), known, trec, scorings=runs, k=k)
         click.echo(f"{len(files)} files: {trec}", err=True)
 
 

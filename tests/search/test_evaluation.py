@@ -1,10 +1,12 @@
 """Accuracy against a known truth, and the contact sheet."""
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import search
 from search import SCORINGS
+from search.baselines import BASELINES, auprc
 from workspace import QueryError
 
 
@@ -24,6 +26,24 @@ def test_both_tasks_and_all_scorings_are_measured(evaluation):
         assert 0 <= row["top1_low"] <= row["top1"] <= row["top1_high"] <= 1
         assert row["top1"] <= row["top5"] <= row["top10"]
         assert 0 < row["chance"] < 0.2
+
+
+def test_published_baselines_answer_texts(made, opened):
+    measured = search.evaluate(
+        made.workspace, made.truth, scorings=["semanticlens", "auprc"], k=15, encoder=made.encoder, progress=False
+    )
+    rows = {(r["task"], r["scoring"]): r for r in measured.rows()}
+    assert {task for task, _ in rows} == {"text", "text, unlabelled"}
+    assert rows["text", "semanticlens"]["k"] == 15
+    for name in BASELINES:
+        assert rows["text", name]["top5"] > 0.8
+    texts = opened.embedded(["dog"], "asked")
+    positives = np.argsort(-(opened.probe_embeddings @ texts[0]))[:15]
+    for row in (0, len(opened) - 1):  # the area by hand
+        order = np.argsort(-opened.gallery.vector(row).astype(np.float64), kind="stable")
+        hits = np.isin(order, positives)
+        area = (np.cumsum(hits)[hits] / (np.flatnonzero(hits) + 1)).mean()
+        assert auprc(opened.gallery, opened.probe_embeddings, texts, 15)[0, row] == pytest.approx(area, abs=0.02)
 
 
 def test_ranks_hold_every_query(evaluation):
