@@ -1,7 +1,7 @@
 """Ways to match a text with logits that others published, as `search.evaluate` measures them beside ours.
 
-They read every descriptor whole and are no scoring of a search: each returns the score of every logit for every text, higher
-for a better match, float32 ``[texts, logits]``.
+They read every descriptor whole and are no scoring of a search: each returns the score of every logit for every text,
+higher for a better match, float32 ``[texts, logits]``.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def semantic_lens(
 def auprc(gallery: Gallery, probes: NDArray[np.float32], texts: NDArray[np.float32], k: int) -> NDArray[np.float32]:
     """Area under the precision-recall curve of a logit's responses as a detector of the ``k`` probes most like a text.
 
-    It is the average precision, the detector's scores being the responses: ``mean over the positives of i / place``, the
-    i-th of them being at that place. Arguments as of `semantic_lens`.
+    It is the average precision, the detector's scores being the responses: ``mean over the positives of i / place``,
+    the i-th of them being at that place. Arguments as of `semantic_lens`.
     """
     k = min(k, len(probes))
     positives = np.argpartition(-(texts @ probes.T), k - 1, axis=1)[:, :k]
