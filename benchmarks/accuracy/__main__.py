@@ -4,7 +4,7 @@
     python -m benchmarks.accuracy report
 
 Each study is one command, seeded, and writes ``benchmarks/accuracy/results/<study>.json``; ``report`` makes
-``docs/results.md`` and its pictures of them. Data: ``benchmarks/minihub/README.md``.
+``RESULTS.md`` and its pictures of them. Data: ``benchmarks/minihub/README.md``.
 """
 
 from __future__ import annotations

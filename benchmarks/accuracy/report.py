@@ -1,4 +1,7 @@
-"""docs/results.md and its pictures, from the recorded rows. Text between tables is written here; figures never are."""
+"""RESULTS.md beside this file and its pictures in docs/images, from the recorded rows.
+
+Text between tables is written here; figures never are.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def write(results: Path) -> None:
-    """Write ``docs/results.md`` from every study that has been recorded, and the pictures beside it."""
+    """Write ``RESULTS.md`` from every study that has been recorded, and the pictures of it."""
     from benchmarks.accuracy import pictures
 
     studies = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(results.glob("*.json"))}
@@ -21,14 +24,15 @@ def write(results: Path) -> None:
         if name in studies:
             parts.append(section(studies[name]["rows"]))
     parts.append(_runs([study["about"] for study in studies.values()]))
-    (DOCS / "results.md").write_text("\n".join(parts), "utf-8")
+    Path(__file__).with_name("RESULTS.md").write_text("\n".join(parts), "utf-8")
     pictures.draw(studies, DOCS / "images")
 
 
 _HEAD = """# Results
 
 Shares of queries with a right logit among the first one, five or ten; 95 % bootstrap intervals over the queries in
-brackets. Everything is asked of hubprobe itself: responses are completed, indexed, calibrated and searched by the
+brackets. What they mean: [docs/results.md](../../docs/results.md).
+Everything is asked of hubprobe itself: responses are completed, indexed, calibrated and searched by the
 commands a user has. What could be tuned (`search/contrast.py`, `search/bridge_fit.py`) was tuned on the validation
 half of the concepts; these are the test half, on which nothing was tuned (it was asked again whenever the code
 changed). The published scoring, `probelog`, is given the `k` that is best on the validation half. Rebuild: `python -m
@@ -40,11 +44,11 @@ class names; **MiniHub**, 178 tiny classifiers of 374 drawn concepts trained for
 nothing was trained on. Texts are compared with the probes' captions by all-MiniLM-L6-v2: no CLIP could be had where
 this was measured, so figures with one will differ.
 
-What was tried for the ranking, and what of it is in: [TRIED.md](../benchmarks/accuracy/TRIED.md).
+What was tried for the ranking, and what of it is in: [TRIED.md](TRIED.md).
 
-![Top-1 by setting and scoring](images/results_scorings.png)
+![Top-1 by setting and scoring](../../docs/images/results_scorings.png)
 
-![Partial probing](images/results_partial.png)
+![Partial probing](../../docs/images/results_partial.png)
 """
 
 
