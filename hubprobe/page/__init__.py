@@ -26,7 +26,7 @@ SWITCH_S = 0.0005
 HEAD_BYTES = 64 * 1024
 """Of a request's head: address and headers."""
 
-LIBRARIES = ("starlette", "uvicorn", "pydantic", "cachetools", "python_multipart", "mcp")
+LIBRARIES = ("starlette", "uvicorn", "pydantic", "cachetools", "python_multipart", "mcp", "prometheus_client")
 """What comes with the extra ``page``."""
 
 

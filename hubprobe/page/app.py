@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
@@ -21,11 +21,13 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from hubprobe.page import download
 from hubprobe.page import question as questions
 from hubprobe.page.api import INSIDE, Endpoints, GradioCalls, Plain, Tools
 from hubprobe.page.limits import Bounded, Limits, is_api
+from hubprobe.page.metrics import CONTENT_TYPE, Metrics
 from hubprobe.page.question import Question, read
-from hubprobe.page.views import Views, model_address
+from hubprobe.page.views import MOST_LISTED, Views, model_address, models_table, outputs_table
 from workspace import QueryError
 from workspace.text import printable
 
@@ -60,9 +62,10 @@ def application(
     ``at_once`` searches run at once; ``hosts`` are names under which it may be asked, besides this machine's own.
     """
     searching = CapacityLimiter(at_once)
-    endpoints = Endpoints(current, searching)
+    endpoints, metrics = Endpoints(current, searching), Metrics(current)
     site = Site(current, endpoints, searching, mcp)
-    routes = [*site.routes, *Plain(endpoints).routes, *GradioCalls(endpoints).routes]
+    measured = Route("/metrics", lambda _: Response(metrics.text(), media_type=CONTENT_TYPE), methods=["GET"])
+    routes = [*site.routes, measured, *Plain(endpoints).routes, *GradioCalls(endpoints).routes]
     running: Callable[[object], AbstractAsyncContextManager[None]] | None = None
     if mcp:
         tools = Tools(endpoints)
@@ -76,7 +79,7 @@ def application(
         exception_handlers={HTTPException: site.refused, QueryError: site.not_answered},  # type: ignore[dict-item]
     )
     app.router.redirect_slashes = False
-    return Bounded(app, limits, hosts)
+    return metrics.counting(Bounded(app, limits, hosts))
 
 
 class Site:
@@ -89,7 +92,8 @@ class Site:
         version = sha256(b"".join(self._files.values())).hexdigest()[:12]
         self._views = Views(version, current.workspace.root.resolve().name)
         pages = {
-            "/": self.search, "/model": self.model, "/about": self.about, "/probe/{probe_set}/{name}": self.probe,
+            "/": self.search, "/model": self.model, "/models": self.models, "/about": self.about,
+            "/probe/{probe_set}/{name}": self.probe,
             "/static/{name}": self.static, "/favicon.ico": self.icon, "/health": self.health,
         }  # fmt: skip
         self.routes: list[BaseRoute] = [Route(path, page, methods=["GET"]) for path, page in pages.items()]
@@ -99,6 +103,10 @@ class Site:
     async def search(self, request: Request) -> Response:
         """The start page, or the results of what the address asks."""
         question, opened = read(request.query_params), self._current.get()
+        kind = download.wanted(request.query_params)
+        if kind:
+            hits = await self._in_thread(questions.table, self._current, opened, question)
+            return download.file(hits, kind, "hits")
         if question.kind == "nothing" and question.like:  # a model without an output: its page lists them
             return RedirectResponse(model_address(question.like), status_code=303)
         known = opened.pages.get(question)
@@ -117,12 +125,24 @@ class Site:
     async def model(self, request: Request) -> Response:
         """A model's page."""
         values, opened = request.query_params, self._current.get()
-        start = values.get("start", "")
-        draw = partial(
-            self._views.model, opened, values.get("repo", ""), values.get("sha"), find=values.get("find", "")[:100],
-            start=int(start) if re.fullmatch("[0-9]{1,9}", start) else 0,
-        )  # fmt: skip
+        repo_id, sha, find = values.get("repo", ""), values.get("sha"), values.get("find", "")[:100]
+        kind = download.wanted(values)
+        if kind:
+            rows = await self._in_thread(partial(outputs_table, opened, repo_id, sha, find))
+            return download.file(rows, kind, "outputs")
+        draw = partial(self._views.model, opened, repo_id, sha, find=find, start=_start(values))
         return self._response(await self._in_thread(draw))
+
+    async def models(self, request: Request) -> Response:
+        """All models, the most downloaded first."""
+        values, opened = request.query_params, self._current.get()
+        find, kind = values.get("find", "")[:100], download.wanted(values)
+        if kind:
+            rows = await self._in_thread(models_table, opened, find)
+            return download.file(rows.slice(0, MOST_LISTED), kind, "models")
+        return self._response(
+            await self._in_thread(partial(self._views.models, opened, find=find, start=_start(values)))
+        )
 
     async def image(self, request: Request) -> Response:
         """An uploaded example image: remembered, and shown at an address of its own."""
@@ -218,3 +238,9 @@ class Site:
     def _response(self, page: str, status: int = 200, headers: Any = None) -> Response:
         headers = SECURITY | {"cache-control": "no-store"} | dict(headers or {})
         return HTMLResponse(page, status_code=status, headers=headers)
+
+
+def _start(values: Mapping[str, str]) -> int:
+    """Return from which entry a list is shown; anything that is no number is the first."""
+    start = values.get("start", "")
+    return int(start) if re.fullmatch("[0-9]{1,9}", start) else 0

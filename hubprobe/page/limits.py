@@ -44,7 +44,7 @@ class Limits:
 _METHODS = ("GET", "HEAD", "POST")
 _API = re.compile(r"/(api|gradio_api|mcp|config)(/.*)?", re.DOTALL)
 _FREE = re.compile(
-    r"/(about|health|favicon\.ico|robots\.txt|config|static/.*|probe/.*|api/openapi\.json"
+    r"/(about|health|metrics|favicon\.ico|robots\.txt|config|static/.*|probe/.*|api/openapi\.json"
     r"|gradio_api/(info|queue/data|call/[^/]*/.*))"
 )
 """What searches nothing: everything else counts for the rate."""
@@ -149,7 +149,7 @@ class Bounded:
                 raise HTTPException(
                     429, f"too many searches: wait {seconds:.0f} s", {"retry-after": str(max(1, round(seconds)))}
                 )
-        if self._running > self._limits.at_once and scope["path"] != "/health":
+        if self._running > self._limits.at_once and scope["path"] not in ("/health", "/metrics"):
             raise HTTPException(503, "too many searches at once: try again in a moment", _SOON)
 
     def _check_place(self, scope: Scope, origin: str | None, hosts: list[str]) -> None:

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 from cachetools import LRUCache
 
 import search
@@ -153,7 +154,7 @@ class Names:
         known = {row: names for row, names in remembered.items() if names is not None}
         new = [row for row in remembered if row not in known]
         if new:
-            named = namer.names(np.array(new, np.int64), NAMES)
+            named = namer.with_own_labels(np.array(new, np.int64), NAMES)
             known |= {row: self._known.put(row, names) for row, names in zip(new, named, strict=True)}
         return known
 
@@ -328,6 +329,15 @@ class Opened:
     def examples(self) -> list[tuple[str, int]]:
         """Words worth trying, each with the row of a logit that carries it."""
         return examples(self.index)
+
+    @cached_property
+    def listed(self) -> pa.Table:
+        """The models, the most downloaded first, with what a list shows of them."""
+        gallery = self.index.gallery
+        counts = np.bincount(gallery.model_of, minlength=gallery.models.num_rows)
+        columns = ["repo_id", "sha", "library_name", "license", "downloads", "parameters", "label_quality"]
+        table = gallery.models.select(columns).append_column("outputs", pa.array(counts))
+        return table.sort_by([("downloads", "descending"), ("repo_id", "ascending")])
 
     def lookalikes(self, repo_id: str, sha: str) -> list[dict[str, Any]]:
         """Return the models that recognise what this one does, best first."""

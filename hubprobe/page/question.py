@@ -10,11 +10,14 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 from urllib.parse import urlencode
 
+from hubprobe.page import download
 from search import filters
 from workspace import QueryError
 from workspace.text import printable
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from hubprobe.page.opened import Current, Opened
     from search import Query
     from search.text.calibration import Coverage
@@ -98,7 +101,7 @@ class Question:
         return Question(q=self.q, image=self.image, like=self.like, logit=self.logit).url()
 
     def url(self, **changes: Any) -> str:
-        """Return the address of this question with some values changed."""
+        """Return the address of this question with some values changed, or added, as ``format`` is."""
         values = {field.name: getattr(self, field.name) for field in fields(self)} | changes
         defaults = {"by": "logit", "n": 10}
         return address("./", **{k: v for k, v in values.items() if v != defaults.get(k)})
@@ -198,6 +201,15 @@ def plain(opened: Opened, hit: dict[str, Any]) -> dict[str, Any]:
             for one in hit["evidence"]
         ],
     }
+
+
+def table(current: Current, opened: Opened, question: Question) -> pa.Table:
+    """Return the hits of a question as a table to keep: the API's records, the probes as ``id: caption``."""
+    hits = records(opened, prepared(current, opened, question).by(question.by).limit(question.n))
+    rows = [plain(opened, hit) for hit in hits]
+    for row in rows:
+        row["evidence"] = [f"{one['probe_id']}: {one['caption']}" for one in row["evidence"]]
+    return download.table(rows, [*_COLUMNS, "name", "name_confidence", "name_source", "evidence"])
 
 
 def snippets(question: Question, workspace: str, image_name: str = "example.png") -> dict[str, str]:

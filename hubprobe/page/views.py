@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from hubprobe.page import download
+from hubprobe.page.limits import is_loopback
 from hubprobe.page.question import MOST, UNITS, Answer, Question, address, snippets
 from workspace import HubprobeError
 from workspace.text import printable
@@ -20,6 +24,8 @@ from workspace.text import printable
 if TYPE_CHECKING:
     from hubprobe.page.api import Endpoint
     from hubprobe.page.opened import Example, Opened, Strong
+
+_COPIED = ("rank", "repo_id", "sha", "logit", "label", "score", "license", "downloads", "parameters")
 
 PER_PAGE = 100
 """Outputs of a model listed at once."""
@@ -54,7 +60,15 @@ _FOUND_BY = {
     "labels": "labels of other models whose outputs answer alike",
     "map": "what was learned from labels and the outputs that carry them",
 }
-_JUDGES = {"labels": "other models’ labels", "zero-shot": "the encoder"}
+_MENU = (
+    ("Search", "./", "home"), ("Models", "models", "models"), ("About", "about", "about"), ("API", "about#api", ""),
+)  # fmt: skip
+_JUDGES = {"labels": "models that answer alike and their labels", "zero-shot": "what the encoder sees in the probes"}
+NAME_FLOOR = 0.1
+"""Confidence below which a suggested name is not shown: it would be a guess among many."""
+
+MOST_LISTED = 10_000
+"""Models in a file."""
 
 
 # ── what templates say ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -83,6 +97,11 @@ def short(value: float) -> str:
     return f"{value:.0f}"
 
 
+def percent(share: float) -> str:
+    """Return a share for people: 21 %."""
+    return f"{100 * share:.0f} %"
+
+
 def fact(name: str, value: Any) -> str:
     """Return a fact for people, in its unit; empty when it is not known."""
     if value is None or value == "":
@@ -106,8 +125,9 @@ def model_address(repo_id: str, sha: str | None = None) -> str:
 
 
 def hub_address(endpoint: str, repo_id: str, sha: str | None = None) -> str | None:
-    """Return where a repository lies on the Hub; None when that is not a web address one could follow."""
-    if not endpoint.startswith("https://"):
+    """Return where a repository lies on the Hub; None when that is no web address, or one of this machine alone."""
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname or is_loopback(parts.hostname):
         return None
     tree = f"/tree/{quote(sha, safe='')}" if sha else ""
     return f"{endpoint.rstrip('/')}/{quote(repo_id, safe='/')}{tree}"
@@ -119,9 +139,9 @@ def strip(probes: tuple[Strong, ...], probe_set: str, eager: bool = False) -> Ma
     return Markup(_parts().figures(probes, probe_set, eager))
 
 
-def card(hit: Mapping[str, Any], question: Question, probe_set: str) -> Markup:
-    """Return the card of a hit of `hubprobe.page.question`."""
-    return Markup(_parts().card(hit, question, probe_set))
+def card(hit: Mapping[str, Any], question: Question, probe_set: str, endpoint: str = "") -> Markup:
+    """Return the card of a hit of `hubprobe.page.question`; the Hub is linked when its ``endpoint`` can be followed."""
+    return Markup(_parts().card(hit, question, probe_set, hub_address(endpoint, hit["repo_id"], hit["sha"])))
 
 
 def _parts() -> Any:
@@ -133,10 +153,11 @@ def _environment() -> Environment:
         loader=PackageLoader("hubprobe.page"), autoescape=True, finalize=shown, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, auto_reload=False,
     )  # fmt: skip
-    made.filters.update(text=printable, exact=exact, number=number, short=short)
+    made.filters.update(text=printable, exact=exact, number=number, short=short, percent=percent)
     made.globals.update(
         model_address=model_address, Question=Question, strip=strip, found_by=_FOUND_BY, judges=_JUDGES, MOST=MOST,
-        hits=_HITS, units=UNITS, qualities=_QUALITY,
+        hits=_HITS, units=UNITS, qualities=_QUALITY, name_floor=NAME_FLOOR, card=card,
+        menu=_MENU,
     )  # fmt: skip
     return made
 
@@ -160,7 +181,8 @@ class Views:
         common = {
             "version": self._version, "gallery": opened.index.gallery, "index": opened.index.version, "title": "",
             "facets": opened.facets, "question": question or Question(), "image_name": "", "root": "", "focus": False,
-            "opened": opened, "probe_set": opened.strips.probe_set,
+            "opened": opened, "probe_set": opened.strips.probe_set, "endpoint": opened.index.workspace.config.endpoint,
+            "here": {"results.html": "home"}.get(template, template.removesuffix(".html")),
         }  # fmt: skip
         return ENVIRONMENT.get_template(template).render(common | values)
 
@@ -180,7 +202,8 @@ class Views:
         picture = base64.b64encode(example.picture).decode() if example is not None else None
         return self._page(
             "results.html", opened, question, title=title(question, image_name), answer=answer, image_name=image_name,
-            picture=picture, asked_with=asked_with,
+            picture=picture, asked_with=asked_with, rows=_lines(answer.hits),
+            question_files=[(kind, question.url(format=kind)) for kind in download.KINDS],
             snippets=snippets(question, self._workspace, image_name or "example.png"),
         )  # fmt: skip
 
@@ -191,8 +214,7 @@ class Views:
         ``sha`` it is the commit last indexed. Raises `QueryError` for a model that is not there.
         """
         gallery = opened.index.gallery
-        sha = gallery.commit(repo_id, sha or None)
-        rows = np.flatnonzero(gallery.is_model(repo_id, sha))
+        sha, rows = _model(opened, repo_id, sha)
         facts = gallery.models.slice(int(gallery.model_of[rows[0]]), 1).to_pylist()[0]
         known = set(gallery.models.column("repo_id").to_pylist())
         tried = _attempt(opened, repo_id, sha)
@@ -201,18 +223,26 @@ class Views:
         some = listed[start : start + PER_PAGE]
         names = opened.names.of([row for row, _ in some])
         here = partial(address, "model", repo=repo_id, sha=sha, find=find)
-        pages = [
-            (f"{first + 1}–{min(first + PER_PAGE, len(listed))}", None if first == start else here(start=first))
-            for first in range(0, len(listed), PER_PAGE)
-        ]
         return self._page(
             "model.html", opened, title=repo_id, repo_id=repo_id, sha=sha, facts=facts, find=find,
             link=hub_address(opened.index.workspace.config.endpoint, repo_id, sha), total=len(rows),
             model=_facts(facts, _MODEL), attempt=_facts(tried, _ATTEMPT) if tried else None,
             bases=[(base, base in known) for base in facts["base_models"] or []],
             copies=[c for c in opened.index.gallery.family_members.get(facts["family"], []) if c != repo_id][:20],
-            alike=opened.lookalikes(repo_id, sha), matching=len(listed), pages=pages[:200] if len(pages) > 1 else [],
+            alike=opened.lookalikes(repo_id, sha), matching=len(listed), pages=_pages(len(listed), start, here),
+            files=[(kind, here(format=kind)) for kind in download.KINDS],
             outputs=[(one, names.get(row), opened.strips.strongest(row)[:6]) for row, one in some],
+        )  # fmt: skip
+
+    def models(self, opened: Opened, *, find: str = "", start: int = 0) -> str:
+        """Return the list of the models whose repository contains ``find``, from number ``start``."""
+        table = models_table(opened, find)
+        start = min(max(start, 0), max(table.num_rows - 1, 0)) // PER_PAGE * PER_PAGE
+        here = partial(address, "models", find=find)
+        return self._page(
+            "models.html", opened, title="Models", find=find, matching=table.num_rows,
+            listed=table.slice(start, PER_PAGE).to_pylist(), pages=_pages(table.num_rows, start, here),
+            files=[(kind, here(format=kind)) for kind in download.KINDS],
         )  # fmt: skip
 
     def about(self, opened: Opened, base: str, endpoints: Sequence[Endpoint], mcp: bool) -> str:
@@ -233,10 +263,58 @@ def title(question: Question, image_name: str = "") -> str:
     return f"Like {printable(image_name, 60) or 'the example image'}"
 
 
+def models_table(opened: Opened, find: str) -> pa.Table:
+    """Return the models whose repository contains ``find``, the most downloaded first, as `Opened.listed` has them."""
+    table = opened.listed
+    return table.filter(pc.match_substring(pc.utf8_lower(table["repo_id"]), find.strip().lower())) if find else table
+
+
+def outputs_table(opened: Opened, repo_id: str, sha: str | None, find: str) -> pa.Table:
+    """Return the outputs of a model whose label or name contains ``find``, as a table to keep."""
+    sha, rows = _model(opened, repo_id, sha)
+    listed = _outputs(opened, rows, find.lower().split())
+    names = opened.names.of([row for row, _ in listed])
+    made = []
+    for row, one in listed:
+        best = next(iter(names.get(row) or []), None)
+        probes = [f"{p.probe}: {printable(p.caption, 200)}" for p in opened.strips.strongest(row)]
+        label = None if one["label"] is None else printable(one["label"], 200)
+        made.append({"repo_id": repo_id, "sha": sha, "logit": one["logit"], "label": label, "evidence": probes})
+        if best is not None:
+            made[-1] |= {
+                "name": best.name,
+                "name_confidence": round(best.confidence, 3),
+                "name_source": best.source,
+            }
+    columns = ["repo_id", "sha", "logit", "label", "name", "name_confidence", "name_source", "evidence"]
+    return download.table(made, columns)
+
+
+def _model(opened: Opened, repo_id: str, sha: str | None) -> tuple[str, Any]:
+    """Return the commit and the rows of a model; raises `QueryError` for one that is not there."""
+    gallery = opened.index.gallery
+    sha = gallery.commit(repo_id, sha or None)
+    return sha, np.flatnonzero(gallery.is_model(repo_id, sha))
+
+
+def _pages(total: int, start: int, here: Callable[..., str]) -> list[tuple[str, str | None]]:
+    """Return the pages of a long list, ``(words, address)``, the one that is shown without an address."""
+    firsts = range(0, min(total, 200 * PER_PAGE), PER_PAGE)
+    pages = [(f"{n + 1}–{min(n + PER_PAGE, total)}", None if n == start else here(start=n)) for n in firsts]
+    return pages if len(pages) > 1 else []
+
+
+def _lines(hits: Sequence[Mapping[str, Any]]) -> str:
+    """Return hits as CSV, for copying."""
+    rows = [
+        {name: printable(hit[name], 200) if isinstance(hit.get(name), str) else hit.get(name) for name in _COPIED}
+        for hit in hits
+    ]
+    return download.text(download.table(rows, _COPIED), "csv").decode()
+
+
 def _attempt(opened: Opened, repo_id: str, sha: str) -> dict[str, Any] | None:
     """Return the last attempt at a model, or None when the workspace has no such row, as after an import."""
-    import pyarrow.compute as pc
-
     try:
         table = opened.index.workspace.attempts([*_ATTEMPT, "repo_id", "sha"])
     except HubprobeError:

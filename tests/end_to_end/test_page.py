@@ -65,7 +65,7 @@ def page_hits(page: str) -> list[tuple[str, int, str]]:
     found = []
     for card in HIT.findall(page):
         repo = re.search(r'class="repo"><a [^>]*>([^<]+)<', card)[1]
-        found.append((repo, int(re.search(r"logit (\d+)", card)[1]), re.search(r"<b>([\d.]+)</b> score", card)[1]))
+        found.append((repo, int(re.search(r"logit (\d+)", card)[1]), re.search(r"score <b>([\d.]+)</b>", card)[1]))
     return found
 
 

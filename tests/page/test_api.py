@@ -8,17 +8,21 @@ import re
 import time
 
 import httpx
+import numpy as np
 import pytest
 from anyio import CapacityLimiter
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from hubprobe.page.api import Endpoints, GradioCalls
 from hubprobe.page.limits import Limits
 from hubprobe.page.opened import Remembered
+from search.naming import Namer
+from search.text.bank import fold
 from tests.page.conftest import Served, bridged, serving
-from tests.search.conftest import probe_png
+from tests.search.conftest import Made, probe_png
 from workspace import QueryError
 
 
@@ -428,3 +432,59 @@ def test_an_error_inside_is_logged_and_not_shown(http: httpx.Client, served: Ser
     assert answer.status_code == 500
     assert "secret" not in answer.text
     assert "the secret of" in caplog.text
+
+
+def test_files_of_what_pages_show(http: httpx.Client, hostile: Served) -> None:
+    listed = http.get("models", params={"find": "model-00", "format": "json"}).json()
+    assert len(listed) == 10
+    assert {"repo_id", "outputs", "downloads"} <= listed[0].keys()
+    outputs = http.get("model", params={"repo": listed[0]["repo_id"], "format": "json"}).json()
+    assert [row["logit"] for row in outputs] == list(range(10))
+    none = http.get("", params={"q": "dog", "min_downloads": "999B", "format": "csv"})
+    assert none.text.startswith("rank,score,")
+    assert none.text.count("\n") == 1
+    assert http.get("", params={"q": "dog", "format": "exe"}).status_code == 400
+    evil = httpx.get(hostile.url, params={"q": "dog", "n": "50", "format": "csv"}, trust_env=False)
+    assert evil.headers["content-type"].startswith("text/csv")
+    assert evil.headers["content-disposition"] == 'attachment; filename="hubprobe-hits.csv"'
+    assert evil.headers["x-content-type-options"] == "nosniff"
+    assert "\u202e" not in evil.text
+
+
+def test_metrics_count_what_was_answered(page_made: Made) -> None:
+    with serving(page_made, Limits(rate=1, burst=3)) as one:
+        for path in ("?q=dog", "nope/1", "nope/2", "?q=cat", "metrics"):
+            httpx.get(f"{one.url}{path}", trust_env=False)
+        answer = httpx.get(f"{one.url}metrics", trust_env=False)
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    requests = {
+        (s.labels["kind"], s.labels["status"]): s.value
+        for s in families["hubprobe_requests"].samples
+        if s.name.endswith("_total")
+    }
+    assert requests == {
+        ("search", "200"): 1, ("other", "404"): 2, ("search", "429"): 1, ("metrics", "200"): 1
+    }  # fmt: skip
+    assert families["hubprobe_index_models"].samples[0].value == 16
+    assert families["hubprobe_index_info"].samples[0].labels["version"] == one.current.get().index.version
+    assert "dog" not in answer.text
+
+
+def test_a_name_contradicts_no_label_that_is_trusted_more(served: Served) -> None:
+    index = served.current.get().index
+    rows = index.gallery.bridge.rows
+    namer = Namer(index, progress=False)
+    labels = index.gallery.logits.column("label").to_pylist()
+    suggested = namer.names(rows)
+    own = 0
+    for row, trust, before, after in zip(
+        rows.tolist(), index.gallery.bridge.weights.tolist(), suggested, namer.with_own_labels(rows), strict=True
+    ):
+        first = max((one for one in before if fold(one.name) != fold(labels[row])), key=lambda one: one.confidence)
+        assert (after[0].source == "own label") == (trust >= first.confidence)
+        assert [one.confidence for one in after] == sorted((one.confidence for one in after), reverse=True)
+        own += after[0].source == "own label"
+    assert own > 10
+    unlabelled = np.setdiff1d(np.arange(len(index.gallery)), rows)[:20]
+    assert namer.with_own_labels(unlabelled) == namer.names(unlabelled)

@@ -1,9 +1,13 @@
 """The page in a real browser."""
 
+import csv
 import io
+import json
 import re
 import time
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -26,10 +30,10 @@ def test_search_shows_cards_with_everything_on_them(visit: Visit, served: Served
         assert hit["repo_id"] in text
         assert f"logit {hit['logit']}" in text
         assert (hit["label"] or "no label") in text
-        assert f"{hit['score']:.3f} score" in re.sub(r"\s+", " ", text)
+        assert f"score {hit['score']:.3f}" in re.sub(r"\s+", " ", text)
         assert all(side in text for side in hit["found_by"])
     first = cards.first
-    assert "answers like" in first.inner_text()
+    assert re.search(r"(answers like .+|its answers fit its label) \(\d+ % sure\)", first.inner_text())
     assert first.locator(".strip img").count() == 8
     page.wait_for_function("[...document.querySelectorAll('.card:first-child img')].every(i => i.naturalWidth > 0)")
     assert "a pizza" in first.locator(".strip").inner_text()  # its evidence, with captions
@@ -118,10 +122,11 @@ def test_model_page(visit: Visit, served: Served) -> None:
     lines = page.locator(".outputs > li")
     assert lines.count() == len(described) == 10
     for i, one in enumerate(described):
-        assert one["name"] in lines.nth(i).inner_text()  # every logit is named
-    assert {"The model", "Its attempt", "Its lineage"} <= set(page.locator("h2").all_inner_texts())
+        text = lines.nth(i).inner_text()  # every logit is named, by its label where that fits
+        assert one["name"] in text or "its answers fit its label" in text or "nothing that stands out" in text
+    assert {"The model", "How it was probed", "Related models"} <= set(page.locator("h2").all_inner_texts())
     assert "ViTForImageClassification" in page.content()
-    attempt = page.locator("section", has=page.get_by_role("heading", name="Its attempt"))
+    attempt = page.locator("section", has=page.get_by_role("heading", name="How it was probed"))
     assert "0.50 s" in attempt.inner_text()
     assert page.locator(".columns a").count() >= 1  # models that recognise the same
 
@@ -191,7 +196,7 @@ def test_keyboard_only(visit: Visit) -> None:
 
 
 def test_every_field_has_a_label_and_headings_are_in_order(visit: Visit) -> None:
-    for path in ("", "?q=dog&license=mit", "model?repo=owner1/model-001", "about"):
+    for path in ("", "?q=dog&license=mit", "model?repo=owner1/model-001", "models", "about"):
         page = visit.go(path)
         assert page.evaluate(
             "[...document.querySelectorAll('input:not([type=hidden]), select')].every(e => e.labels.length)"
@@ -212,7 +217,46 @@ def test_snippets_can_be_copied(visit: Visit) -> None:
     assert copied == "hubprobe search --workspace small-index --where 'license = '\"'\"'mit'\"'\"'' --limit 10 dog\n"
 
 
-@pytest.mark.parametrize("path", ["", "?q=dog&license=mit", "model?repo=owner1/model-001", "about", "?q=" + "w" * 200])
+def test_what_is_shown_can_be_copied_and_downloaded(visit: Visit, tmp_path: Path) -> None:
+    visit.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = visit.go("?q=dog&n=4")
+    expected = _keys(page)
+    page.get_by_role("button", name="Copy", exact=True).click()
+    page.wait_for_selector("text=Copied")
+    copied = csv.DictReader(io.StringIO(page.evaluate("navigator.clipboard.readText()")))
+    assert [(row["repo_id"], int(row["logit"])) for row in copied] == expected
+    readers = {
+        "CSV": lambda path: list(csv.DictReader(path.open(encoding="utf-8"))),
+        "JSON": lambda path: json.loads(path.read_text("utf-8")),
+        "Parquet": lambda path: pq.read_table(path).to_pylist(),
+    }
+    for kind, read in readers.items():
+        with page.expect_download() as got:
+            page.get_by_role("link", name=kind, exact=True).click()
+        assert got.value.suggested_filename == f"hubprobe-hits.{kind.lower()}"
+        got.value.save_as(tmp_path / kind)
+        rows = read(tmp_path / kind)
+        assert [(row["repo_id"], int(row["logit"])) for row in rows] == expected
+        assert rows[0]["name"]
+
+
+def test_the_list_of_models(visit: Visit) -> None:
+    page = visit.go()
+    page.get_by_role("navigation", name="Site").get_by_role("link", name="Models").click()
+    assert page.locator(".list tbody tr").count() == 16
+    assert page.locator("nav [aria-current=page]").inner_text() == "Models"
+    page.get_by_label("Repository contains").fill("MODEL-003")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**find=MODEL-003")
+    assert page.locator(".list tbody tr").count() == 1
+    page.get_by_role("link", name="owner", exact=False).click()
+    page.wait_for_selector(".outputs")
+    assert "model-003" in page.locator("h1").inner_text()
+
+
+@pytest.mark.parametrize(
+    "path", ["", "?q=dog&license=mit", "model?repo=owner1/model-001", "models", "about", "?q=" + "w" * 200]
+)
 def test_phone(phone: Visit, path: str) -> None:
     page = phone.go(path)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -224,7 +268,17 @@ def test_phone(phone: Visit, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["", "?q=dog&n=100", "?q=<img src=x onerror=window.hacked=1>", "?like=x&logit=1", "about", "MODEL", "FIND"]
+    "path",
+    [
+        "",
+        "?q=dog&n=100",
+        "?q=<img src=x onerror=window.hacked=1>",
+        "?like=x&logit=1",
+        "about",
+        "models",
+        "MODEL",
+        "FIND",
+    ],
 )
 def test_hostile_text_stays_text(attacked: Visit, path: str) -> None:
     from urllib.parse import urlencode

@@ -58,7 +58,7 @@ def test_a_card_of_hostile_text_has_only_our_elements(
     hit = {
         "rank": 1, "score": 0.5, "repo_id": repo, "sha": "f" * 40, "logit": 3, "label": label, "found_by": [name],
         "parameters": 1_200_000, "downloads": 9, "license": licence, "copies": [repo],
-        "names": [Name(name, 0.5, "labels"), Name(label, 0.1, "labels")], "evidence": (Strong(0, caption, 3.0),),
+        "names": [Name(name, 0.5, "labels"), Name(label, 0.2, "labels")], "evidence": (Strong(0, caption, 3.0),),
     }  # fmt: skip
     made = Elements(card(hit, Question(q=label), "ab12"))
     assert made.names <= {"li", "article", "div", "span", "h3", "p", "a", "b", "ul", "img"}
@@ -69,7 +69,8 @@ def test_a_card_of_hostile_text_has_only_our_elements(
 
 def test_the_hub_is_linked_only_where_it_is_a_web_address() -> None:
     assert hub_address("https://huggingface.co/", 'a/"b<', "f0") == "https://huggingface.co/a/%22b%3C/tree/f0"
-    assert hub_address("http://127.0.0.1:8600", "a/b") is None
+    assert hub_address("http://hub.example.org", "a/b") == "http://hub.example.org/a/b"
+    assert hub_address("http://127.0.0.1:8600", "a/b") is None  # of this machine: a visitor's is another
     assert hub_address("javascript:alert(1)//", "a/b") is None
 
 

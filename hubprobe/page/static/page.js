@@ -21,6 +21,22 @@ for (const block of document.querySelectorAll(".snippet pre")) {
   block.parentElement.querySelector("h3").append(button);
 }
 
+for (const rows of document.querySelectorAll(".take .copied")) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = "Copy";
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(rows.textContent);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "No permission to copy: download it";
+    }
+    setTimeout(() => (button.textContent = "Copy"), 2000);
+  });
+  rows.parentElement.prepend(button);
+}
+
 const search = document.getElementById("search");
 const upload = document.getElementById("upload");
 const box = document.getElementById("q");
