@@ -169,7 +169,7 @@ def _names(index: Index, row: int) -> tuple[tuple[str, float], ...]:
 
     if index.gallery.calibration is None:
         return ()
-    (named,) = Namer(index, progress=False).names(np.array([row]), 3)
+    (named,) = Namer(index.gallery, index.texts, progress=False).names(np.array([row]), 3)
     return tuple((n.name, round(n.confidence, 3)) for n in named)
 
 

@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from search.answers import sql
     from search.build import IndexSummary, index
     from search.evaluation import Evaluation, evaluate
-    from search.evidence import contact_sheet
     from search.info import verify
-    from search.open_index import Index, open  # noqa: A004 - reads as search.open(workspace)
+    from search.open_index import Index, contact_sheet, open  # noqa: A004 - reads as search.open(workspace)
     from search.query import Query
     from search.scan.scoring import SCORINGS, Descriptor
     from search.text.encoder_choice import settle
@@ -47,7 +46,7 @@ _HOME = {
     "Index": "open_index",
     "IndexSummary": "build",
     "Query": "query",
-    "contact_sheet": "evidence",
+    "contact_sheet": "open_index",
     "evaluate": "evaluation",
     "index": "build",
     "load_encoder": "text.encoders",

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from search.statements import TIMEOUT_S, Answer, answered
-from search.views import Views
 from workspace import Workspace
 
 if TYPE_CHECKING:
@@ -63,4 +62,4 @@ def sql_rows(
 
         return Index(workspace)
 
-    return answered(Views(workspace, cache(opened)), statement, allow=allow, timeout_s=timeout_s)
+    return answered(workspace, statement, cache(opened), allow=allow, timeout_s=timeout_s)

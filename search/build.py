@@ -25,6 +25,7 @@ from search.text.calibration import Calibration, calibrate
 from search.text.embeddings import cache, embed_probes, read_embeddings
 from search.text.encoders import Encoder, load_encoder
 from search.text.known import KnownTexts
+from search.text.labels import Named
 from search.text.labels_fit import build as build_bridge
 from workspace import Workspace, WorkspaceError
 from workspace.disk import using
@@ -332,11 +333,15 @@ def _texts(
     embed = partial(texts.embedded, encoder=lambda: encoder, progress=progress)
     probes = read_embeddings(cache(workspace) / content["encoder"]["file"])
     older = Calibration.load(previous[0]) if previous else None
-    found = calibrate(gallery, partial(embed, kind="bank"), probes, previous=older, progress=progress)
+    bank_texts = partial(embed, kind="bank")
+    found = calibrate(gallery.vectors, len(gallery), bank_texts, probes, previous=older, progress=progress)
     found.save(folder)
     same = older is not None and np.array_equal(older.centre, found.centre) and np.array_equal(older.texts, found.texts)
+    quality = gallery.models.column("label_quality").to_pylist()
+    named = Named.of(gallery.logits.column("label"), gallery.model_of, quality)
+    continued = previous[0] if previous and same else None
     built = build_bridge(
-        gallery, partial(embed, kind="labels"), probes, found, previous[0] if previous and same else None
+        named, gallery.vectors, gallery.model_of, partial(embed, kind="labels"), probes, found, continued
     )
     for part in built or ():
         part.save(folder)

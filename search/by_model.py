@@ -20,7 +20,6 @@ from workspace import QueryError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from search.open_index import Index
     from search.scan.gallery import Gallery
     from search.scan.nearest import Mask, Rows
 
@@ -154,7 +153,7 @@ _COLUMNS = 128  # probes of an asking logit that the scan compares
 
 
 def similar_models(
-    index: Index, repo_id: str, *, sha: str | None = None, limit: int = 10, kept: int = 512, together: int = 32
+    gallery: Gallery, repo_id: str, *, sha: str | None = None, limit: int = 10, kept: int = 512, together: int = 32
 ) -> pa.Table:
     """Rank models by how well their outputs match those of ``repo_id``.
 
@@ -164,7 +163,7 @@ def similar_models(
     bound down, until no other can be among the ``limit`` best, or `COMPARED` were.
 
     Args:
-        index: an open index.
+        gallery: the version that is open.
         repo_id: the model that asks.
         sha: its commit; the last indexed when None.
         limit: models returned.
@@ -174,7 +173,6 @@ def similar_models(
     Returns a table ``rank, score, repo_id, sha, shared`` (share of the query's logits with a match of at least
     `ALIKE`) and the model's metadata. Raises `QueryError` when the model is not in the index.
     """
-    gallery = index.gallery
     own = np.flatnonzero(gallery.is_model(repo_id, gallery.commit(repo_id, sha)))
     asked = own[np.unique(np.linspace(0, own.size - 1, min(ASKED, own.size)).astype(np.int64))]
     strong = strengths(gallery.vectors(asked))

@@ -237,9 +237,9 @@ def _distances(
     """Return how many probes the last query compares, and every query's distances to all logits."""
     gallery = index.gallery
     if scoring in BASELINES:
-        texts = index.embedded([query.about for query in queries], "asked", progress=False)
+        texts = index.texts.embedded([query.about for query in queries], "asked", progress=False)
         k = min(k or BASELINE_PROBES, gallery.n_probes)
-        scores = BASELINES[scoring](gallery, index.probe_embeddings, texts, k)
+        scores = BASELINES[scoring](gallery, index.texts.probes, texts, k)
         return k, (1.0 - row.astype(np.float64) for row in scores)
     comparisons = [gallery.compile(query, scoring, k) for query in queries]
     return comparisons[-1].columns.size, (gallery.distances(one) for one in comparisons)

@@ -15,14 +15,13 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
-from search.query import Query
 from search.text.embeddings import decode
-from workspace import QueryError, WorkspaceError
+from workspace import QueryError, Workspace, WorkspaceError
 from workspace.files import replacing
 from workspace.text import printable
 
 if TYPE_CHECKING:
-    from search.open_index import Index
+    from search.scan.gallery import Gallery
 
 _THUMB, _GAP, _TEXT, _CAPTION, _MARGIN = 112, 10, 330, 34, 24  # pixels
 _TITLE = 64  # pixels
@@ -40,62 +39,50 @@ class _Answer:
 
 
 def contact_sheet(
-    index: Index,
-    hits: Query | pa.Table | Sequence[Mapping[str, Any]],
-    path: str | Path,
-    *,
-    probes_per_hit: int = 8,
-    title: str | None = None,
-) -> Path:
+    gallery: Gallery, workspace: Workspace, hits: Sequence[Mapping[str, Any]], path: Path, *, count: int, title: str
+) -> None:
     """Write a PNG with one row per hit: rank, model, logit and label, and the probes it answers most strongly.
 
     Args:
-        index: the index the hits come from.
-        hits: a query, its Arrow result, or dicts with ``rank, repo_id, sha, logit, label, score``; 50 are drawn.
+        gallery: the version the hits come from.
+        workspace: whose probes.
+        hits: with ``rank, repo_id, sha, logit, label, score``.
         path: where the PNG goes; its folder is made.
-        probes_per_hit: thumbnails in a row, 1 to 20, strongest first.
-        title: heading; the query's own words when None and ``hits`` is a query.
+        count: probes in a row, 1 to 20, strongest first.
+        title: heading.
 
-    Returns ``path``. Raises `QueryError` when there is no hit to draw.
+    Raises `QueryError` when there is no hit to draw.
     """
-    if not 1 <= probes_per_hit <= 20:
-        raise QueryError(f"probes_per_hit is between 1 and 20, not {probes_per_hit}")
-    heading = title if title is not None else hits.descriptor.about if isinstance(hits, Query) else ""
-    if isinstance(hits, Query):
-        hits = hits.to_arrow()
-    rows: list[Mapping[str, Any]] = list(hits.slice(0, 50).to_pylist() if isinstance(hits, pa.Table) else hits[:50])
-    if not rows:
+    if not 1 <= count <= 20:
+        raise QueryError(f"probes_per_hit is between 1 and 20, not {count}")
+    if not hits:
         raise QueryError("there is no hit to draw: loosen the filter")
-    answers = _strongest(index, rows, probes_per_hit)
-    sheet = _draw(rows, answers, heading, probes_per_hit)
-    target = Path(path)
+    sheet = _draw(hits, _strongest(gallery, workspace, hits, count), title, count)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG", optimize=True)
-    with replacing(target) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
-    return target
 
 
 _SHOWN = 10
 """Hits that a notebook shows with their evidence; the others are counted."""
 
 
-def as_html(index: Index, query: Query) -> str:
-    """Return the first hits of a query as an HTML table, each with the probes it answers most strongly.
+def as_html(gallery: Gallery, workspace: Workspace, table: pa.Table, title: str) -> str:
+    """Return the first hits of a result as an HTML table, each with the probes it answers most strongly.
 
     Texts of strangers are escaped; pictures are inside, so that a saved notebook shows them. Without probe images
     (a release may have none) there are no pictures.
     """
-    table = query.to_arrow()
     hits = table.slice(0, _SHOWN).to_pylist()
     answers: list[list[_Answer]] = [[] for _ in hits]
     if hits:
         with suppress(WorkspaceError):
-            answers = _strongest(index, hits, 6)
+            answers = _strongest(gallery, workspace, hits, 6)
     lines = "".join(_html_row(hit, some) for hit, some in zip(hits, answers, strict=True))
     more = f"<p>and {len(table) - len(hits)} more</p>" if len(table) > len(hits) else ""
     nothing = "<p>no hit: loosen the filter</p>" if not hits else ""
-    title = html.escape(printable(query.descriptor.about or "search", 80))
+    title = html.escape(printable(title or "search", 80))
     heads = "".join(f"<th>{name}</th>" for name in ("", "score", "model", "logit", "label", "answers most strongly"))
     return f"<b>{title}</b>{nothing}<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>{more}"
 
@@ -113,14 +100,16 @@ def _html_row(hit: Mapping[str, Any], answers: Sequence[_Answer]) -> str:
     return f"<tr>{cells}<td>{' '.join(pictures)}</td></tr>"
 
 
-def _strongest(index: Index, rows: Sequence[Mapping[str, Any]], count: int) -> list[list[_Answer]]:
+def _strongest(
+    gallery: Gallery, workspace: Workspace, rows: Sequence[Mapping[str, Any]], count: int
+) -> list[list[_Answer]]:
     chosen = []
     for row in rows:
-        vector = index.logit(row["repo_id"], row["logit"], sha=row["sha"]).vector
+        vector = gallery.vector(gallery.row(row["repo_id"], row["logit"], row["sha"]))
         order = np.argsort(-vector, kind="stable")[:count]
         chosen.append([(int(probe), float(vector[probe])) for probe in order])
     wanted = sorted({probe for strongest in chosen for probe, _ in strongest})
-    table = index.workspace.probes(["image", "caption"]).take(pa.array(wanted, pa.int64()))
+    table = workspace.probes(["image", "caption"]).take(pa.array(wanted, pa.int64()))
     drawn = {
         probe: (_thumbnail(decode(image["bytes"])), printable(caption or "", 60))
         for probe, image, caption in zip(

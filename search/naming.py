@@ -18,7 +18,8 @@ from workspace import QueryError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from search.open_index import Index
+    from search.scan.gallery import Gallery
+    from search.texts import Texts
 
 NEIGHBOURS = 8
 """Nearest named logits of other models that vote."""
@@ -47,26 +48,26 @@ class Name:
 
 
 class Namer:
-    """Names logits of one opened index.
+    """Names the logits of a gallery, whose texts embed the bank.
 
     Two judges vote. Other models' honestly labelled logits that answer alike (their labels are known words), trusted
     as far as the nearest is alike and its label is trusted; and, for the rest, the concepts of the bank under a
     softmax over concepts, each less what it scores with any logit (the dual of `search.text.contrast.hubness`).
     """
 
-    def __init__(self, index: Index, *, progress: bool = True) -> None:
-        if index.gallery.calibration is None:
+    def __init__(self, gallery: Gallery, texts: Texts, *, progress: bool = True) -> None:
+        if gallery.calibration is None:
             raise QueryError("this index was built without an encoder, which naming needs: run 'hubprobe index'")
-        self._index, self._gallery, self._progress = index, index.gallery, progress
+        self._gallery, self._texts, self._progress = gallery, texts, progress
 
     @cached_property
     def _bank(self) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
         """Names, their expectations ``[names, n]``, and what each scores with any logit ``[names]``."""
-        index, calibration = self._index, self._gallery.calibration
+        calibration = self._gallery.calibration
         assert calibration is not None
         names = bank.names(everyday_only=False)
-        texts = index.embedded(names, "bank", progress=self._progress)
-        expected = zero_shot(texts @ index.probe_embeddings.T, calibration.centre)
+        texts = self._texts.embedded(names, "bank", progress=self._progress)
+        expected = zero_shot(texts @ self._texts.probes.T, calibration.centre)
         rows = np.unique(np.linspace(0, len(self._gallery) - 1, min(_SAMPLE, len(self._gallery))).astype(np.int64))
         scores = expected @ strengths(self._gallery.vectors(rows)).T / np.float32(TEMPERATURE)
         most = scores.max(axis=1, keepdims=True)
@@ -159,17 +160,16 @@ def _merged(told: dict[str, float], seen: dict[str, float], count: int) -> list[
 
 
 def describe_model(
-    index: Index, repo_id: str, *, sha: str | None = None, count: int = 3, progress: bool = True
+    gallery: Gallery, texts: Texts, repo_id: str, *, sha: str | None = None, count: int = 3, progress: bool = True
 ) -> pa.Table:
     """Name every searchable logit of a model.
 
     Returns a table ``logit, label`` (its own, untrusted), ``name``, ``confidence``, ``source``, ``others`` (the next
     names), in order of ``logit``. Raises `QueryError` when the model is not in the index, or has no encoder.
     """
-    gallery = index.gallery
     rows = np.flatnonzero(gallery.is_model(repo_id, gallery.commit(repo_id, sha)))
     logits = gallery.logits.take(pa.array(rows))
-    named = Namer(index, progress=progress).names(rows, count)
+    named = Namer(gallery, texts, progress=progress).names(rows, count)
     table = pa.table(
         {
             "logit": logits.column("logit"),
@@ -183,7 +183,9 @@ def describe_model(
     return table.sort_by("logit")
 
 
-def audit(index: Index, *, repo_id: str | None = None, limit: int = 50, progress: bool = True) -> pa.Table:
+def audit(
+    gallery: Gallery, texts: Texts, *, repo_id: str | None = None, limit: int = 50, progress: bool = True
+) -> pa.Table:
     """List honestly labelled logits whose behaviour says something else, most doubtful first.
 
     Every label that the bank knows (a word of another language says nothing to it) is compared with the names that
@@ -192,7 +194,6 @@ def audit(index: Index, *, repo_id: str | None = None, limit: int = 50, progress
 
     Returns a table ``doubt, repo_id, sha, logit, label, name, confidence, source``. Raises `QueryError`.
     """
-    gallery = index.gallery
     quality = np.array([q == NAMED for q in gallery.models.column("label_quality").to_pylist()], bool)
     asked = quality[gallery.model_of]
     if repo_id is not None:
@@ -204,12 +205,12 @@ def audit(index: Index, *, repo_id: str | None = None, limit: int = 50, progress
         raise QueryError(
             "there is no logit with a label that the concept bank knows: 'hubprobe describe' names the others"
         )
-    named = Namer(index, progress=progress).names(rows, NEIGHBOURS)
-    texts = sorted({labels[row] or "" for row in rows.tolist()} | {n.name for names in named for n in names})
-    position = {text: i for i, text in enumerate(texts)}
+    named = Namer(gallery, texts, progress=progress).names(rows, NEIGHBOURS)
+    words = sorted({labels[row] or "" for row in rows.tolist()} | {n.name for names in named for n in names})
+    position = {word: i for i, word in enumerate(words)}
     calibration = gallery.calibration
     assert calibration is not None
-    vectors = index.embedded(texts, "labels", progress=progress) - calibration.texts
+    vectors = texts.embedded(words, "labels", progress=progress) - calibration.texts
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     found = []
     for row, names in zip(rows.tolist(), named, strict=True):

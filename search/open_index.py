@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
@@ -17,17 +17,12 @@ from search.info import describe
 from search.query import Query, Unit
 from search.scan.gallery import Gallery
 from search.scan.neighbours import Neighbours
-from search.scan.scoring import ZERO_SHOT, Descriptor
+from search.scan.scoring import Descriptor
 from search.statements import TIMEOUT_S, answered
 from search.store import versions
 from search.text.calibration import Coverage
-from search.text.calibration import of as coverage_of
-from search.text.contrast import zero_shot
-from search.text.embeddings import cache as embeddings_folder
-from search.text.embeddings import read_embeddings
-from search.text.encoders import Encoder, checked_text, load_encoder
-from search.text.known import Known, KnownTexts
-from search.views import Views
+from search.text.encoders import Encoder, checked_text
+from search.texts import Texts
 from workspace import QueryError, Workspace
 
 if TYPE_CHECKING:
@@ -35,13 +30,6 @@ if TYPE_CHECKING:
 
 Asked: TypeAlias = Union[str, "Image", Path, Descriptor, NDArray[Any]]
 """What can be searched for: words, an image or a path to one, a descriptor, or one number per probe."""
-
-_REMEMBERED_TEXTS = 1_024
-
-_BLIND = (
-    "this index was built without an encoder, so it answers logit queries only ('hubprobe similar'); "
-    "for texts and images run 'hubprobe index --encoder auto'"
-)
 
 
 def open(  # noqa: A001
@@ -86,13 +74,8 @@ class Index:
         self.workspace = workspace
         self.gallery = Gallery(folder, manifest, lock, device=device)
         self._neighbours: Neighbours | None = None
-        self._known = KnownTexts(embeddings_folder(workspace), manifest["encoder"]) if manifest["encoder"] else None
-        self._keep_texts = keep_texts
-        self._encoders: dict[str, Encoder] = {} if encoder is None else {"encoder": encoder}
-        self._token = token
-        self._probes: dict[str, NDArray[np.float32]] = {}
-        self._texts: dict[str, Descriptor] = {}
-        self._lock = threading.RLock()
+        self.texts = Texts(workspace, self.gallery, encoder=encoder, token=token, keep=keep_texts)
+        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Index({str(self.workspace.root)!r}, {self.gallery.models.num_rows} models, {len(self.gallery)} logits)"
@@ -143,13 +126,14 @@ class Index:
                 raise QueryError("give one query, or concepts in all_of, any_of and none_of; and no hybrid with these")
             parts = (tuple(self.descriptor(one) for one in some) for some in (all_of, any_of, none_of))
             concepts = Concepts(*parts)
-            return Query(self.gallery, concepts.wanted[0], k, scoring, unit="model", concepts=concepts, index=self)
+            wanted = concepts.wanted[0]
+            return Query(self.gallery, wanted, k, scoring, unit="model", concepts=concepts, workspace=self.workspace)
         if query is None:
             raise QueryError("there is nothing to search for: give a text, an image, a descriptor or concepts")
         if hybrid and not isinstance(query, str):
             raise QueryError("hybrid=True needs a query in words")
         words = checked_text(query) if hybrid and isinstance(query, str) else None
-        made = Query(self.gallery, self.descriptor(query), k, scoring, words=words, index=self)
+        made = Query(self.gallery, self.descriptor(query), k, scoring, words=words, workspace=self.workspace)
         return made if group is None else made.by(group)
 
     def similar(
@@ -185,7 +169,7 @@ class Index:
         """Rank models by how well their outputs match those of a whole model; see `search.by_model`."""
         from search.by_model import similar_models
 
-        return similar_models(self, repo_id, sha=sha, limit=limit)
+        return similar_models(self.gallery, repo_id, sha=sha, limit=limit)
 
     def search_many(
         self,
@@ -213,8 +197,7 @@ class Index:
 
     def sql(self, statement: str, *, allow: Sequence[str] = (), timeout_s: float | None = TIMEOUT_S) -> pa.Table:
         """Answer one SELECT over the workspace's tables, with ``search(...)`` in it; see `search.sql`."""
-        views = Views(self.workspace, lambda: self)
-        with answered(views, statement, allow=allow, timeout_s=timeout_s) as answer:
+        with answered(self.workspace, statement, lambda: self, allow=allow, timeout_s=timeout_s) as answer:
             return pa.Table.from_batches(list(answer.batches), answer.schema)
 
     def info(self) -> dict[str, Any]:
@@ -226,7 +209,7 @@ class Index:
         if isinstance(query, Descriptor):
             return self._fitting(query)
         if isinstance(query, str):
-            return self._text(query)
+            return self.texts.of_text(query)
         if isinstance(query, np.ndarray):
             return self._fitting(Descriptor.from_raw(query))
         from PIL.Image import Image as Picture
@@ -236,18 +219,7 @@ class Index:
                 "a search asks for words, an image or a path to one, a descriptor, or one number per probe (numpy), "
                 f"not {type(query).__name__}"
             )
-        from workspace.images import read_image
-
-        image = read_image(query)
-        side = "image_encoder" if self.gallery.manifest.get("image_encoder") else "encoder"
-        with self._lock:
-            embedding = self._encoder_of(side).encode_images([image])[0]
-        probes = self._probes_of(side)
-        similarity = (probes @ embedding).astype(np.float32)
-        centre = (probes @ probes.mean(axis=0)).astype(np.float32)  # the probes themselves are the bank of images
-        about = query.name if isinstance(query, Path) else "an image"
-        sides = {ZERO_SHOT: zero_shot(similarity[None], centre)[0]}
-        return replace(Descriptor.from_raw(similarity, about=about, kind="image"), sides=sides)
+        return self.texts.of_image(query)
 
     def logit(self, repo_id: str, logit: int, *, sha: str | None = None) -> Descriptor:
         """Return the descriptor of a logit in the index; raises `QueryError` when it is not there."""
@@ -261,135 +233,65 @@ class Index:
         """Name every logit of a model; see `search.naming.describe_model`."""
         from search.naming import describe_model
 
-        return describe_model(self, repo_id, sha=sha, count=count, progress=progress)
+        return describe_model(self.gallery, self.texts, repo_id, sha=sha, count=count, progress=progress)
 
     def audit(self, *, repo_id: str | None = None, limit: int = 50, progress: bool = True) -> pa.Table:
         """List logits whose label disagrees with their behaviour; see `search.naming.audit`."""
         from search.naming import audit
 
-        return audit(self, repo_id=repo_id, limit=limit, progress=progress)
+        return audit(self.gallery, self.texts, repo_id=repo_id, limit=limit, progress=progress)
 
-    def contact_sheet(self, hits: Any, path: str | Path, **options: Any) -> Path:
-        """Draw hits and the probes they answer most strongly; see `search.contact_sheet`."""
+    def contact_sheet(
+        self,
+        hits: Query | pa.Table | Sequence[Mapping[str, Any]],
+        path: str | Path,
+        *,
+        probes_per_hit: int = 8,
+        title: str | None = None,
+    ) -> Path:
+        """Write a PNG with one row per hit: rank, model, logit and label, and the probes it answers most strongly.
+
+        Args:
+            hits: a query, its Arrow result, or dicts with ``rank, repo_id, sha, logit, label, score``; 50 are drawn.
+            path: where the PNG goes; its folder is made.
+            probes_per_hit: thumbnails in a row, 1 to 20, strongest first.
+            title: heading; the query's own words when None and ``hits`` is a query.
+
+        Returns ``path``. Raises `QueryError` when there is no hit to draw.
+        """
         from search.evidence import contact_sheet
 
-        return contact_sheet(self, hits, path, **options)
+        if isinstance(hits, Query):
+            title, hits = hits.descriptor.about if title is None else title, hits.to_arrow()
+        rows = hits.slice(0, 50).to_pylist() if isinstance(hits, pa.Table) else hits[:50]
+        target = Path(path)
+        contact_sheet(self.gallery, self.workspace, rows, target, count=probes_per_hit, title=title or "")
+        return target
 
-    def as_html(self, query: Query) -> str:
-        """Return a query's first hits with the probes that each answers; see `search.evidence.as_html`."""
-        from search.evidence import as_html
-
-        return as_html(self, query)
-
-    # ── what text and image queries need ─────────────────────────────────────────────────────────────────────────
     @property
     def encoder(self) -> Encoder:
         """The encoder the index was built with, at its commit; raises `QueryError` when it was built with none."""
-        return self._encoder_of("encoder")
+        return self.texts.encoder
 
     @property
     def probe_embeddings(self) -> NDArray[np.float32]:
         """The probes under the encoder, float32 ``[n_probes, dim]``, rows of unit length."""
-        return self._probes_of("encoder")
-
-    def _encoder_of(self, side: str) -> Encoder:
-        with self._lock:
-            about = self.gallery.manifest.get(side)
-            if about is None:
-                raise QueryError(_BLIND)
-            if side not in self._encoders:
-                self._encoders[side] = load_encoder(
-                    self.workspace, about["name"], commit=about["commit"], token=self._token
-                )
-            found = self._encoders[side]
-            if found.commit != about["commit"]:
-                raise QueryError(
-                    f"the index was built with {about['name']} at {about['commit']}, not at "
-                    f"{found.commit}: run 'hubprobe index' again"
-                )
-            return found
-
-    def _probes_of(self, side: str) -> NDArray[np.float32]:
-        with self._lock:
-            if side not in self._probes:
-                about = self.gallery.manifest.get(side)
-                if about is None:
-                    raise QueryError(_BLIND)
-                self._probes[side] = read_embeddings(self.workspace.index_dir / "encoders" / about["file"])
-            return self._probes[side]
+        return self.texts.probes
 
     def prepare(self, texts: Sequence[str]) -> None:
         """Embed many texts at once, so that asking them one by one afterwards is quick (the last 1,024 are kept)."""
-        new = [t for t in dict.fromkeys(checked_text(text) for text in texts) if t not in self._texts]
-        if new and self._known:
-            with self._lock:
-                for text, known in self._look_up(new).items():
-                    self._remember(text, known)
-
-    def embedded(self, texts: Sequence[str], kind: str, *, progress: bool = True) -> NDArray[np.float32]:
-        """Return the embedding of each text, float32 ``[texts, dim]``, kept in the index as ``kind``."""
-        known = self._texts_known()
-        with self._lock:
-            return known.embedded(texts, lambda: self.encoder, kind, progress=progress)
-
-    def _texts_known(self) -> KnownTexts:
-        if self._known is None:
-            raise QueryError(_BLIND)
-        return self._known
-
-    def _look_up(self, texts: Sequence[str]) -> dict[str, Known]:
-        """Return each text's embedding and what was read of it, as they are known or from the encoder."""
-        known = self._texts_known()
-        if "encoder" in self._encoders:
-            self._encoder_of("encoder")  # one that was given has to be the index's
-        kind = "asked" if self._keep_texts else None
-        return known.look_up(texts, lambda: self.encoder, kind, progress=False)
-
-    def _remember(self, text: str, known: Known) -> Descriptor:
-        found = self._described(text, known)
-        if len(self._texts) >= _REMEMBERED_TEXTS:
-            self._texts.pop(next(iter(self._texts)))
-        self._texts[text] = found
-        return found
-
-    def _described(self, text: str, known: Known, allowed: NDArray[np.bool_] | None = None) -> Descriptor:
-        embedding, read = known
-        similarity = (self.probe_embeddings @ embedding).astype(np.float32)
-        plain = Descriptor.from_raw(similarity, about=text, kind="text")
-        plain = plain if read == text else replace(plain, read=read)
-        calibration, bridge = self.gallery.calibration, self.gallery.bridge
-        if calibration is None:
-            return plain
-        sides, trust = {ZERO_SHOT: zero_shot(similarity[None], calibration.centre)[0]}, 0.0
-        if bridge is not None:
-            others, trust = bridge.sides(embedding, self.gallery.vectors, allowed)
-            sides |= others
-        return replace(plain, sides=sides, signs=(float(calibration.contrast(similarity[None])[0]), trust))
+        self.texts.prepare(texts)
 
     def without_labels_of(self, text: str, allowed: NDArray[np.bool_]) -> Descriptor:
         """Return a text's descriptor when only the ``allowed`` logits, bool ``[logits]``, may lend their labels."""
-        clean = checked_text(text)
-        with self._lock:
-            return self._described(clean, self._look_up([clean])[clean], allowed)
+        return self.texts.of_text(text, allowed)
 
     def coverage(self, text: str, *, where: str | None = None) -> Coverage:
         """Say how probable it is that ``text`` can be answered, by the logits that ``where`` allows.
 
         Raises `QueryError` without an encoder, and for a filter that is none.
         """
-        return self.coverage_of(self._text(text), self.gallery.mask([where] if where else []))
-
-    def coverage_of(self, query: Descriptor, allowed: NDArray[np.bool_] | None = None) -> Coverage:
-        """Say it of a text's descriptor, when only the ``allowed`` logits, bool ``[logits]``, may be found."""
-        return coverage_of(self.gallery, query, allowed)
-
-    def _text(self, text: str) -> Descriptor:
-        clean = checked_text(text)
-        with self._lock:
-            found = self._texts.get(clean)
-            if found is None:
-                found = self._remember(clean, self._look_up([clean])[clean])
-        return found
+        return self.gallery.coverage(self.texts.of_text(text), self.gallery.mask([where] if where else []))
 
     def _fitting(self, descriptor: Descriptor) -> Descriptor:
         if descriptor.vector.shape != (self.gallery.n_probes,):
@@ -398,3 +300,6 @@ class Index:
                 "one value per probe is needed"
             )
         return descriptor
+
+
+contact_sheet = Index.contact_sheet

@@ -19,15 +19,13 @@ from search.by_model import Concepts, nearest_models
 from search.scan.nearest import SILENT, Trace
 from search.scan.scoring import Comparison, Descriptor, score_of
 from search.store.tables import reading
-from search.text.calibration import of as coverage_of
-from workspace import QueryError
+from workspace import QueryError, Workspace
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
     from search.filters import Condition
-    from search.open_index import Index
     from search.scan.gallery import Gallery
     from search.scan.nearest import Mask, Rows
     from search.scan.neighbours import Neighbours
@@ -145,7 +143,7 @@ class Query:
     words: str | None = None
     neighbours: Neighbours | None = None
     concepts: Concepts | None = None
-    index: Index | None = None
+    workspace: Workspace | None = None
 
     def where(self, condition: str) -> Query:
         """Keep hits that meet an SQL condition over the columns of ``models`` and ``logits``; several are and-ed.
@@ -203,7 +201,11 @@ class Query:
         return iter(self.to_dicts())
 
     def _repr_html_(self) -> str:
-        return str(self.df().to_html()) if self.index is None else self.index.as_html(self)
+        if self.workspace is None:
+            return str(self.df().to_html())
+        from search.evidence import as_html
+
+        return as_html(self.gallery, self.workspace, self.to_arrow(), self.descriptor.about)
 
     def to_arrow(self) -> pa.Table:
         """Run the search and return its hits, best first."""
@@ -235,7 +237,7 @@ class Query:
 
     def coverage(self) -> Coverage:
         """Say how probable it is that this text can be answered by what the conditions allow; see `Coverage`."""
-        return coverage_of(self.gallery, self.descriptor, self._mask())
+        return self.gallery.coverage(self.descriptor, self._mask())
 
     # ── running ──────────────────────────────────────────────────────────────────────────────────────────────────
     def _run(self, trace: Trace) -> pa.Table:

@@ -23,16 +23,15 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
-from search.views import VIEWS, Views, everyday
-from workspace import QueryError
+from search.views import VIEWS, everyday, read_view
+from workspace import QueryError, Workspace
 from workspace.text import printable, without_paths
 
 if TYPE_CHECKING:
-    from search.open_index import Index
     from search.query import Query
 
 MAX_STATEMENT = 100_000
@@ -74,13 +73,29 @@ class Answer:
     batches: Iterator[pa.RecordBatch]
 
 
+class Searchable(Protocol):
+    """What the searches of a statement ask: an open index, a `search.Index`."""
+
+    def search(self, *args: Any, **options: Any) -> Query:
+        """See `search.Index.search`."""
+
+    def similar(self, *args: Any, **options: Any) -> Query:
+        """See `search.Index.similar`."""
+
+
 @contextmanager
 def answered(
-    views: Views, statement: str, *, allow: Sequence[str] = (), timeout_s: float | None = TIMEOUT_S
+    workspace: Workspace,
+    statement: str,
+    index: Callable[[], Searchable],
+    *,
+    allow: Sequence[str] = (),
+    timeout_s: float | None = TIMEOUT_S,
 ) -> Iterator[Answer]:
     """Answer one statement batch by batch; what is not read when the block ends is given up.
 
-    See `search.sql` for what a statement is, and for the errors.
+    ``index`` returns the index, and is called when the statement searches. See `search.sql` for what a statement is,
+    and for the errors.
     """
     deadline = _Deadline(timeout_s)
     if len(statement) > MAX_STATEMENT:
@@ -95,11 +110,11 @@ def answered(
         read, tables, text = _pivoted(statement), dict[str, pa.Table](), statement
     else:
         read = sorted(VIEWS & set(_tables(parsed)))
-        tables = _with_searches(parsed, views, deadline)
+        tables = _with_searches(parsed, index, deadline)
         text = _deserialised(parsed) if tables else statement
     for name in read:
         deadline.check()
-        tables[name] = views.table(name)
+        tables[name] = read_view(workspace, name)
     hints = _Hints(statement, {name: tables[name].column_names for name in read}, tuple(allow))
     with _child(before + text, tables, allow, deadline, hints) as answer:
         yield answer
@@ -349,7 +364,7 @@ def _parse(statement: str) -> dict[str, Any] | None:
 
 
 # ── searches inside a statement ──────────────────────────────────────────────────────────────────────────────────
-def _with_searches(parsed: dict[str, Any], views: Views, deadline: _Deadline) -> dict[str, pa.Table]:
+def _with_searches(parsed: dict[str, Any], index: Callable[[], Searchable], deadline: _Deadline) -> dict[str, pa.Table]:
     """Run every search of the parse, put a reference to its result in its place, and return the results by name."""
     calls: dict[str, list[dict[str, Any]]] = {}
     for node in _nodes(parsed):
@@ -365,7 +380,7 @@ def _with_searches(parsed: dict[str, Any], views: Views, deadline: _Deadline) ->
     for number, (written, nodes) in enumerate(calls.items()):
         deadline.check()
         name, positional, named = json.loads(written)
-        query = (_search if name == "search" else _similar)(views.index(), positional, named)
+        query = (_search if name == "search" else _similar)(index(), positional, named)
         rows += query.top
         if rows > MAX_SEARCH_ROWS:
             raise QueryError(f"the searches of a statement have at most {MAX_SEARCH_ROWS:,} hits together: lower n")
@@ -386,7 +401,7 @@ def _refer(node: dict[str, Any], table: str, alias: str) -> None:
     node.update(reference)
 
 
-def _search(index: Index, positional: list[Any], named: dict[str, Any]) -> Query:
+def _search(index: Searchable, positional: list[Any], named: dict[str, Any]) -> Query:
     _check("search", positional, named, 1, _SEARCH)
     options: dict[str, Any] = {name: tuple(named.get(name) or ()) for name in ("all_of", "any_of", "none_of")}
     options |= {name: named.get(name) for name in ("k", "scoring")}
@@ -396,7 +411,7 @@ def _search(index: Index, positional: list[Any], named: dict[str, Any]) -> Query
     return _shaped(query, named)
 
 
-def _similar(index: Index, positional: list[Any], named: dict[str, Any]) -> Query:
+def _similar(index: Searchable, positional: list[Any], named: dict[str, Any]) -> Query:
     _check("similar", positional, named, 2, _SIMILAR)
     if len(positional) != 2 or not isinstance(positional[0], str) or type(positional[1]) is not int:
         raise QueryError("similar() takes a repository and a logit: similar('owner/name', 3)")

@@ -6,11 +6,10 @@ Names are in snake case; the Hub's own (``id``, ``createdAt``) stay at the end o
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,9 +18,6 @@ from search.store import versions
 from search.store.tables import read_logits, read_models, snake_case
 from workspace import MissingStepError, Workspace
 from workspace.files import read_json, replacing
-
-if TYPE_CHECKING:
-    from search.open_index import Index
 
 VIEWS = frozenset({"attempts", "catalog", "logits", "models", "probes", "runs"})
 """``models`` and ``logits`` are the index's; the others are the workspace's own records."""
@@ -37,58 +33,49 @@ RUNS = pa.schema(
 )
 
 
-class Views:
-    """Reads tables by name.
+def read_view(workspace: Workspace, name: str) -> pa.Table:
+    """Return the table ``name``, one of `VIEWS`; raises `MissingStepError` when it is not there yet."""
+    if name in ("models", "logits"):
+        return _of_index(workspace, name)
+    if name == "runs":
+        return _runs(workspace)
+    if name == "probes":
+        columns = ["probe_id", "image_hash", "width", "height", "caption", "source", "license"]
+        return workspace.probes(columns)
+    return everyday(workspace.catalog()) if name == "catalog" else workspace.attempts(history=True)
 
-    Args:
-        workspace: whose tables.
-        index: returns the open index for searches; raises `MissingStepError` when there is none.
-    """
 
-    def __init__(self, workspace: Workspace, index: Callable[[], Index]) -> None:
-        self._workspace, self.index = workspace, index
+def _of_index(workspace: Workspace, name: str) -> pa.Table:
+    """Read a table of the version in use, without what searching it needs."""
+    folder, _, held = versions.open_current(workspace)
+    with held or nullcontext():
+        models = read_models(folder)
+        if name == "models":
+            return everyday(models.drop_columns(["model"]))
+        logits = read_logits(folder)
+    columns = {
+        key: pa.DictionaryArray.from_arrays(
+            logits.column("model").combine_chunks(), models.column(key).combine_chunks()
+        )
+        for key in ("repo_id", "sha")
+    }
+    columns |= {n: logits.column(n) for n in logits.column_names if n not in ("model", "peak")}
+    return pa.table(columns)
 
-    def table(self, name: str) -> pa.Table:
-        """Return the table ``name``, one of `VIEWS`."""
-        if name in ("models", "logits"):
-            return self._of_index(name)
-        if name == "runs":
-            return self._runs()
-        if name == "probes":
-            columns = ["probe_id", "image_hash", "width", "height", "caption", "source", "license"]
-            return self._workspace.probes(columns)
-        return everyday(self._workspace.catalog()) if name == "catalog" else self._workspace.attempts(history=True)
 
-    def _of_index(self, name: str) -> pa.Table:
-        """Read a table of the version in use, without what searching it needs."""
-        folder, _, held = versions.open_current(self._workspace)
-        with held or nullcontext():
-            models = read_models(folder)
-            if name == "models":
-                return everyday(models.drop_columns(["model"]))
-            logits = read_logits(folder)
-        columns = {
-            key: pa.DictionaryArray.from_arrays(
-                logits.column("model").combine_chunks(), models.column(key).combine_chunks()
-            )
-            for key in ("repo_id", "sha")
-        }
-        columns |= {n: logits.column(n) for n in logits.column_names if n not in ("model", "peak")}
-        return pa.table(columns)
-
-    def _runs(self) -> pa.Table:
-        rows: list[dict[str, Any]] = []
-        for path in sorted(self._workspace.runs_dir.glob("*.json")):
-            content = read_json(path)
-            stamp, _, rest = path.stem.partition("-")
-            try:
-                started = datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
-            except ValueError:  # a file of somebody else's in that folder
-                continue
-            verb = rest.rpartition("-")[0] or rest
-            row = {"run_id": path.stem, "verb": verb, "started_at": started, "config_hash": content.get("config_hash")}
-            rows.append({**row, "manifest": json.dumps(content)})
-        return pa.Table.from_pylist(rows, schema=RUNS)
+def _runs(workspace: Workspace) -> pa.Table:
+    rows: list[dict[str, Any]] = []
+    for path in sorted(workspace.runs_dir.glob("*.json")):
+        content = read_json(path)
+        stamp, _, rest = path.stem.partition("-")
+        try:
+            started = datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
+        except ValueError:  # a file of somebody else's in that folder
+            continue
+        verb = rest.rpartition("-")[0] or rest
+        row = {"run_id": path.stem, "verb": verb, "started_at": started, "config_hash": content.get("config_hash")}
+        rows.append({**row, "manifest": json.dumps(content)})
+    return pa.Table.from_pylist(rows, schema=RUNS)
 
 
 def everyday(table: pa.Table) -> pa.Table:
@@ -106,12 +93,12 @@ def attach(workspace: Workspace, path: Path) -> dict[str, int]:
     """
     import duckdb
 
-    views, rows = Views(workspace, _no_index), dict[str, int]()
+    rows: dict[str, int] = {}
     with replacing(path) as temporary:
         connection = duckdb.connect(str(temporary))
         for name in sorted(VIEWS):
             try:
-                table = views.table(name)
+                table = read_view(workspace, name)
             except MissingStepError:
                 continue
             connection.register("arriving", table)
@@ -120,7 +107,3 @@ def attach(workspace: Workspace, path: Path) -> dict[str, int]:
             rows[name] = table.num_rows
         connection.close()
     return rows
-
-
-def _no_index() -> Index:
-    raise MissingStepError("index", "index")

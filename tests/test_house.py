@@ -57,13 +57,9 @@ MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__
 
 
 def needed(module: str) -> set[str]:
-    """Return our modules that ``module`` imports when it runs, inside functions too, but not for type checking only."""
-    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-    guarded = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
-    for node in guarded:
-        node.body = [ast.Pass()]
+    """Return our modules that ``module`` imports, anywhere: inside functions and for type checking only, too."""
     found = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             # a package's own file counts only for names that are no module in it

@@ -140,7 +140,7 @@ def accuracy_correlation(index: Index, collection: Collection, queries: list[ask
 def declined(index: Index, collection: Collection, queries: list[ask.Asked], about: dict[str, Any]) -> Rows:
     """How often declined and answered queries fail: no right logit among the first ten."""
     found = ask.ranks(index, collection, queries, "bridged")
-    covered = np.array([index.coverage_of(query.descriptor, query.allowed).covered for query in queries])
+    covered = np.array([index.gallery.coverage(query.descriptor, query.allowed).covered for query in queries])
     failed = found > 10
     out: dict[str, Any] = {
         **about,

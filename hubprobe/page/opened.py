@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from hubprobe.page.question import Question
     from search import Descriptor, Encoder, Index
 
 CHECK_S = 2.0
@@ -134,7 +133,7 @@ class Names:
     def prepare(self) -> None:
         """Read the bank: at once when a search or `hubprobe describe` kept it, else as long as 3,692 texts take."""
         try:
-            namer = Namer(self._index, progress=False)
+            namer = Namer(self._index.gallery, self._index.texts, progress=False)
             namer.names(np.zeros(1, np.int64))
             self._namer, self.state = namer, "ready"
             rows = range(min(len(self._index), _NAMED_AT_START))
@@ -315,7 +314,7 @@ class Opened:
 
     def __init__(self, index: Index) -> None:
         self.index, self.names, self.strips = index, Names(index), Strips(index)
-        self.pages: Remembered[Question, str] = Remembered(_KEPT_BYTES, _bytes)
+        self.pages: Remembered[Hashable, str] = Remembered(_KEPT_BYTES, _bytes)
         self.records: Remembered[tuple[Any, ...], Any] = Remembered(_KEPT_BYTES, _bytes)
         self._lookalikes: Remembered[tuple[str, str], list[dict[str, Any]]] = Remembered(_KEPT_ALIKE)
 

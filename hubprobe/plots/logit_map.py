@@ -252,7 +252,7 @@ def suggested(index: Index, rows: NDArray[np.int64], *, progress: bool) -> list[
 
     if index.gallery.calibration is None:
         return [("", 0.0)] * rows.size
-    named = Namer(index, progress=progress).names(rows, 1)
+    named = Namer(index.gallery, index.texts, progress=progress).names(rows, 1)
     return [(names[0].name, names[0].confidence) if names else ("", 0.0) for names in named]
 
 

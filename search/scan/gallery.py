@@ -18,7 +18,7 @@ from search.scan.scan import CpuScanner, Scanner
 from search.scan.scoring import CALIBRATED, OWN_HUBNESS, Comparison, Descriptor, compile_query, score_of
 from search.store import tables, versions
 from search.store.tiles import HALF, Tile
-from search.text.calibration import Calibration
+from search.text.calibration import COVERED, DEFAULT, Calibration, Coverage, probability, standing
 from search.text.contrast import strengths
 from search.text.labels import Bridge
 from workspace import QueryError, WorkspaceError
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from workspace.locks import Lock
 
 _REMEMBERED_MASKS = 32  # a byte per logit each
+_SAMPLE = 2_048  # logits that the nearest one is compared with
 
 
 class Gallery(Finder):
@@ -131,6 +132,24 @@ class Gallery(Finder):
         strong = strengths(self.vectors(rows)).astype(np.float64)
         total = np.linalg.norm(np.sum(list(query.sides.values()), axis=0)) if query.sides else 1.0
         return {name: strong @ side.astype(np.float64) / total for name, side in query.sides.items()}
+
+    def coverage(self, query: Descriptor, allowed: Mask | None = None) -> Coverage:
+        """Return the coverage of a text's descriptor when only the ``allowed`` logits, bool ``[logits]``, may be found.
+
+        Raises `QueryError` for another kind of query, or an index without an encoder.
+        """
+        if query.signs is None:
+            raise QueryError("coverage is known of texts only, and of an index that was built with an encoder")
+        rows = np.arange(len(self)) if allowed is None else np.flatnonzero(allowed)
+        if not rows.size:
+            return Coverage(0.0, False, *query.signs, 0.0)
+        comparison = self.compile(query, "bridged")
+        spread = rows[np.unique(np.linspace(0, rows.size - 1, min(_SAMPLE, rows.size)).astype(np.int64))]
+        nearest = 1.0 - self.nearest(comparison, 1, allowed)[1]
+        above = standing(nearest, 1.0 - self.distances(comparison, spread)[None])
+        weights = self.bridge.coverage if self.bridge is not None else DEFAULT
+        share = float(probability(np.array([[*query.signs, above[0]]]), weights)[0])
+        return Coverage(share, share >= COVERED, *query.signs, float(above[0]))
 
     def mask(self, conditions: Sequence[str | Condition]) -> Mask | None:
         """Return which logits meet every condition, bool ``[logits]``, or None when there is no condition."""

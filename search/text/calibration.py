@@ -15,16 +15,11 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from search.text import bank
-from search.text.contrast import HUB_CONCEPTS, hubness, strengths, zero_shot
-from workspace import QueryError
+from search.text.contrast import HUB_CONCEPTS, Embed, Vectors, hubness, strengths, zero_shot
 from workspace.files import damaged, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from search.scan.gallery import Gallery
-    from search.scan.scoring import Descriptor
-    from search.text.labels_fit import Embed
 
 COVERED = 0.5
 """Probability under which a query is declined."""
@@ -33,7 +28,6 @@ DEFAULT = (-1.2, 0.7, 4.0, 0.5)
 """Bias and weights of the signs where a gallery has too few labels to learn from; see `benchmarks/accuracy`."""
 
 _SIGNS = ("contrast", "trust", "standing")
-_SAMPLE = 2_048  # logits that the nearest one is compared with
 _PRIOR = 1.0  # ridge towards `DEFAULT`, so that a small or one-sided gallery cannot turn a sign around
 _SHIFT, _SCALE = np.array([0.0, 0.0, 5.0]), np.array([1.0, 1.0, 2.0])
 
@@ -91,25 +85,6 @@ def _logistic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return found
 
 
-def of(gallery: Gallery, query: Descriptor, allowed: NDArray[np.bool_] | None = None) -> Coverage:
-    """Return the coverage of a text's descriptor when only the ``allowed`` logits, bool ``[logits]``, may be found.
-
-    Raises `QueryError` for another kind of query, or an index without an encoder.
-    """
-    if query.signs is None:
-        raise QueryError("coverage is known of texts only, and of an index that was built with an encoder")
-    rows = np.arange(len(gallery)) if allowed is None else np.flatnonzero(allowed)
-    if not rows.size:
-        return Coverage(0.0, False, *query.signs, 0.0)
-    comparison = gallery.compile(query, "bridged")
-    spread = rows[np.unique(np.linspace(0, rows.size - 1, min(_SAMPLE, rows.size)).astype(np.int64))]
-    nearest = 1.0 - gallery.nearest(comparison, 1, allowed)[1]
-    above = standing(nearest, 1.0 - gallery.distances(comparison, spread)[None])
-    weights = gallery.bridge.coverage if gallery.bridge is not None else DEFAULT
-    share = float(probability(np.array([[*query.signs, above[0]]]), weights)[0])
-    return Coverage(share, share >= COVERED, *query.signs, float(above[0]))
-
-
 def standing(best: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return how far the best score stands above a sample of scores ``[queries, logits]``, in standard deviations."""
     above: NDArray[np.float64] = (best - scores.mean(axis=1)) / np.maximum(scores.std(axis=1), 1e-9)
@@ -164,7 +139,8 @@ class Calibration:
 
 
 def calibrate(
-    gallery: Gallery,
+    vectors: Vectors,
+    count: int,
     embed: Embed,
     probes: NDArray[np.float32],
     *,
@@ -174,8 +150,9 @@ def calibrate(
     """Return the calibration of a version.
 
     Args:
-        gallery: its logits.
-        embed: embeds the bank's names, float32 ``[texts, dim]`` of unit length.
+        vectors: reads its descriptors.
+        count: its logits.
+        embed: embeds the bank's names.
         probes: float32 ``[n, dim]``, the probes under the encoder.
         previous: of the version before, when that is a prefix of this one: only new logits are measured.
         progress: draw a progress bar on stderr.
@@ -186,13 +163,13 @@ def calibrate(
     centre = (probes @ texts.mean(axis=0)).astype(np.float32)
     done = np.empty(0, np.float32)
     if previous is not None and np.array_equal(previous.centre, centre):
-        done = previous.hubness[: len(gallery)]
+        done = previous.hubness[:count]
     asked = zero_shot(np.stack(spread(list(texts), HUB_CONCEPTS)) @ probes.T, centre)
     parts = [done]
-    with tqdm(total=len(gallery) - done.size, desc="hubness", unit="logit", disable=not progress, leave=False) as bar:
-        for start in range(done.size, len(gallery), _ROWS):
-            rows = np.arange(start, min(start + _ROWS, len(gallery)))
-            parts.append(hubness(strengths(gallery.vectors(rows)), asked))
+    with tqdm(total=count - done.size, desc="hubness", unit="logit", disable=not progress, leave=False) as bar:
+        for start in range(done.size, count, _ROWS):
+            rows = np.arange(start, min(start + _ROWS, count))
+            parts.append(hubness(strengths(vectors(rows)), asked))
             bar.update(rows.size)
     best = (texts @ probes.T - centre).max(axis=1)
     peaks = np.array([best.mean(), best.std()], np.float32)

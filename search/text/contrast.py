@@ -7,12 +7,16 @@ what is left of it on the gallery's side (hubness) by an inverted softmax.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+Embed = Callable[[Sequence[str]], NDArray[np.float32]]
+"""Embeds texts, float32 ``[texts, dim]`` of unit length."""
+
+Vectors = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+"""Returns the descriptors of some logits by their positions, float32 ``[rows, n_probes]``."""
 
 POWER = 3.0
 """Exponent of a query's contrast: one probe that shows the concept says more than many that share something with it."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,13 +24,12 @@ import numpy as np
 
 from search.scan.scoring import BRIDGE, MAP
 from search.text.calibration import DEFAULT
-from search.text.contrast import strengths, unit
+from search.text.contrast import Vectors, strengths, unit
 from workspace.files import damaged, read_tensors, write_tensors
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from numpy.typing import NDArray
-
-    from search.scan.gallery import Gallery
 
 BRIDGE_FILE = "bridge.safetensors"
 LABELS = 16
@@ -41,9 +40,6 @@ LOGITS = 8
 
 KERNEL = 0.05
 """A label's share falls by e for every so much less similarity."""
-
-Vectors = Callable[["NDArray[np.int64]"], "NDArray[np.float32]"]
-"""Returns the descriptors of some logits, float32 ``[rows, n_probes]``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,11 +227,11 @@ class Named:
     label_of: NDArray[np.int32]
 
     @classmethod
-    def of(cls, gallery: Gallery) -> Named:
-        """Return those of a version, by the label quality of their models."""
-        quality = np.array([q == NAMED for q in gallery.models.column("label_quality").to_pylist()], bool)
-        rows = np.flatnonzero(quality[gallery.model_of])
-        distinct = gallery.logits.column("label").combine_chunks().dictionary_encode()
+    def of(cls, labels: pa.ChunkedArray, model_of: NDArray[np.int32], quality: Sequence[str]) -> Named:
+        """Return those of a version, from each logit's label and model ``[logits]``, and each model's label quality."""
+        named = np.array([q == NAMED for q in quality], bool)
+        rows = np.flatnonzero(named[model_of])
+        distinct = labels.combine_chunks().dictionary_encode()
         spelled = [plain(label) for label in distinct.dictionary.to_pylist()]
         codes = np.asarray(distinct.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)[rows]
         says = np.array([word is not None for word in spelled] + [False])  # the last one is for null
@@ -289,11 +285,11 @@ class Trust:
             raise damaged(path, error) from error
 
 
-def learn(gallery: Gallery, named: Named, expected: NDArray[np.float32], hubness: NDArray[np.float32]) -> Trust:
+def learn(vectors: Vectors, named: Named, expected: NDArray[np.float32], hubness: NDArray[np.float32]) -> Trust:
     """Return the trust in every named row: ``1 - pi0 f0(s) / f(s)``, made monotone in the score s.
 
     Args:
-        gallery: the version's logits.
+        vectors: reads the version's descriptors.
         named: its named rows.
         expected: float32 ``[words, n]``, what the encoder expects of each label.
         hubness: float32 ``[logits]``.
@@ -307,7 +303,7 @@ def learn(gallery: Gallery, named: Named, expected: NDArray[np.float32], hubness
     own, other = np.empty(rows.size, np.float32), []
     for start in range(0, rows.size, _ROWS):
         part = slice(start, start + _ROWS)
-        strong, common, of = strengths(gallery.vectors(rows[part])), hubness[rows[part]], label_of[part]
+        strong, common, of = strengths(vectors(rows[part])), hubness[rows[part]], label_of[part]
         own[part] = np.einsum("ij,ij->i", strong, expected[of]) - common
         for _ in range(4):
             mixed = label_of[rng.integers(0, rows.size, of.size)]
@@ -325,13 +321,13 @@ def learn(gallery: Gallery, named: Named, expected: NDArray[np.float32], hubness
 
 
 def extend(
-    before: Trust, gallery: Gallery, named: Named, expected: NDArray[np.float32], hubness: NDArray[np.float32]
+    before: Trust, vectors: Vectors, named: Named, expected: NDArray[np.float32], hubness: NDArray[np.float32]
 ) -> Trust:
     """Return the trust in all named rows of a version that continues another, by the curve learned there.
 
     Args:
         before: of that version; ``named`` begins with its rows.
-        gallery: the version's logits.
+        vectors: reads the version's descriptors.
         named: its named rows.
         expected: float32 ``[rows that are new, n]``, what the encoder expects of the label of each.
         hubness: float32 ``[logits]``.
@@ -340,7 +336,7 @@ def extend(
     new = np.full(rows.size, WITHOUT_EVIDENCE, np.float32)
     for start in range(0, rows.size if before.grid.size else 0, _ROWS):
         part = slice(start, start + _ROWS)
-        strong = strengths(gallery.vectors(rows[part]))
+        strong = strengths(vectors(rows[part]))
         own = np.einsum("ij,ij->i", strong, expected[part]) - hubness[rows[part]]
         new[part] = np.interp(own, before.grid, before.curve)
     trust = np.concatenate([before.trust, new])

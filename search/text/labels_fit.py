@@ -13,19 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from search.text.calibration import fit, standing
-from search.text.contrast import strengths, unit, zero_shot
+from search.text.calibration import Calibration, fit, standing
+from search.text.contrast import Embed, Vectors, strengths, unit, zero_shot
 from search.text.labels import ENOUGH, LOGITS, Bridge, Named, Near, Trust, counting, extend, learn
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from search.scan.gallery import Gallery
-    from search.text.calibration import Calibration
 
 GROWTH = 1.1
 """Learn anew from so many times the named logits that were learned from: all appends together cost a few builds."""
@@ -38,11 +32,11 @@ _QUERIES, _CANDIDATES = 300, 20_000
 _ROWS = 4_096
 _FIRST_PAGE = 10  # hits among which one must be right for a query to count as answered
 
-Embed = Callable[[Sequence[str]], "NDArray[np.float32]"]
-
 
 def build(
-    gallery: Gallery,
+    named: Named,
+    vectors: Vectors,
+    model_of: NDArray[np.int32],
     embed: Embed,
     probes: NDArray[np.float32],
     calibration: Calibration,
@@ -51,23 +45,24 @@ def build(
     """Return the bridge of a version and the trust it rests on, or None when no model in it has honest labels.
 
     Args:
-        gallery: the version's logits.
-        embed: embeds texts, float32 ``[texts, dim]`` of unit length.
+        named: the version's logits that carry a label in words.
+        vectors: reads its descriptors.
+        model_of: int32 ``[logits]``, the model of each of its logits.
+        embed: embeds texts.
         probes: float32 ``[n, dim]``, the probes under the same encoder.
         calibration: of the version.
         previous: folder of the version that this one continues, when its calibration has the same centre.
     """
-    named = Named.of(gallery)
     if not named.words:
         return None
     bridge, older = (Bridge.load(previous), Trust.load(previous)) if previous is not None else (None, None)
     if bridge is not None and older is not None and named.rows.size < GROWTH * older.learned:  # noqa: SIM102
         if named.begins_with(older.rows, older.label_of):
-            return _extended(bridge, older, gallery, named, embed, probes, calibration)
+            return _extended(bridge, older, vectors, named, embed, probes, calibration)
     texts = embed(named.words)
     expected = zero_shot(texts @ probes.T, calibration.centre)
-    believed = learn(gallery, named, expected, calibration.hubness)
-    lists = _namesakes(gallery, believed, range(len(named.words)))
+    believed = learn(vectors, named, expected, calibration.hubness)
+    lists = _namesakes(vectors, believed, range(len(named.words)))
     none = np.empty((0, probes.shape[0]), np.float16)
     empty = np.empty(0, np.float32)
     bridge = Bridge(calibration.texts, none, empty, np.zeros(1, np.int64), np.empty(0, np.int64), empty, none)
@@ -75,15 +70,15 @@ def build(
     bridge = _listed(replace(bridge, embeddings=placed.astype(np.float16)), lists)
     if len(named.words) < ENOUGH:
         return bridge, believed
-    bridge, leave_out = _mapped(gallery, bridge, placed)
+    bridge, leave_out = _mapped(vectors, bridge, placed)
     contrast = calibration.contrast(texts @ probes.T)
-    return _weighed(gallery, bridge, placed, expected, calibration.hubness, contrast, leave_out), believed
+    return _weighed(vectors, model_of, bridge, placed, expected, calibration.hubness, contrast, leave_out), believed
 
 
 def _extended(
     bridge: Bridge,
     believed: Trust,
-    gallery: Gallery,
+    vectors: Vectors,
     named: Named,
     embed: Embed,
     probes: NDArray[np.float32],
@@ -95,16 +90,16 @@ def _extended(
         return bridge, believed
     texts = embed([named.words[label] for label in touched.tolist()])
     expected = zero_shot(texts @ probes.T, calibration.centre)[which]
-    believed = extend(believed, gallery, named, expected, calibration.hubness)
+    believed = extend(believed, vectors, named, expected, calibration.hubness)
     known = bridge.trust.size
     fresh = bridge.place(texts)[touched >= known].astype(np.float16)  # words are numbered as they appear
     lists = {label: _list_of(bridge, label) for label in range(known)}
-    lists |= dict(zip(touched.tolist(), _namesakes(gallery, believed, touched.tolist()), strict=True))
+    lists |= dict(zip(touched.tolist(), _namesakes(vectors, believed, touched.tolist()), strict=True))
     grown = replace(bridge, embeddings=np.concatenate([bridge.embeddings, fresh]))
     return _listed(grown, [lists[label] for label in range(len(named.words))]), believed
 
 
-Listed = tuple["NDArray[np.int64]", "NDArray[np.float32]"]
+Listed = tuple[NDArray[np.int64], NDArray[np.float32]]
 """A label's rows and their weights, the most trusted first."""
 
 
@@ -121,7 +116,7 @@ def _list_of(bridge: Bridge, label: int) -> Listed:
     return bridge.rows[own], bridge.weights[own]
 
 
-def _namesakes(gallery: Gallery, believed: Trust, labels: Sequence[int]) -> list[Listed]:
+def _namesakes(vectors: Vectors, believed: Trust, labels: Sequence[int]) -> list[Listed]:
     """Return each label's most trusted rows; namesakes in other models that answer alike raise each other's trust."""
     order = np.lexsort((believed.rows, -believed.trust, believed.label_of))
     bounds = np.searchsorted(believed.label_of[order], np.arange(int(believed.label_of.max()) + 2))
@@ -130,7 +125,7 @@ def _namesakes(gallery: Gallery, believed: Trust, labels: Sequence[int]) -> list
         at = order[bounds[label] : bounds[label + 1]][: 4 * LOGITS]
         some, weight = believed.rows[at], believed.trust[at].astype(np.float64)
         if some.size > 2:
-            strong = strengths(gallery.vectors(some))
+            strong = strengths(vectors(some))
             alike = np.maximum(strong @ strong.T, 0.0)
             np.fill_diagonal(alike, 0.0)
             support = alike @ (weight + 0.1) / ((weight + 0.1).sum() - weight - 0.1)
@@ -140,19 +135,16 @@ def _namesakes(gallery: Gallery, believed: Trust, labels: Sequence[int]) -> list
     return found
 
 
-def _prototypes(gallery: Gallery, bridge: Bridge, labels: NDArray[np.int64]) -> NDArray[np.float32]:
+def _prototypes(vectors: Vectors, bridge: Bridge, labels: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return the strong responses of some labels' logits, averaged by trust, float32 ``[labels, n]`` of unit length."""
-    out = np.zeros((labels.size, gallery.n_probes), np.float32)
-    for i, label in enumerate(labels.tolist()):
-        own = slice(int(bridge.first[label]), int(bridge.first[label + 1]))
-        out[i] = bridge.weights[own] @ strengths(gallery.vectors(bridge.rows[own]))
-    return unit(out)
+    lists = [_list_of(bridge, label) for label in labels.tolist()]
+    return unit(np.stack([weights @ strengths(vectors(rows)) for rows, weights in lists]))
 
 
-LeaveOut = Callable[["NDArray[np.int64]"], "NDArray[np.float32]"]
+LeaveOut = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 
-def _mapped(gallery: Gallery, bridge: Bridge, placed: NDArray[np.float32]) -> tuple[Bridge, LeaveOut | None]:
+def _mapped(vectors: Vectors, bridge: Bridge, placed: NDArray[np.float32]) -> tuple[Bridge, LeaveOut | None]:
     """Return the bridge with a ridge regression from text to strong responses, and its leave-one-label-out predictions.
 
     The penalty is the one whose leave-one-out predictions (from the hat matrix) are nearest to the truth.
@@ -163,13 +155,13 @@ def _mapped(gallery: Gallery, bridge: Bridge, placed: NDArray[np.float32]) -> tu
     if chosen.size < _MAP_LABELS:
         return bridge, None
     x, weight = placed[chosen], bridge.trust[chosen][:, None]
-    cross = np.zeros((x.shape[1], gallery.n_probes), np.float32)
+    cross = np.zeros((x.shape[1], bridge.mapped.shape[1]), np.float32)
     for start in range(0, chosen.size, 512):
         part = slice(start, start + 512)
-        cross += (x[part] * weight[part]).T @ _prototypes(gallery, bridge, chosen[part])
+        cross += (x[part] * weight[part]).T @ _prototypes(vectors, bridge, chosen[part])
     gram = (x * weight).T @ x
     tested = np.random.default_rng(1).permutation(chosen.size)[:_QUERIES]
-    truth = _prototypes(gallery, bridge, chosen[tested])
+    truth = _prototypes(vectors, bridge, chosen[tested])
 
     def left_out(penalty: float, i: NDArray[np.int64], y: NDArray[np.float32]) -> NDArray[np.float32]:
         inverse = np.linalg.inv(gram + penalty * np.eye(len(gram), dtype=np.float32))
@@ -185,13 +177,14 @@ def _mapped(gallery: Gallery, bridge: Bridge, placed: NDArray[np.float32]) -> tu
 
     def leave_out(labels: NDArray[np.int64]) -> NDArray[np.float32]:
         i = np.array([position.get(label, 0) for label in labels.tolist()], np.int64)
-        return left_out(penalty, i, _prototypes(gallery, bridge, labels))
+        return left_out(penalty, i, _prototypes(vectors, bridge, labels))
 
     return replace(bridge, mapped=(mapped / scale).astype(np.float16)), leave_out
 
 
 def _weighed(
-    gallery: Gallery,
+    vectors: Vectors,
+    model_of: NDArray[np.int32],
     bridge: Bridge,
     placed: NDArray[np.float32],
     expected: NDArray[np.float32],
@@ -204,7 +197,7 @@ def _weighed(
     asked = rng.permutation(np.flatnonzero(bridge.trust > 0.1))[:_QUERIES]  # not only the easy ones
     if asked.size < ENOUGH:
         return bridge
-    trial = _Trial(gallery, bridge, asked, placed, expected[asked], hubness, leave_out)
+    trial = _Trial(vectors, model_of, bridge, asked, placed, expected[asked], hubness, leave_out)
     own_model_hidden = trial.lent(everywhere=False)
     best, found = -1.0, bridge
     for width in _WIDTHS:
@@ -229,7 +222,8 @@ class _Trial:
 
     def __init__(
         self,
-        gallery: Gallery,
+        vectors: Vectors,
+        model_of: NDArray[np.int32],
         bridge: Bridge,
         asked: NDArray[np.int64],
         placed: NDArray[np.float32],
@@ -237,12 +231,18 @@ class _Trial:
         hubness: NDArray[np.float32],
         leave_out: LeaveOut | None,
     ) -> None:
-        self._gallery, self._bridge, self._asked, self._placed = gallery, bridge, asked, placed
+        self._vectors, self._model_of, self._bridge, self._asked, self._placed = (
+            vectors,
+            model_of,
+            bridge,
+            asked,
+            placed,
+        )
         self._expected = expected
         rng = np.random.default_rng(4)
         self._target = bridge.rows[rng.integers(bridge.first[asked], bridge.first[asked + 1])]
-        others = np.random.default_rng(3).permutation(len(gallery))[:_CANDIDATES]
-        parts = [strengths(gallery.vectors(others[i : i + _ROWS])) for i in range(0, others.size, _ROWS)]
+        others = np.random.default_rng(3).permutation(model_of.size)[:_CANDIDATES]
+        parts = [strengths(vectors(others[i : i + _ROWS])) for i in range(0, others.size, _ROWS)]
         self._strong, self._common = np.concatenate(parts), hubness[others]
         self._hubness = hubness
         self._named = [bridge.rows[bridge.first[label] : bridge.first[label + 1]] for label in asked.tolist()]
@@ -251,14 +251,14 @@ class _Trial:
 
     def lent(self, *, everywhere: bool) -> list[Near | None]:
         """Return what labels lend to each query when its own model's are hidden, or its own label ``everywhere``."""
-        gallery, found = self._gallery, list[Near | None]()
+        model_of, found = self._model_of, list[Near | None]()
         for label, row in zip(self._asked.tolist(), self._target.tolist(), strict=True):
-            allowed = gallery.model_of != gallery.model_of[row]
+            allowed = model_of != model_of[row]
             if not allowed[self._bridge.rows].any():
-                allowed = np.ones(len(gallery), bool)  # one named model only: hide just the label itself
+                allowed = np.ones(model_of.size, bool)  # one named model only: hide just the label itself
                 allowed[self._named[len(found)]] = False
             without = label if everywhere else None
-            found.append(self._bridge.nearest(self._placed[label], gallery.vectors, allowed, without))
+            found.append(self._bridge.nearest(self._placed[label], self._vectors, allowed, without))
         return found
 
     def ranked(
@@ -274,7 +274,7 @@ class _Trial:
                 fused[i] += np.float32(counting(one.trust(width))) * one.side
         fused = unit(fused)
         right = self._named if any_of else [self._target[i : i + 1] for i in range(self._target.size)]
-        vectors = self._gallery.vectors
+        vectors = self._vectors
         own = np.array(
             [(strengths(vectors(rows)) @ q - self._hubness[rows]).max() for q, rows in zip(fused, right, strict=True)]
         )

@@ -9,7 +9,6 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
-import search.open_index
 from hubprobe.cli import main
 from tests.search.conftest import CONCEPTS, make
 from workspace import model_file_name
@@ -40,7 +39,7 @@ def say(monkeypatch, capsys):
     state = {name: (logging.getLogger(name).handlers, logging.getLogger(name).propagate) for name in ROOMS}
 
     def run(workspace, verb, *args):
-        monkeypatch.setattr(search.open_index, "load_encoder", lambda *_a, **_k: workspace.encoder)
+        monkeypatch.setattr("search.texts.load_encoder", lambda *_a, **_k: workspace.encoder)
         monkeypatch.setattr(sys, "argv", ["hubprobe", verb, "--workspace", str(workspace.workspace.root), *args])
         with pytest.raises(SystemExit) as end:
             main()

@@ -474,7 +474,7 @@ def test_metrics_count_what_was_answered(page_made: Made) -> None:
 def test_a_name_contradicts_no_label_that_is_trusted_more(served: Served) -> None:
     index = served.current.get().index
     rows = index.gallery.bridge.rows
-    namer = Namer(index, progress=False)
+    namer = Namer(index.gallery, index.texts, progress=False)
     labels = index.gallery.logits.column("label").to_pylist()
     suggested = namer.names(rows)
     own = 0

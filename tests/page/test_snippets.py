@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-import search.open_index
 from hubprobe.cli.app import cli
 from hubprobe.page.question import Question, answer, snippets
 from tests.page.conftest import Served
@@ -32,7 +31,7 @@ QUESTIONS = [
 def small(served: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
     """Beside the workspace, with its encoder at hand, as a reader of the page would be."""
     monkeypatch.chdir(served.made.workspace.root.parent)
-    monkeypatch.setattr(search.open_index, "load_encoder", lambda *_, **__: served.made.encoder)
+    monkeypatch.setattr("search.texts.load_encoder", lambda *_, **__: served.made.encoder)
     return served
 
 

@@ -129,7 +129,7 @@ def test_a_small_append_learns_nothing_anew_but_lists_what_is_new(tmp_path):
     np.testing.assert_array_equal(trust.trust[:120], believed.trust)
     assert set(after.rows.tolist()) & set(range(240, 260))
     # each label's list is what listing all of them from the same trust gives
-    lists = labels_fit._namesakes(made.open().gallery, trust, range(after.trust.size))
+    lists = labels_fit._namesakes(made.open().gallery.vectors, trust, range(after.trust.size))
     np.testing.assert_array_equal(after.rows, np.concatenate([rows for rows, _ in lists]))
     np.testing.assert_array_equal(after.weights, np.concatenate([weights for _, weights in lists]))
     np.testing.assert_array_equal(np.diff(after.first), [rows.size for rows, _ in lists])
@@ -243,7 +243,7 @@ def test_models_like_a_model_are_those_that_reading_everything_finds(tmp_path, m
     monkeypatch.setattr(by_model, "_matches", lambda *args: read.append(len(args[2])) or whole(*args))
     for kept, together in ((512, 32), (20, 1)):
         read.clear()
-        found = by_model.similar_models(index, repo, limit=5, kept=kept, together=together).to_pylist()
+        found = by_model.similar_models(index.gallery, repo, limit=5, kept=kept, together=together).to_pylist()
         assert [row["repo_id"] for row in found] == [name for _, name in wanted]
         assert [row["score"] for row in found] == pytest.approx([-score for score, _ in wanted], abs=2e-3)
         shares = [np.mean(np.array(matches[name]) >= by_model.ALIKE) for _, name in wanted]

@@ -91,16 +91,12 @@ def test_trust_falls_with_distance_and_with_the_label():
     assert Near(near.side, ((1.0, 1.0),)).trust(0.1) == 1.0
 
 
-class _Answers:
-    """A gallery of made vectors; logit ``i`` says one word, and answers most strongly where ``shown[i]`` is shown."""
-
-    def __init__(self, shown, words, seed=0):
-        rng = np.random.default_rng(seed)
-        self._vectors = rng.uniform(0.2, 0.6, (len(shown), words)).astype(np.float32)
-        self._vectors[np.arange(len(shown)), shown] = rng.uniform(0.8, 1.2, len(shown))
-
-    def vectors(self, rows):
-        return self._vectors[rows]
+def _answers(shown, words, seed=0):
+    """Return made vectors by row; logit ``i`` says one word, and answers most strongly where ``shown[i]`` is shown."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.uniform(0.2, 0.6, (len(shown), words)).astype(np.float32)
+    vectors[np.arange(len(shown)), shown] = rng.uniform(0.8, 1.2, len(shown))
+    return vectors.__getitem__
 
 
 def _learned(logits, share, words=30):
@@ -110,7 +106,7 @@ def _learned(logits, share, words=30):
     shown = np.where(honest, said, (said + rng.integers(1, words, logits)) % words)
     named = Named(np.arange(logits), [f"w{i}" for i in range(words)], said.astype(np.int32))
     expected = np.eye(words, dtype=np.float32)
-    return honest, learn(_Answers(shown, words), named, expected, np.zeros(logits, np.float32))
+    return honest, learn(_answers(shown, words), named, expected, np.zeros(logits, np.float32))
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])

@@ -32,7 +32,7 @@ def test_a_notebook_shows_hits_with_their_evidence(opened):
     assert len(sources) == 60
     assert 'title="a dog (+' in shown
     assert opened.search("dog").where("downloads > 1e9")._repr_html_().count("no hit") == 1
-    assert "<img" not in replace(opened.search("dog"), index=None)._repr_html_()
+    assert "<img" not in replace(opened.search("dog"), workspace=None)._repr_html_()
 
 
 def test_strangers_text_in_a_notebook_is_text(opened, monkeypatch):
