@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -10,7 +11,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from workspace import MissingStepError, Outcome, Status, Workspace, WorkspaceError
+from workspace import HubprobeError, MissingStepError, Outcome, Status, Workspace, WorkspaceError
 from workspace.files import num_rows, table_files
 from workspace.locks import lock
 
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
     from completion import CompleteSummary
     from crawler import CrawlSummary
     from hubprobe.doctor import Check
-    from probing import ProbeSummary
+    from probing import ProbesSummary, ProbeSummary
     from search import Index, IndexSummary
+    from workspace.seams import Sight
 
 
 R = TypeVar("R")
+_LOG = logging.getLogger(__name__)
 
 
 def taking_paths(verb: Callable[..., R], *, make: bool = False) -> Callable[..., R]:
@@ -203,8 +206,8 @@ def run(
 
     if check:
         require_ready(workspace, limit=limit, token=token, probes_from=probes_from, tell=tell)
-    ensure_probes(workspace, probes_from, token=token, progress=progress)
     search.settle(workspace, token=token)
+    ensure_probes(workspace, probes_from, token=token, progress=progress)
     crawled = None if shard else crawler.crawl(workspace, limit=limit, token=token, progress=progress)
     probed = probe(workspace, token=token, progress=progress, shard=shard)
     finishing = lock(workspace.runs_dir / ".finishing") if shard else nullcontext()
@@ -240,6 +243,55 @@ def require_ready(
         raise WorkspaceError(f"nothing was crawled: {'. '.join(failed)}")
 
 
+def sight(workspace: Workspace, *, token: str | None = None, progress: bool = True) -> Sight:
+    """Return how the workspace's encoder sees images: what `build_probes` chooses by.
+
+    Raises `HubError` when the encoder cannot be had, `WorkspaceError` when there is to be none.
+    """
+    import search
+
+    encoder = search.load_choice(workspace, token=token)
+    if encoder is None:
+        raise WorkspaceError(
+            "[search] encoder = 'none': nothing can say what images show, so only a sample can be drawn"
+        )
+    return search.sight(workspace, encoder, progress=progress)
+
+
+def build_probes(
+    workspace: Workspace,
+    source: str | Path,
+    *,
+    cover: bool | None = None,
+    token: str | None = None,
+    progress: bool = True,
+    dry_run: bool = False,
+    **options: Any,
+) -> ProbesSummary:
+    """Build the probe set: `probing.probes.build`, of the images that cover the concept bank as the encoder sees them.
+
+    Args:
+        workspace: where to write.
+        source: see `probing.probes.build`.
+        cover: choose so, or draw a sample when False; when None choose if the encoder can be had and sees these images.
+        token: Hugging Face token; the environment's when None.
+        progress: show bars on stderr.
+        dry_run: read and count, write nothing, choose nothing.
+        **options: those of `probing.probes.build`.
+    """
+    from probing import probes
+
+    seen = None
+    if cover is not False and not dry_run and (cover or probes.has_choice(workspace, source, **options)):
+        try:
+            seen = sight(workspace, token=token, progress=progress)
+        except HubprobeError as error:
+            if cover:
+                raise
+            _LOG.warning("the probes are a random sample, for there is no encoder to choose by: %s", error)
+    return probes.build(workspace, source, sight=seen, token=token, progress=progress, dry_run=dry_run, **options)
+
+
 def ensure_probes(workspace: Workspace, source: str | None, *, token: str | None = None, progress: bool) -> None:
     """Build the probe set from ``source``, or from the configuration's, unless the workspace has one."""
     from probing import probes
@@ -249,7 +301,7 @@ def ensure_probes(workspace: Workspace, source: str | None, *, token: str | None
     settings = workspace.config.probes
     place = probes.wanted(workspace, source, token=token)
     try:
-        probes.build(
+        build_probes(
             workspace, place.source, n=settings.n, seed=settings.seed, split=place.split, token=token, progress=progress
         )
     except WorkspaceError as error:

@@ -1,22 +1,35 @@
-"""Build the probe set: a seeded sample of images, without copies, broken files and decompression bombs."""
+"""Build the probe set: images that cover a bank of concepts, or a seeded sample; no copies, broken files and bombs."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from probing.cover import BATCH, SHOWN, Offered, Pool
 from probing.images.encoded import Probe, read
 from probing.sources import Item, Place, Source, open_source
 from workspace import ConfigError, Workspace, WorkspaceError, records, runs
-from workspace.files import short_hash, write_json, write_table
+from workspace.files import canonical_json, short_hash, write_json, write_table
 from workspace.images import Refusal, RefusedImageError
 from workspace.text import printable
 
+if TYPE_CHECKING:
+    from workspace.seams import Sight
+
 _log = logging.getLogger(__name__)
+
+POOL = 10
+"""Images looked at for each that is wanted."""
+
+REFUSED = ("duplicates", "broken", "too_large", "other_licences")
+"""Why an image is not used."""
 
 ROW_GROUP = 256
 """Images in a row group: about 25 MB at 100 KB an image, so that a reader can take a part."""
@@ -33,7 +46,8 @@ class ProbesSummary:
     Attributes:
         probe_set: hash of the ordered image hashes, 16 hex digits.
         n: images kept; requested: images asked for; seen: candidates looked at.
-        duplicates, broken, too_large: candidates refused, by reason.
+        duplicates, broken, too_large, other_licences: candidates refused, by reason.
+        shown, concepts: concepts of the bank that the images kept show, of how many; None for a sample.
         captions: images kept that have one.
         bytes: size of the encoded images kept.
         notes: what a user should know, such as that the source held fewer than asked for.
@@ -47,6 +61,9 @@ class ProbesSummary:
     duplicates: int
     broken: int
     too_large: int
+    other_licences: int
+    shown: int | None
+    concepts: int | None
     captions: int
     bytes: int
     notes: tuple[str, ...]
@@ -55,30 +72,44 @@ class ProbesSummary:
 
 @dataclass
 class _Kept:
+    licences: Sequence[str] = ()
     rows: list[dict[str, Any]] = field(default_factory=list)
     hashes: dict[str, int] = field(default_factory=dict)
-    refused: dict[str, int] = field(default_factory=lambda: {"duplicates": 0, "broken": 0, "too_large": 0})
+    refused: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REFUSED, 0))
     named: tuple[str, ...] = ()
     seen: int = 0
 
-    def offer(self, item: Item) -> bool:
-        """Take ``item`` if it is a good image not met before; return whether it was taken."""
+    def read(self, item: Item) -> Probe | None:
+        """Return ``item`` as a probe, or None when it is not a good image, or not one that may be used."""
         self.seen += 1
+        if self.licences and not any(fnmatchcase((item.license or "").lower(), one) for one in self.licences):
+            self.refused["other_licences"] += 1
+            return None
         try:
             if item.image is None:
                 raise RefusedImageError(Refusal.BROKEN, f"{printable(item.source)} has no image")
-            probe = read(item.image, item.source)
+            return read(item.image, item.source)
         except RefusedImageError as error:
             _log.info("not used: %s", error)
             self.refused[error.refusal.value] += 1
             self.named = (*self.named, str(error))[:NAMED]
+            return None
+
+    def offer(self, item: Item) -> bool:
+        """Take ``item`` if it is a good image not met before; return whether it was taken."""
+        probe = self.read(item)
+        if probe is None:
             return False
         if probe.image_hash in self.hashes:
             self.refused["duplicates"] += 1
             return False
-        self.hashes[probe.image_hash] = len(self.rows)
-        self.rows.append(_row(len(self.rows), probe, item))
+        self.keep(_row(len(self.rows), probe, item))
         return True
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """Take a row as the next probe."""
+        self.hashes[row["image_hash"]] = len(self.rows)
+        self.rows.append({**row, "probe_id": len(self.rows)})
 
 
 def build(
@@ -91,10 +122,13 @@ def build(
     image_column: str | None = None,
     caption_column: str | None = None,
     token: str | bool | None = None,
+    sight: Sight | None = None,
+    pool: int | None = None,
+    licences: Sequence[str] = (),
     dry_run: bool = False,
     progress: bool = True,
 ) -> ProbesSummary:
-    """Sample ``n`` images from ``source`` into ``probes/<probe_set>/`` and make them the probe set in use.
+    """Choose ``n`` images of ``source`` for ``probes/<probe_set>/`` and make them the probe set in use.
 
     Args:
         workspace: where to write.
@@ -105,6 +139,9 @@ def build(
         image_column: column of the images; found by its type or name when not given.
         caption_column: column that says what an image shows; found by its name when not given.
         token: for a data set of the Hub that the workspace names; the machine's own when None.
+        sight: choose the images that together show its concepts (`probing.cover`); a random sample when None.
+        pool: images looked at to choose from; `POOL` times ``n`` when None. A sample looks no further than it needs.
+        licences: only images whose source states one of these, as patterns: ``cc0*``; whatever they say when empty.
         dry_run: read and count, write nothing.
         progress: show a bar on stderr.
 
@@ -118,7 +155,12 @@ def build(
         workspace, source, split=split, image_column=image_column, caption_column=caption_column, token=token
     )
     opened = open_source(place, seed=seed)
-    kept = _collect(opened, n, progress)
+    kept, cover = _Kept([licence.lower() for licence in licences]), None
+    if sight is None or dry_run or (opened.total is not None and opened.total <= n):
+        _collect(opened, kept, n, progress)
+    else:
+        settings = {"source": opened.name, "split": split, "seed": seed, "total": opened.total, "n": n}
+        cover = _cover(workspace, opened, kept, n, sight, pool or POOL * n, settings, progress)
     if not kept.rows:
         named = "; ".join(kept.named)
         raise WorkspaceError(f"{source}: none of {kept.seen} images can be used: {kept.refused}. {named}".strip())
@@ -136,6 +178,8 @@ def build(
         n=len(kept.rows),
         requested=n,
         seen=kept.seen,
+        shown=len(sight.concepts) - len(cover["not_shown"]) if sight and cover else None,
+        concepts=len(sight.concepts) if sight and cover else None,
         captions=sum(row["caption"] is not None for row in kept.rows),
         bytes=sum(len(row["image"]["bytes"]) for row in kept.rows),
         notes=tuple(notes),
@@ -144,9 +188,17 @@ def build(
     )
     if summary.path is not None:
         write_table(summary.path, table, row_group_rows=ROW_GROUP)
-        _write_manifest(opened, summary, seed, split)
+        _write_manifest(opened, summary, seed, split, licences, cover)
         workspace.use_probe_set(probe_set)
     return summary
+
+
+def has_choice(workspace: Workspace, source: str | Path, *, n: int = 4000, split: str = "train", **_: Any) -> bool:
+    """Return whether ``source`` holds more images than are wanted; a data set of the Hub is taken to."""
+    place = place_of(workspace, source, split=split)
+    if not place.is_local:
+        return True
+    return (open_source(place, seed=0).total or 0) > n
 
 
 def place_of(
@@ -170,10 +222,9 @@ def wanted(workspace: Workspace, source: str | Path | None = None, *, token: str
     return place_of(workspace, settings.source if source is None else source, split=split, token=token)
 
 
-def _collect(opened: Source, n: int, progress: bool) -> _Kept:
+def _collect(opened: Source, kept: _Kept, n: int, progress: bool) -> None:
     from tqdm import tqdm
 
-    kept = _Kept()
     total = n if opened.total is None else min(n, opened.total)
     with tqdm(total=total, desc="probes", unit="image", disable=None if progress else True) as bar:
         for item in opened.items:
@@ -182,7 +233,45 @@ def _collect(opened: Source, n: int, progress: bool) -> _Kept:
                 if len(kept.rows) == n:
                     break
             bar.set_postfix({k: v for k, v in kept.refused.items() if v}, refresh=False)
-    return kept
+
+
+def _cover(
+    workspace: Workspace,
+    opened: Source,
+    kept: _Kept,
+    n: int,
+    sight: Sight,
+    most: int,
+    settings: dict[str, Any],
+    progress: bool,
+) -> dict[str, Any]:
+    """Keep the ``n`` images of the first ``most`` that show most; return what the manifest says of it."""
+    from tqdm import tqdm
+
+    most = most if opened.total is None else min(most, opened.total)
+    settings |= {"encoder": sight.encoder, "commit": sight.commit, "licences": list(kept.licences)}
+    settings |= {"columns": [opened.image_column, opened.caption_column]}
+    path = workspace.cache_dir / "probes" / f"pool-{short_hash(canonical_json(settings))}.sqlite"
+    images = Pool(path, sight, settings, first=n)
+    kept.seen, kept.refused = images.seen, {**kept.refused, **images.refused}
+    batch: list[Offered] = []
+    with tqdm(total=most, initial=kept.seen, desc="pool", unit="image", disable=None if progress else True) as bar:
+        for item in islice(opened.items, kept.seen, most):
+            probe = kept.read(item)
+            if probe is not None:
+                batch.append(Offered(_row(kept.seen - 1, probe, item), probe.print))
+            if len(batch) == BATCH:
+                images.add(batch, kept.seen, kept.refused)
+                batch = []
+            bar.update()
+        images.add(batch, kept.seen, kept.refused)
+    choice = images.choose(n)
+    for row in images.rows(choice.positions):
+        kept.keep(row)
+    images.close(remove=True)
+    missing = [name for name, best in zip(sight.concepts, choice.best.tolist(), strict=True) if best < SHOWN]
+    about = {"encoder": sight.encoder, "commit": sight.commit, "pool": kept.seen, "contrast": SHOWN}
+    return {**about, "concepts": len(sight.concepts), "not_shown": missing}
 
 
 def _row(probe_id: int, probe: Probe, item: Item) -> dict[str, Any]:
@@ -198,7 +287,9 @@ def _row(probe_id: int, probe: Probe, item: Item) -> dict[str, Any]:
     }
 
 
-def _write_manifest(opened: Source, summary: ProbesSummary, seed: int, split: str) -> None:
+def _write_manifest(
+    opened: Source, summary: ProbesSummary, seed: int, split: str, licences: Sequence[str], cover: dict[str, Any] | None
+) -> None:
     assert summary.path is not None
     counts = {k: v for k, v in asdict(summary).items() if k not in ("path", "probe_set")}
     write_json(
@@ -208,6 +299,8 @@ def _write_manifest(opened: Source, summary: ProbesSummary, seed: int, split: st
             "source": opened.name,
             "split": split,
             "seed": seed,
+            "licences": list(licences),
+            "cover": cover,
             "image_column": opened.image_column,
             "caption_column": opened.caption_column,
             "created_at": runs.now().isoformat(),

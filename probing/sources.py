@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -43,6 +44,17 @@ _REFUSED = (ValueError, OSError, KeyError, TypeError, ImportError, RuntimeError)
 """What `datasets`, and what it stands on, raise for a source that cannot be read."""
 
 MAX_CAPTION = 1000  # characters kept of a caption
+
+LICENCE_COLUMNS = ("license", "licence", "license_url", "License", "licenses")
+"""Names under which data sets keep what an image may be used for."""
+
+COCO_LICENCES = (
+    "cc-by-nc-sa-2.0", "cc-by-nc-2.0", "cc-by-nc-nd-2.0", "cc-by-2.0", "cc-by-sa-2.0", "cc-by-nd-2.0",
+    "no-known-copyright", "us-government-work",
+)  # fmt: skip
+"""What the numbers from 1 mean in COCO's ``license``."""
+
+_CC = re.compile(r"creativecommons\.org/(?:licenses/([a-z-]+)|publicdomain/(zero|mark))/?(\d\.\d)?")
 
 
 @dataclass(frozen=True)
@@ -308,14 +320,32 @@ def _from_rows(
         rows = enumerate(data.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER))
     for i, row in rows:
         text = _caption(row.get(caption), names) if caption else None
-        licence = row.get("license")
         source = row.get("source")
         yield Item(
             _image(row[image], root),
             text,
             source if isinstance(source, str) and source else f"{name}#{i}",
-            str(licence)[:MAX_CAPTION] if isinstance(licence, str) else None,
+            licence_of(row),
         )
+
+
+def licence_of(row: Mapping[str, Any]) -> str | None:
+    """Return the licence of a row, or None: as it is written, of a Creative Commons address as the Hub tags it.
+
+    >>> licence_of({"license": "https://creativecommons.org/licenses/by/2.0/"})
+    'cc-by-2.0'
+    """
+    value = next((row[name] for name in LICENCE_COLUMNS if row.get(name) is not None), None)
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        coco = "coco_url" in row and 1 <= value <= len(COCO_LICENCES)
+        return COCO_LICENCES[int(value) - 1] if coco else None
+    if not isinstance(value, str) or not value.strip():
+        return None
+    if address := _CC.search(value.lower()):
+        kind, public, version = address.groups()
+        name = f"cc-{kind}" if kind else {"zero": "cc0", "mark": "pdm"}[public]
+        return f"{name}-{version}" if version else name
+    return " ".join(value.split())[:MAX_CAPTION]
 
 
 def _image(value: Any, root: Path | None) -> bytes | Path | None:

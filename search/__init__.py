@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from search.open_index import Index, contact_sheet, open  # noqa: A004 - reads as search.open(workspace)
     from search.query import Query
     from search.scan.scoring import SCORINGS, Descriptor
-    from search.text.encoder_choice import settle
+    from search.text.embeddings import sight
+    from search.text.encoder_choice import load_choice, settle
     from search.text.encoders import Encoder, load_encoder
 
 __all__ = [
@@ -31,9 +32,11 @@ __all__ = [
     "contact_sheet",
     "evaluate",
     "index",
+    "load_choice",
     "load_encoder",
     "open",
     "settle",
+    "sight",
     "sql",
     "verify",
 ]
@@ -49,9 +52,11 @@ _HOME = {
     "contact_sheet": "open_index",
     "evaluate": "evaluation",
     "index": "build",
+    "load_choice": "text.encoder_choice",
     "load_encoder": "text.encoders",
     "open": "open_index",
     "settle": "text.encoder_choice",
+    "sight": "text.embeddings",
     "sql": "answers",
     "verify": "info",
 }

@@ -29,7 +29,7 @@ from search.text.labels import Named
 from search.text.labels_fit import build as build_bridge
 from workspace import Workspace, WorkspaceError
 from workspace.disk import using
-from workspace.files import read_array, write_array, write_json
+from workspace.files import read_array, read_json, write_array, write_json
 from workspace.runs import new_run_id
 from workspace.runs import versions as libraries
 
@@ -276,7 +276,7 @@ def index(
             writer.add(path)
         content = writer.finish()
         content |= {"version": version, "sources": [asdict(s) for s in entries], "encoder": embedded}
-        content |= {"image_encoder": pictures}
+        content |= {"image_encoder": pictures, "cover": _cover(workspace)}
         content["recall"] = previous[1]["recall"] if previous else measured_recall(folder, content)
         if chosen and embedded and content["logits"]:
             _texts(workspace, folder, content, chosen, previous, names, progress)
@@ -306,10 +306,20 @@ def _appendable(workspace: Workspace, n: int, entries: list[sources.Source]) -> 
 
 
 def _encoder(workspace: Workspace, encoder: str | Encoder | None, token: str | None) -> Encoder | None:
-    if isinstance(encoder, Encoder):
-        return encoder
-    with using(workspace.cache_dir / "encoders", "write"):  # a full disk is not the encoder's fault
-        return encoder_choice.load(workspace, encoder or workspace.config.search.encoder, token)
+    return encoder if isinstance(encoder, Encoder) else encoder_choice.load_choice(workspace, encoder, token)
+
+
+def _cover(workspace: Workspace) -> dict[str, Any] | None:
+    """Return what the probe set's manifest says it shows, or None when it was not chosen by that, or is silent."""
+    path = workspace.probes_dir(workspace.probe_set) / "manifest.json"
+    try:
+        cover = read_json(path).get("cover") if path.is_file() else None
+    except WorkspaceError:  # damaged: nothing but this message rests on it
+        return None
+    names = cover.get("not_shown") if isinstance(cover, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return {"not_shown": names}
 
 
 def _image_encoder(workspace: Workspace, token: str | None) -> Encoder | None:

@@ -1,14 +1,19 @@
-"""The one place where two rooms touch while running: the prober asks for a model's files, the crawler brings them.
+"""The places where two rooms touch while running: what the prober needs of the crawler, and of search.
 
-Rooms do not import each other, so the front door hands the crawler's fetcher to the prober through this protocol.
+Rooms do not import each other, so the front door hands the prober the crawler's fetcher, which brings a model's files,
+and search's encoder, which sees what images show, as these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -37,3 +42,23 @@ class Fetch(Protocol):
         Raises `ModelError` with the status that says what went wrong; never hands on a partial folder.
         """
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """How an encoder sees images beside a bank of concepts.
+
+    Attributes:
+        encoder: its name.
+        commit: its version.
+        concepts: names of the bank.
+        texts: float32 ``[concepts, dim]``, their embeddings, of unit length.
+        embed: embeds pictures, given encoded and with their captions (or None), float32 ``[pictures, dim]`` of unit
+            length; a row of zeros is like nothing.
+    """
+
+    encoder: str
+    commit: str
+    concepts: tuple[str, ...]
+    texts: NDArray[np.float32]
+    embed: Callable[[Sequence[bytes], Sequence[str | None]], NDArray[np.float32]]

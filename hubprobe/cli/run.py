@@ -95,7 +95,14 @@ def probes() -> None:
 @workspace_option
 @click.option("--from", "source", help="Folder of images, Parquet file, or dataset name; else the configuration's.")
 @click.option("--n", type=click.IntRange(min=2), help="How many images; 4,000 by default, as published.")
-@click.option("--seed", type=click.IntRange(min=0), help="Seed of the sample.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the order in which images are read.")
+@click.option(
+    "--cover/--sample",
+    default=None,
+    help="Choose images that show most concepts, as the encoder sees them, or at random; the former if it can.",
+)
+@click.option("--pool", type=click.IntRange(min=2), help="Images to choose from; ten times --n by default.")
+@click.option("--licences", help="Only images under these, with commas; patterns: cc0*,cc-by-[0-9]*,pdm*")
 @click.option("--split", help="Split of the dataset; 'train' when --from is given without it.")
 @click.option("--image-column", help="Column that holds the images; found by its type when not given.")
 @click.option("--caption-column", help="Column that holds captions; 'caption', 'text' ... when not given.")
@@ -108,33 +115,35 @@ def build(
     n: int | None,
     seed: int | None,
     split: str | None,
-    dry_run: bool,
+    licences: str | None,
     quiet: bool,
     kind: str,
-    **columns: str | None,
+    **options: Any,
 ) -> None:
-    """Sample the probe images, refuse duplicates, bombs and broken files, and write the probe set.
+    """Choose the probe images, refuse duplicates, bombs and broken files, and write the probe set.
 
     \b
     Examples:
       hubprobe probes build --workspace my-index --from ./images --n 4000 --seed 0
-      hubprobe probes build --workspace my-index --from lmms-lab/COCO-Caption2017 --split val
+      hubprobe probes build --workspace my-index --from lmms-lab/COCO-Caption2017 --split val --sample
+      hubprobe probes build --workspace my-index --from OWNER/PHOTOS --pool 1000000 --licences "cc0*,cc-by-[0-9]*"
     """
-    from probing import probes as probe_images
+    from hubprobe import front
     from workspace import Workspace
 
-    workspace = Workspace(hub.folder, hub.config) if dry_run else Workspace.create(hub.folder, hub.config)
+    local_offline()
+    workspace = Workspace(hub.folder, hub.config) if options["dry_run"] else Workspace.create(hub.folder, hub.config)
     settings = workspace.config.probes
-    summary = probe_images.build(
+    summary = front.build_probes(
         workspace,
         source or settings.source,
         n=n or settings.n,
         seed=settings.seed if seed is None else seed,
         split=split or (settings.split if source is None else "train"),
+        licences=_listed(licences) or (),
         token=hub.token,
-        dry_run=dry_run,
         progress=not quiet,
-        **columns,
+        **options,
     )
     show_summary(summary, kind)
 

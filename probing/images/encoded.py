@@ -6,10 +6,15 @@ import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 
 from workspace.images import file_bytes, open_image, to_rgb
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MAX_EDGE = 1024
 """Longest edge stored, in pixels: no model here reads more, and a camera's 12 megapixels times 4,000 would be 48 GB."""
@@ -22,10 +27,11 @@ _KEPT_FORMATS = {"JPEG", "PNG", "WEBP"}
 
 @dataclass(frozen=True)
 class Probe:
-    """One image, ready to be stored: PNG, JPEG or WebP bytes that decode to upright RGB."""
+    """One image, ready to be stored: PNG, JPEG or WebP bytes that decode to upright RGB; and its `image_print`."""
 
     encoded: bytes
     image_hash: str
+    print: NDArray[np.uint64]
     width: int
     height: int
 
@@ -39,12 +45,19 @@ def read(source: bytes | Path, name: str = "") -> Probe:
     as_it_came = as_it_came and len(encoded) <= KEEP_BYTES and max(image.size) <= MAX_EDGE
     if max(rgb.size) > MAX_EDGE:
         rgb.thumbnail((MAX_EDGE, MAX_EDGE), Image.Resampling.LANCZOS)
-    return Probe(encoded if as_it_came else _png(rgb), image_hash(rgb), rgb.width, rgb.height)
+    return Probe(encoded if as_it_came else _png(rgb), image_hash(rgb), image_print(rgb), rgb.width, rgb.height)
 
 
 def image_hash(rgb: Image.Image) -> str:
     """Return the sha256 of an image's size and pixels, 64 hex digits: what two files of one picture share."""
     return hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode() + rgb.tobytes()).hexdigest()
+
+
+def image_print(rgb: Image.Image) -> NDArray[np.uint64]:
+    """Return what copies of a picture share, uint64 ``[2]``: which way its brightness goes, across and down (dHash)."""
+    grey = np.asarray(rgb.convert("L").resize((9, 9), Image.Resampling.BOX), np.int16)
+    across, down = grey[:8, 1:] > grey[:8, :-1], grey[1:, :8] > grey[:-1, :8]
+    return np.packbits(np.concatenate([across.ravel(), down.ravel()])).view(np.uint64)
 
 
 def _png(image: Image.Image) -> bytes:

@@ -18,7 +18,7 @@ from search.scan.scan import CpuScanner, Scanner
 from search.scan.scoring import CALIBRATED, OWN_HUBNESS, Comparison, Descriptor, compile_query, score_of
 from search.store import tables, versions
 from search.store.tiles import HALF, Tile
-from search.text.calibration import COVERED, DEFAULT, Calibration, Coverage, probability, standing
+from search.text.calibration import COVERED, DEFAULT, Calibration, Coverage, probability, shown, standing
 from search.text.contrast import strengths
 from search.text.labels import Bridge
 from workspace import QueryError, WorkspaceError
@@ -149,7 +149,8 @@ class Gallery(Finder):
         above = standing(nearest, 1.0 - self.distances(comparison, spread)[None])
         weights = self.bridge.coverage if self.bridge is not None else DEFAULT
         share = float(probability(np.array([[*query.signs, above[0]]]), weights)[0])
-        return Coverage(share, share >= COVERED, *query.signs, float(above[0]))
+        seen = shown(query.about, self.manifest.get("cover"))
+        return Coverage(share, share >= COVERED, *query.signs, float(above[0]), seen)
 
     def mask(self, conditions: Sequence[str | Condition]) -> Mask | None:
         """Return which logits meet every condition, bool ``[logits]``, or None when there is no condition."""

@@ -54,6 +54,11 @@ def names(everyday_only: bool = True) -> list[str]:
     return [c.name for c in bank() if c.everyday or not everyday_only]
 
 
+def named(name: str) -> list[str]:
+    """Return the bank's names for the concepts that ``name`` names, by name or synonym, whatever its case or number."""
+    return [concept.name for concept in _index().named.get(fold(name), ())]
+
+
 def related(name: str) -> set[str]:
     """Return the bank's names that must not count as something else than ``name``.
 

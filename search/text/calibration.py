@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -42,6 +42,8 @@ class Coverage:
         contrast: best probe's contrast, in standard deviations of the bank's.
         trust: in the nearest label being the same thing, 0 to 1.
         standing: nearest logit's score, in standard deviations above all logits'.
+        shown: whether a probe shows it, as the probe set's manifest has it; None for what is not in the concept bank,
+            and of probes that were not chosen by what they show.
     """
 
     probability: float
@@ -49,12 +51,13 @@ class Coverage:
     contrast: float
     trust: float
     standing: float
+    shown: bool | None = None
 
     def __str__(self) -> str:
         """Say it in a sentence."""
         if self.covered:
             return f"probably answered: one of the ten nearest is right with probability {self.probability:.2f}"
-        why = "the probes show nothing like it" if self.contrast < 0 else "no logit stands out"
+        why = "the probes show nothing like it" if self.contrast < 0 or self.shown is False else "no logit stands out"
         label = "" if self.trust >= COVERED else ", and no label can be trusted to name it"
         return f"probably not covered ({why}{label}): probability {self.probability:.2f}"
 
@@ -83,6 +86,12 @@ def fit(signs: NDArray[np.float64], answered: NDArray[np.bool_]) -> tuple[float,
 def _logistic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     found: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-np.clip(x, -50.0, 50.0)))
     return found
+
+
+def shown(text: str, cover: dict[str, Any] | None) -> bool | None:
+    """Return whether a probe shows what ``text`` names, as the index's manifest has it; None where nobody looked."""
+    same = bank.named(text) if cover else []
+    return not set(same) <= set(cover["not_shown"]) if cover and same else None
 
 
 def standing(best: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from search.text import bank
 from search.text.encoders import TEMPLATES, Encoder
+from search.text.known import KnownTexts
 from workspace import Workspace, WorkspaceError
 from workspace.errors import DamagedFileError
 from workspace.files import damaged, read_tensors, sha256_of, short_hash, write_tensors
+from workspace.seams import Sight
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,6 +48,26 @@ def embed_probes(
         write_tensors(path, {"probes": rows}, {"encoder": encoder.name})
     about = {"name": encoder.name, "commit": encoder.commit, "dim": int(rows.shape[1])}
     return {**about, "templates": list(templates), "file": path.name, "sha256": sha256_of(path)}
+
+
+def sight(workspace: Workspace, encoder: Encoder, *, progress: bool = True) -> Sight:
+    """Return how ``encoder`` sees images beside the concept bank, whose embeddings are kept in the index."""
+    captions = getattr(encoder, "of_captions", False)
+    about = {"name": encoder.name, "commit": encoder.commit, "templates": ["{}"] if captions else list(TEMPLATES)}
+    cache(workspace).mkdir(parents=True, exist_ok=True)
+    concepts = tuple(bank.names(everyday_only=False))
+    texts = KnownTexts(cache(workspace), about).embedded(concepts, lambda: encoder, "bank", progress=progress)
+
+    def embed(pictures: Sequence[bytes], told: Sequence[str | None]) -> NDArray[np.float32]:
+        if not captions:
+            return encoder.encode_images([decode(picture) for picture in pictures])
+        rows = np.zeros((len(told), texts.shape[1]), np.float32)
+        some = [i for i, caption in enumerate(told) if caption and caption.strip()]
+        if some:
+            rows[some] = encoder.encode_texts([told[i] or "" for i in some])
+        return rows
+
+    return Sight(encoder.name, encoder.commit, concepts, texts, embed)
 
 
 def read_embeddings(path: Path) -> NDArray[np.float32]:

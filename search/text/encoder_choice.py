@@ -69,14 +69,19 @@ def load(workspace: Workspace, name: str, token: str | None = None) -> Encoder |
     raise _none_left(passed_over)
 
 
+def load_choice(workspace: Workspace, name: str | None = None, token: str | None = None) -> Encoder | None:
+    """Return the encoder ``name``, or the configuration's when None, as `load` does."""
+    with using(workspace.cache_dir / "encoders", "write"):  # a full disk is not the encoder's fault
+        return load(workspace, name or workspace.config.search.encoder, token)
+
+
 def settle(workspace: Workspace, token: str | None = None) -> None:
     """Make the choice of ``auto`` now, when the configuration says so and it was not made: it is fetched and loaded.
 
     Before hours of other work, for only a model that was loaded is known to load. Raises `HubError`.
     """
     if workspace.config.search.encoder == AUTO and pinned(workspace) is None:
-        with using(workspace.cache_dir / "encoders", "write"):
-            load(workspace, AUTO, token)
+        load_choice(workspace, AUTO, token)
 
 
 def choose(workspace: Workspace, name: str, token: str | None = None) -> Chosen:
