@@ -163,10 +163,14 @@ def probe(
     """
     import crawler
     import probing
+    from hubprobe.launch import is_first_process
+    from hubprobe.sync import synced
 
+    progress = bool(options.get("progress", True))
     fetcher = crawler.Fetcher(workspace, token=token, keep=keep, max_disk_bytes=max_disk_bytes)
     try:
-        return probing.probe(workspace, fetcher, **options)
+        with synced(workspace, "probe", progress=progress, alone=is_first_process()) as remote:
+            return probing.probe(workspace, fetcher, remote=remote, **options)
     finally:
         fetcher.close()
 

@@ -22,9 +22,10 @@ from probing.plan import Task
 from probing.report import Bar, Log, ProbeSummary, summarise, write_manifest
 from probing.settings import Settings, by_factors, in_words, make
 from probing.shard import Shard
-from workspace import ConfigError, ModelError, Status, Workspace, WorkspaceError, runs
+from workspace import ConfigError, ModelError, Status, Workspace, WorkspaceError, model_file_name, runs
 from workspace.files import write_table
 from workspace.locks import lock
+from workspace.remote import Remote
 from workspace.seams import Fetch
 
 _log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ def probe(
     progress: bool = True,
     isolate: bool = True,
     shard: str | None = None,
+    remote: Remote | None = None,
 ) -> ProbeSummary:
     """Run every eligible model of the catalog that has not been run on the probe set in use.
 
@@ -78,6 +80,7 @@ def probe(
         isolate: run models in a child process, so that a crash or a hang is the model's alone.
         shard: ``I/N``, or ``auto`` in a SLURM array: this is one of N independent jobs, I from 0. It runs its own
             share of the models, by their keys, then those of the others that nobody has committed by then.
+        remote: is sent every model as soon as it is committed.
 
     Returns:
         Counts over the whole catalog (attempted = ok + skipped + failed) and figures of this run.
@@ -128,7 +131,7 @@ def probe(
         if tasks:
             own = sum(part is None or part.owns(task.repo_id, task.sha) for task in tasks)
             bar = Bar(own, progress and group.is_first)
-            work = _from_group(workspace, group, tasks, own, bar, Log(workspace, run, group.rank))
+            work = _from_group(workspace, group, tasks, own, bar, Log(workspace, run, group.rank), remote)
             try:
                 run_all(workspace, fetch, work, settings, common, isolate=isolate)
             finally:
@@ -136,6 +139,8 @@ def probe(
     except KeyboardInterrupt:  # what was done stands, and is told; the others are not waited for
         report(interrupted=True)
         raise
+    if remote is not None:  # before files are merged
+        remote.close()
     group.done()
     if group.is_first:
         _tidy(workspace, probe_set, run, part, left)
@@ -161,11 +166,21 @@ class Work:
     rank: int = 0
 
 
-def _from_group(workspace: Workspace, group: Group, tasks: Sequence[Task], own: int, bar: Bar, log: Log) -> Work:
+def _from_group(
+    workspace: Workspace,
+    group: Group,
+    tasks: Sequence[Task],
+    own: int,
+    bar: Bar,
+    log: Log,
+    remote: Remote | None,
+) -> Work:
     """Return the work of one of the processes that share ``tasks``, the first ``own`` theirs, through their store."""
 
     def is_done(task: Task) -> bool:
-        return attempts.path_of(workspace, task.repo_id, task.sha, task.number).exists()
+        if attempts.path_of(workspace, task.repo_id, task.sha, task.number).exists():
+            return True
+        return remote is not None and remote.has((model_file_name(task.repo_id, task.sha), task.number))
 
     def take() -> Task | None:
         while (place := group.pull()) < len(tasks):
@@ -177,6 +192,8 @@ def _from_group(workspace: Workspace, group: Group, tasks: Sequence[Task], own: 
 
     def told(attempt: Attempt, committed: bool) -> None:
         group.count("duplicates", 0 if committed else 1)
+        if committed and remote is not None:
+            remote.committed((attempt.stem, attempt.fields["attempt"]))
         log.add(attempt.fields)
         bar.add(attempt.fields, group.count("booked"))
 

@@ -103,6 +103,15 @@ class ReleaseConfig:
     opt_out: Annotated[Texts, _about("owners, or owner/name")] = ()
 
 
+@dataclass(frozen=True, config=_STRICT)
+class WorkspaceConfig:
+    """Where the workspace's files lie beside this folder; see docs/sync.md."""
+
+    remote: Annotated[
+        StrictStr, _about("s3://, gs://, az://, hf:// or file:// that verbs pull from and push to; docs/sync.md")
+    ] = ""
+
+
 _CAME_LATER = (("crawl", "converted"), ("crawl", "converters"))
 """Settings that earlier hashes know nothing of."""
 
@@ -119,16 +128,17 @@ class Config:
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     release: ReleaseConfig = field(default_factory=ReleaseConfig)
+    workspace: WorkspaceConfig = field(default_factory=WorkspaceConfig)
 
     @property
     def hash(self) -> str:
         """First 16 hex digits of the sha256 of the canonical JSON.
 
-        What measures nothing is left out: the endpoint, an address, and ``[release]``. So is a setting that came later,
+        What measures nothing is left out: the addresses, and ``[release]``. So is a setting that came later,
         at its default: what was measured before keeps its hash.
         """
         settings, defaults = asdict(self), asdict(Config())
-        del settings["endpoint"], settings["release"]
+        del settings["endpoint"], settings["release"], settings["workspace"]
         for section, name in _CAME_LATER:
             if settings[section][name] == defaults[section][name]:
                 del settings[section][name]

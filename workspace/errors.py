@@ -7,7 +7,8 @@
     │   ├── ConfigError         (also ValueError)
     │   ├── DamagedFileError    a file does not hold what was written to it
     │   ├── DiskError           (also OSError) the system refused to read or to write a file
-    │   └── MissingStepError    an earlier verb has to run first
+    │   ├── MissingStepError    an earlier verb has to run first
+    │   └── RemoteError         the workspace's remote refuses, cannot be reached, or holds what it should not
     ├── QueryError              (also ValueError) a search or filter that cannot be answered
     ├── HubError                the Hub as a whole cannot be used: listing refused, bad token
     └── ModelError              one model's end; `status` is the value that lands in the attempts table
@@ -51,6 +52,10 @@ class DiskError(WorkspaceError, OSError):
     def __init__(self, message: str, errno: int | None = None) -> None:
         super().__init__(message)
         self.errno = errno
+
+
+class RemoteError(WorkspaceError):
+    """The remote of a workspace refuses, cannot be reached, or holds what it should not."""
 
 
 class MissingStepError(WorkspaceError):

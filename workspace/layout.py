@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from workspace import records
+from workspace import commits, records
 from workspace.config import Config
 from workspace.errors import MissingStepError, WorkspaceError
 from workspace.files import damaged, read_file, read_json, read_table, replacing, short_hash, table_files, write_json
@@ -87,6 +88,11 @@ class Workspace:
         """Files fetched from the Hub, safe to delete at any time."""
         return self.root / "cache"
 
+    @property
+    def remote(self) -> str:
+        """Address of the remote, ``HUBPROBE_REMOTE`` before the configuration's; empty when there is none."""
+        return os.environ.get("HUBPROBE_REMOTE", self.config.workspace.remote).rstrip("/")
+
     def probes_dir(self, probe_set: str) -> Path:
         """Folder of one probe set: ``probes.parquet`` and ``manifest.json``."""
         return self.root / "probes" / probe_set
@@ -146,26 +152,43 @@ class Workspace:
         return table if columns is None else table.select(columns)
 
     def attempts(self, columns: list[str] | None = None, *, history: bool = False) -> pa.Table:
-        """Return the last attempt at every model, or all attempts with ``history``."""
+        """Return the last attempt at every model, or all attempts with ``history``.
+
+        Of attempts that lie in the remote only, the last ones have the columns that their names say, the others null.
+        """
         wanted = None if columns is None else list(dict.fromkeys([*columns, "repo_id", "sha", "attempt"]))
         table = read_table(self.attempts_dir, records.ATTEMPTS, columns=wanted)
         if not history:
+            if known := self.committed_elsewhere():
+                models = read_table(self.catalog_dir, records.CATALOG, columns=["id", "sha"])
+                pairs = zip(models["id"].to_pylist(), models["sha"].to_pylist(), strict=True)
+                rows = commits.as_attempts(known.values(), {model_file_name(*key): key for key in pairs})
+                table = pa.concat_tables([rows.select(table.column_names), table])  # of two equal ones the later counts
             table = newest(table, ["repo_id", "sha"], "attempt")
         return table if columns is None else table.select(columns)
+
+    def committed_elsewhere(self) -> dict[commits.Place, commits.Commit]:
+        """Return the attempts that are known to lie in the remote, by file stem and number; none without a remote."""
+        return commits.load(commits.folder(self.cache_dir, self.remote)) if self.remote else {}
 
     def responses(self, columns: list[str] | None = None) -> pa.Table:
         """Return the responses to the probe set in use, one row per logit of every file present."""
         return read_table(self.responses_dir(self.probe_set), records.RESPONSES, columns=columns)
 
-    def holes(self, probe_set: str | None = None) -> dict[Key, str]:
+    def holes(self, probe_set: str | None = None, *, here: bool = False) -> dict[Key, str]:
         """Return the models whose last attempt is ``ok`` and whose responses are not what it committed, and why.
 
-        They wait to be probed again. See `workspace.holes`.
+        They wait to be probed again, unless the remote has their responses: those count with ``here`` only. See
+        `workspace.holes`.
         """
         chosen = self.probe_set if probe_set is None else probe_set
-        columns = ["repo_id", "sha", "status", "probe_set", "num_logits", "probes_run"]
+        columns = ["repo_id", "sha", "attempt", "status", "probe_set", "num_logits", "probes_run"]
         attempts = [a for a in self.attempts(columns).to_pylist() if a["probe_set"] == chosen]
-        return holes(attempts, self.responses_dir(chosen), self.descriptors_dir(chosen))
+        found = holes(attempts, self.responses_dir(chosen), self.descriptors_dir(chosen))
+        if found and not here and (known := self.committed_elsewhere()):
+            numbers = {(a["repo_id"], a["sha"]): a["attempt"] for a in attempts}
+            found = {key: why for key, why in found.items() if (model_file_name(*key), numbers[key]) not in known}
+        return found
 
     def owns(self, folder: Path) -> bool:
         """Return whether ``folder`` lies in this workspace, links followed: files elsewhere are never deleted."""

@@ -1,0 +1,159 @@
+"""A workspace and its remote: ``hubprobe sync``, and what each verb pulls before and pushes after it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workspace import Config, Workspace, WorkspaceError, records
+from workspace.config import WorkspaceConfig
+from workspace.errors import RemoteError
+from workspace.layout import MARKER
+
+if TYPE_CHECKING:
+    from workspace.remote import Remote
+
+_log = logging.getLogger(__name__)
+
+_PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "crawl": (("catalog",), ("catalog",)),
+    "probes": (("probes",), ("probes",)),
+    "probe": (("catalog", "probes", "commits"), ("attempts", "runs")),
+    "complete": (("catalog", "probes", "attempts", "responses", "descriptors"), ("descriptors", "runs")),
+    "index": (("catalog", "probes", "attempts", "descriptors", "index"), ("index",)),
+    "status": (("catalog", "probes", "attempts"), ()),
+    "search": (("probes", "index"), ()),
+    "sync": (
+        ("catalog", "probes", "attempts", "responses", "descriptors", "index", "runs"),
+        ("catalog", "probes", "attempts", "descriptors", "index", "runs"),
+    ),
+}
+"""What a verb pulls before it runs, and pushes after. ``commits`` are names of attempts, without their rows."""
+
+
+@dataclass(frozen=True)
+class SyncSummary:
+    """What a sync did, or with ``dry_run`` would do.
+
+    Attributes:
+        remote: address.
+        pulled, pushed: objects each way.
+        refused: objects that are not what they should be, and were left where they are.
+        duplicates: attempts that two hosts committed; the earlier counts.
+        committed: attempts in the remote, at the probe set in use.
+        bytes_pulled, bytes_pushed: their sizes.
+        requests: asked of the store.
+    """
+
+    remote: str
+    pulled: int
+    pushed: int
+    refused: int
+    duplicates: int
+    committed: int
+    bytes_pulled: int
+    bytes_pushed: int
+    requests: int
+
+
+def sync(
+    workspace: Workspace | str | Path, *, remote: str | None = None, dry_run: bool = False, progress: bool = True
+) -> SyncSummary:
+    """Pull what is new in a workspace's remote, and push what was committed here.
+
+    Args:
+        workspace: the workspace, or its path; made with the remote's settings when there is none and ``remote`` is
+            given.
+        remote: address, kept in a workspace that is made; that of the workspace when None.
+        dry_run: count, copy nothing.
+        progress: show progress bars on stderr.
+
+    Raises `WorkspaceError` when there is no remote, `RemoteError` when it cannot be used.
+    """
+    from workspace.remote import Remote
+
+    if not isinstance(workspace, Workspace):
+        workspace = _opened(Path(workspace), remote)
+    if not workspace.remote:
+        raise WorkspaceError(
+            f'{workspace.root} has no remote: give --remote, or write [workspace] remote = "s3://bucket/name" into its '
+            f"{MARKER}"
+        )
+    there = Remote(workspace, check=_checked, progress=progress)
+    pulls, pushes = _PARTS["sync"]
+    pulled = there.pull(*pulls[:2], dry_run=dry_run)
+    there.news(late=None)
+    pulled += there.pull(*pulls[2:], dry_run=dry_run)
+    pushed = there.push(*pushes, dry_run=dry_run)
+    if not dry_run:
+        pushed += there.keep_settings()
+    counts = there.counts
+    return SyncSummary(
+        workspace.remote,
+        pulled if dry_run else counts["pulled"],
+        pushed if dry_run else counts["pushed"],
+        counts["refused"],
+        counts["duplicates"],
+        len(there.commits),
+        counts["bytes_pulled"],
+        counts["bytes_pushed"],
+        there.requests,
+    )
+
+
+def _opened(folder: Path, remote: str | None) -> Workspace:
+    """Open a workspace; make it when there is none, with the settings that its remote keeps."""
+    from workspace.remote import settings_at
+
+    if (folder / MARKER).exists() or remote is None:
+        opened = Workspace.open(folder)
+        if remote is not None:
+            config = replace(opened.config, workspace=WorkspaceConfig(remote=remote))
+            opened = Workspace(folder, config)
+        return opened
+    config = replace(settings_at(remote) or Config(), workspace=WorkspaceConfig(remote=remote))
+    return Workspace.create(folder, config)
+
+
+@contextmanager
+def synced(workspace: Workspace, verb: str, *, progress: bool = False, alone: bool = True) -> Iterator[Remote | None]:
+    """Pull what ``verb`` reads before the block, and push what it wrote after; yield the remote, or None.
+
+    With ``alone`` False another process of this host does both, and what is yielded pushes single models. A verb that
+    only reads goes on with what is here when the remote cannot be reached.
+    """
+    if not workspace.remote:
+        yield None
+        return
+    from workspace.remote import Remote
+
+    there = Remote(workspace, check=_checked, progress=progress)
+    pulls, pushes = _PARTS[verb]
+    if not alone:
+        yield there
+        return
+    try:
+        there.pull(*pulls)
+    except RemoteError as error:
+        if pushes:
+            raise
+        _log.warning("%s; answered from what is here", error)
+    yield there
+    if pushes:
+        there.push(*pushes)
+        there.keep_settings()
+        _log.info("%s: %s, %d requests", workspace.remote, dict(there.counts), there.requests)
+
+
+def _checked(kind: str, path: Path) -> None:
+    """Look through a table that came from a remote, as through one of a release: no bombs, no values out of bounds."""
+    from hubprobe.release.checks import RULES, TableFile, check_rows
+
+    schema = {"catalog": records.CATALOG, "attempts": records.ATTEMPTS, "responses": records.RESPONSES}.get(kind)
+    for first, rows in TableFile(path, path.name, schema).groups() if schema is not None else ():
+        if kind in RULES:
+            check_rows(path.name, first, kind, rows)
