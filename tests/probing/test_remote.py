@@ -1,5 +1,7 @@
 """A workspace's remote, in a folder: hosts that share nothing else, what is forged, and what was compacted here."""
 
+import json
+
 import pytest
 
 import probing
@@ -118,6 +120,6 @@ def test_names_that_leave_the_folder_are_refused(address, tmp_path, probe_once, 
     workspace = probe_once(1)
     sync(workspace, progress=False)
     (address / "index").mkdir()
-    (address / "index" / "current.json").write_text('{"files": {"%s": ["%s", 1]}}' % (name, "a" * 64))
+    (address / "index" / "current.json").write_text(json.dumps({"files": {name: ["a" * 64, 1]}}))
     with pytest.raises(Exception, match=r"lists what no index consist"):
         sync(Workspace.create(tmp_path / "other"), progress=False)
