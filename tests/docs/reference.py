@@ -90,8 +90,8 @@ _CONFIGURATION = """\
 
 `hubprobe.toml` in the workspace's folder. It is written when the workspace is made, with every setting at its default,
 and read by every verb; an unknown name or a value of another type is an error. A command line option goes before the
-setting, for that one command. The hash of all settings but `endpoint`, `[release]` and `[workspace]`, which measure nothing, is in
-every run's manifest and with every attempt.
+setting, for that one command. The hash of all settings but `endpoint`, `[release]` and `[workspace]`, which measure
+nothing, is in every run's manifest and with every attempt.
 
 When a setting of `[crawl]` changes, the next crawl decides every repository again. `[search] encoder` and
 `image_encoder` are settled when the index is built; `scoring` and `k` when it is asked.
