@@ -5,7 +5,7 @@
 >>> index.search("dog").where("downloads > 1000").limit(10).to_pandas()  # doctest: +SKIP
 
 Each verb of the command line is a function with the same name and meaning: `crawl`, `probe`, `complete`, `index`,
-`evaluate`, `status`, `run`, `use`; its first argument is a workspace or the path of one. The demo is
+`evaluate`, `status`, `run`, `use`, `concepts`; its first argument is a workspace or the path of one. The demo is
 `hubprobe.demo.run.demo`. Rooms are imported when first used, so that ``import hubprobe`` stays light.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import crawler
     import search
     from hubprobe import front, usage
-    from hubprobe.front import open, status, taking_paths  # noqa: A004 - as pathlib's and gzip's open
+    from hubprobe.front import concepts, open, status, taking_paths  # noqa: A004 - as pathlib's and gzip's open
     from search import Index, Query
     from workspace import (
         Config,
@@ -56,7 +56,13 @@ _VERBS = {
     "run": "hubprobe.front",
     "use": "hubprobe.usage",
 }
-_OTHERS = {"open": "hubprobe.front", "status": "hubprobe.front", "Index": "search", "Query": "search"}
+_OTHERS = {
+    "concepts": "hubprobe.front",
+    "open": "hubprobe.front",
+    "status": "hubprobe.front",
+    "Index": "search",
+    "Query": "search",
+}
 
 __all__ = [
     "Config",
@@ -74,6 +80,7 @@ __all__ = [
     "WorkspaceError",
     "__version__",
     "complete",
+    "concepts",
     "crawl",
     "evaluate",
     "index",

@@ -16,6 +16,8 @@ from workspace.files import num_rows, table_files
 from workspace.locks import lock
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from completion import CompleteSummary
     from crawler import CrawlSummary
     from hubprobe.doctor import Check
@@ -141,6 +143,37 @@ def _row(value: Status, count: int, *, waiting: bool = False) -> dict[str, Any]:
         meaning = "not attempted yet" if value is Status.ELIGIBLE else value.meaning
         return {"outcome": "waiting", "status": value.value, "repositories": count, "meaning": meaning}
     return {"outcome": value.outcome.value, "status": value.value, "repositories": count, "meaning": value.meaning}
+
+
+def concepts(path: str | Path | Workspace, *, kind: str | None = None, missing: bool = False) -> pa.Table:
+    """Return every concept of the bank and how many models of the index answer it, those of most models first.
+
+    Args:
+        path: a workspace.
+        kind: only those of one of the bank's groups, such as ``animal``.
+        missing: only those that no model answers and no search probably finds.
+
+    Returns a table ``concept, kind, models, covered, probability, repo_id, sha, logit, label, score``; the last five
+    are of the output that does best. Raises `MissingStepError` without an index that has one, `QueryError` for a kind
+    that there is not.
+
+    >>> hubprobe.concepts("my-index", kind="animal").to_pandas()  # doctest: +SKIP
+    """
+    import pyarrow.compute as pc
+
+    from search.views import read_view
+    from workspace import QueryError
+
+    workspace = path if isinstance(path, Workspace) else Workspace.open(path)
+    table = read_view(workspace, "concepts")
+    if kind is not None:
+        kinds = sorted(set(table.column("kind").to_pylist()))
+        if kind not in kinds:
+            raise QueryError(f"there is no kind {kind[:40]!r} of concepts: {', '.join(kinds)}")
+        table = table.filter(pc.equal(table.column("kind"), kind))
+    if missing:
+        table = table.filter(pc.and_not(pc.equal(table.column("models"), 0), table.column("covered")))
+    return table.sort_by([("models", "descending"), ("probability", "descending"), ("concept", "ascending")])
 
 
 def probe(

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
+from search.concepts import concepts_table, write_concepts
 from search.info import checksums
 from search.scan.gallery import Gallery
 from search.scan.neighbours import SAMPLE, Reduction, measured_recall
@@ -27,6 +28,7 @@ from search.text.encoders import Encoder, load_encoder
 from search.text.known import KnownTexts
 from search.text.labels import Named
 from search.text.labels_fit import build as build_bridge
+from search.texts import Texts
 from workspace import Workspace, WorkspaceError
 from workspace.disk import using
 from workspace.files import read_array, read_json, write_array, write_json
@@ -248,8 +250,8 @@ def index(
         image_encoder: sees example images; the configuration's, if it names one, when None.
         token: for fetching the encoder from the Hub.
         rebuild: read every descriptor again.
-        names: embed the whole concept bank now, so that naming outputs and searching for one of its concepts are quick
-            from the start; else when they are first asked for.
+        names: embed the whole concept bank now and count the models that answer each concept, so that naming outputs
+            and searching for one are quick from the start; else there is no list of concepts.
         progress: draw progress bars on stderr.
 
     Raises `MissingStepError` when there are no descriptors, `WorkspaceError` when they are damaged or another process
@@ -358,3 +360,7 @@ def _texts(
     content["labels"] = int(built[0].trust.size) if built else 0
     if names:
         embed(bank.names(everyday_only=False), kind="bank")
+        whole = Gallery(folder, content)
+        asked = Texts(workspace, whole, encoder=encoder, token=None, keep=False)
+        table = concepts_table(whole, asked, progress=progress)
+        write_concepts(folder, table)

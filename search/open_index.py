@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from search.by_model import Concepts
+from search.concepts import read_concepts
 from search.info import describe
 from search.query import Query, Unit
 from search.scan.gallery import Gallery
@@ -199,6 +200,14 @@ class Index:
         """Answer one SELECT over the workspace's tables, with ``search(...)`` in it; see `search.sql`."""
         with answered(self.workspace, statement, lambda: self, allow=allow, timeout_s=timeout_s) as answer:
             return pa.Table.from_batches(list(answer.batches), answer.schema)
+
+    def concepts(self) -> pa.Table:
+        """Return every concept of the bank, how many models answer it, and which output does best.
+
+        A table ``concept, kind, models, covered, probability, repo_id, sha, logit, label, score``; see
+        `search.concepts`. Raises `MissingStepError` when the index has none.
+        """
+        return read_concepts(self.gallery.folder, self.gallery.models)
 
     def info(self) -> dict[str, Any]:
         """Return version, sizes, encoder, memory and the measured recall of what is approximate; see `search.info`."""

@@ -14,13 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from search.concepts import read_concepts
 from search.store import versions
 from search.store.tables import read_logits, read_models, snake_case
 from workspace import MissingStepError, Workspace
 from workspace.files import read_json, replacing
 
-VIEWS = frozenset({"attempts", "catalog", "logits", "models", "probes", "runs"})
-"""``models`` and ``logits`` are the index's; the others are the workspace's own records."""
+VIEWS = frozenset({"attempts", "catalog", "concepts", "logits", "models", "probes", "runs"})
+"""``concepts``, ``logits`` and ``models`` are the index's; the others are the workspace's own records."""
 
 RUNS = pa.schema(
     [
@@ -35,7 +36,7 @@ RUNS = pa.schema(
 
 def read_view(workspace: Workspace, name: str) -> pa.Table:
     """Return the table ``name``, one of `VIEWS`; raises `MissingStepError` when it is not there yet."""
-    if name in ("models", "logits"):
+    if name in ("concepts", "logits", "models"):
         return _of_index(workspace, name)
     if name == "runs":
         return _runs(workspace)
@@ -52,6 +53,8 @@ def _of_index(workspace: Workspace, name: str) -> pa.Table:
         models = read_models(folder)
         if name == "models":
             return everyday(models.drop_columns(["model"]))
+        if name == "concepts":
+            return read_concepts(folder, models)
         logits = read_logits(folder)
     columns = {
         key: pa.DictionaryArray.from_arrays(

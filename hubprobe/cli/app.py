@@ -27,6 +27,7 @@ _VERBS = {
     "similar": ("search", "Find logits that respond like a given logit."),
     "describe": ("search", "Name every output of a model by its behaviour."),
     "audit": ("search", "List outputs whose label disagrees with their behaviour."),
+    "concepts": ("use", "List what the index covers, and what nobody does."),
     "sql": ("search", "Ask SQL of every table in the workspace."),
     "pick": ("pick", "Pick the best model for your own images."),
     "use": ("use", "Print the code that runs a model."),

@@ -236,7 +236,7 @@ def _show_hits(
 @click.option("--format", "kind", type=click.Choice(sorted(set(SUFFIXES.values()))), help="Else by FILE's suffix.")
 @click.option("--attach", type=OutPath(), help="Write all tables as they are now into a DuckDB file, for any client.")
 def sql(folder: Path, statement: str | None, script: IO[str] | None, attach: Path | None, **how: Any) -> None:
-    """Ask SQL of the workspace's tables: models, logits, attempts, catalog, probes, runs.
+    """Ask SQL of the workspace's tables: models, logits, concepts, attempts, catalog, probes, runs.
 
     Searches are table functions: FROM search('dog', limit := 500) JOIN models USING (repo_id, sha). Without a
     STATEMENT it reads stdin, or asks line by line where that is a terminal.

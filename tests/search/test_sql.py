@@ -302,7 +302,7 @@ def test_a_duckdb_file_of_all_tables_opens_without_us(fresh, tmp_path):
 
     before = attach(fresh.workspace, tmp_path / "early.duckdb")
     assert set(before) == {"attempts", "catalog", "probes", "runs"}
-    fresh.index()
+    fresh.index(names=True)
     rows = attach(fresh.workspace, tmp_path / "all.duckdb")
     with duckdb.connect(str(tmp_path / "all.duckdb"), read_only=True) as client:
         counted = {name: client.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in VIEWS}
