@@ -97,6 +97,7 @@ def full(model: ModelResponses) -> pa.Table:
     columns["observed"] = pa.nulls(rows.num_rows, pa.binary())
     columns["variance"] = pa.array(np.zeros(rows.num_rows, np.float32))
     columns["deviation"] = pa.nulls(rows.num_rows, pa.list_(pa.float16()))
+    columns["logsumexp"] = _logsumexp(model, rows.num_rows)
     return pa.table(columns, schema=descriptors(n))
 
 
@@ -123,7 +124,14 @@ def completed(model: ModelResponses, completer: Completer, n_probes: int, device
     columns["variance"] = pa.array(np.full(count, spread[~run].mean(), np.float32))
     shared = [np.sqrt(spread).astype(np.float16)] + [None] * (count - 1)
     columns["deviation"] = pa.array(shared[:count], pa.list_(pa.float16()))
+    columns["logsumexp"] = _logsumexp(model, count)
     return pa.table(columns, schema=descriptors(n_probes))
+
+
+def _logsumexp(model: ModelResponses, count: int) -> pa.Array:
+    """Return the column for ``count`` rows: the model's own on the first, whether or not output 0 is searchable."""
+    own = model.rows["logsumexp"].slice(0, min(count, 1)).combine_chunks()
+    return pa.concat_arrays([own, pa.nulls(count - len(own), own.type)])
 
 
 def was_described(target: Path, digest: str) -> bool:

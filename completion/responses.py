@@ -26,7 +26,7 @@ Model = tuple[str, str]
 RANDOM_LEAST = 16
 """Random probes from which mean and deviation are taken alone where the others were chosen."""
 
-_FORMAT = b"2"  # of what is made from responses: descriptors of an earlier one are written again
+_FORMAT = b"3"  # of what is made from responses: descriptors of an earlier one are written again
 _ROWS = 1024  # rows read at a time: 8 MB of responses to 4,000 probes
 
 

@@ -101,6 +101,7 @@ class ReleaseConfig:
     )  # fmt: skip
     probes_license: Annotated[StrictStr, _about("stated by you, for probe images whose source states none")] = ""
     opt_out: Annotated[Texts, _about("owners, or owner/name")] = ()
+    author: Annotated[StrictStr, _about("whom the card says to cite; the owner of the dataset when empty")] = ""
 
 
 @dataclass(frozen=True, config=_STRICT)

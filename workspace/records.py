@@ -215,6 +215,13 @@ def descriptors(n_probes: int) -> pa.Schema:
                 "on the first row of a partially probed model, null elsewhere",
                 "standard deviations",
             ),
+            _field(
+                "logsumexp",
+                pa.list_(pa.float32()),
+                "log-sum-exp over all raw outputs of the model, per probe that was run, by probe_id; on the model's "
+                "first row, null elsewhere",
+                "logit units",
+            ),
         ],
     )
 

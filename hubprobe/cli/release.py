@@ -20,6 +20,7 @@ from hubprobe.cli.options import (
     workspace_option,
 )
 from hubprobe.output import render
+from workspace.text import printable
 
 if TYPE_CHECKING:
     from hubprobe.release import ReleaseSummary
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 @click.option("--license", "own", metavar="TAG", help="Licence of the measurements; [release] license, cc-by-4.0.")
 @click.option("--probes-license", metavar="TAG", help="Licence of probe images whose source states none: you state it.")
 @click.option("--without-images", is_flag=True, help="Hashes in place of probe images and captions.")
+@click.option("--author", help="Whom the card says to cite; [release] author, or the owner of the dataset.")
+@click.option("--diff", "earlier", metavar="OLD", help="The release before it, a folder or hf://datasets/ORG/NAME: "
+              "prints what has changed since, and the card counts it. Default: the one that OUT holds.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print rows, sizes and what is left out; write and upload nothing.")
 @click.option("--yes", is_flag=True, help="Upload without asking.")
 @hub_options
@@ -47,6 +51,8 @@ def release(
     own: str | None,
     probes_license: str | None,
     without_images: bool,
+    author: str | None,
+    earlier: str | None,
     dry_run: bool,
     yes: bool,
     quiet: bool,
@@ -62,6 +68,7 @@ def release(
       hubprobe release my-release --workspace my-index --dry-run
       hubprobe release my-release --workspace my-index --licenses permissive,copyleft
       hubprobe release my-release --workspace my-index --push my-org/classifiers
+      hubprobe release next --workspace my-index --diff hf://datasets/my-org/classifiers --dry-run
     """
     from hubprobe.release import push
     from hubprobe.release import release as write
@@ -79,6 +86,9 @@ def release(
         probes_license=probes_license,
         probe_images=not without_images,
         repo=repo or "OWNER/NAME",
+        author=author,
+        earlier=earlier,
+        token=hub.token,
         dry_run=dry_run,
         progress=not quiet,
     )
@@ -104,6 +114,7 @@ def _ask(what: str, yes: bool) -> None:
 
 def _show(summary: ReleaseSummary, kind: str) -> dict[str, Any]:
     """Print what a release holds, unless as JSON, which is printed when all is done; return it."""
+    from hubprobe.release.diff import KINDS
     from hubprobe.release.plan import REASONS
 
     sizes = Counter[str]()
@@ -112,6 +123,11 @@ def _show(summary: ReleaseSummary, kind: str) -> dict[str, Any]:
         sizes[table if table in summary.rows else name] += size
     rows: list[dict[str, Any]] = [{"what": name, "rows": n, "bytes": sizes[name]} for name, n in summary.rows.items()]
     rows += [{"what": name, "bytes": size} for name, size in sizes.items() if name not in summary.rows]
+    changes = summary.since.names if summary.since else {}
+    rows += [
+        {"what": f"since: {kind}", "rows": len(names), "meaning": f"{KINDS[kind]}: {_some(names)}"}
+        for kind, names in changes.items()
+    ]
     rows += [
         {"what": f"left out: {name}", "rows": count, "meaning": REASONS[name]}
         for name, count in summary.left_out.items()
@@ -122,7 +138,16 @@ def _show(summary: ReleaseSummary, kind: str) -> dict[str, Any]:
         where = f"release {summary.release_id} in {summary.folder}"
         about = where if summary.release_id else "dry run, sizes are about"
         click.echo(f"{about}; {images} probe images; encoder {summary.encoder or 'none: no text queries'}", err=True)
+        if summary.since:
+            same = "the same probes" if summary.since.probe_set else "other probes: no descriptor can be compared"
+            said = "" if changes else "; no repository has changed"
+            click.echo(f"since release {summary.since.release_id}: {same}{said}", err=True)
     return {**asdict(summary), "folder": str(summary.folder)}
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    shown = ", ".join(printable(name, 60) for name in names[:most])
+    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
 
 
 @click.command("import")

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from hubprobe.release.tables import BITS
 from workspace import CrawlConfig, LabelQuality, Status, WorkspaceError
 from workspace.records import SCHEMA_VERSION
 from workspace.text import MAX_LABEL, printable
@@ -339,10 +340,10 @@ _COUNT = _number(-(2.0**63))  # as the Hub states it, which may be anything
 
 RULES: dict[str, dict[str, Rule]] = {
     "models": {
-        "id": _REPO,
+        "repo_id": _REPO,
         "sha": _form("(?:[0-9a-f]{40})?", "commit, 40 hex digits"),
-        "createdAt": _moment(),
-        "lastModified": _moment(),
+        "created_at": _moment(),
+        "last_modified": _moment(),
         "crawled_at": _moment(),
         "gated": _text(100),
         "num_labels": _number(0, 2**31),
@@ -395,12 +396,15 @@ RULES: dict[str, dict[str, Rule]] = {
         "vector[]": _number(-65_504, 65_504),
         "variance": _number(0, 3.5e38),
         "deviation[]": _number(0, 65_504),
+        "logsumexp[]": _FINITE,
         "position": _number(0, 2**40),
     },
 }
 """Rules by table and column; ``[]`` stands for the entries of a list, a dot for a part of a struct."""
 
-NEVER_NULL = re.compile(r"vector\[\]|deviation\[\]|.*\[\]\.key|(?:versions|files|safetensors\.parameters)\[\]")
+NEVER_NULL = re.compile(
+    r"(?:vector|deviation|logsumexp)\[\]|.*\[\]\.key|(?:versions|files|safetensors\.parameters)\[\]"
+)
 """Parts of columns that may not be null, beyond what the schema says of whole columns."""
 
 
@@ -437,7 +441,7 @@ def _broken(path: str, values: pa.Array, rule: Rule | None) -> tuple[pa.Array, s
     if NEVER_NULL.fullmatch(path) and values.null_count:
         return pc.is_null(values), "is null"
     if pa.types.is_list(kind):
-        limit = MAX_ITEMS.get(path, MAX_TEXT if path != "deviation" else 2**31)
+        limit = MAX_ITEMS.get(path, 2**31 if path in ("deviation", "logsumexp") else MAX_TEXT)
         return pc.fill_null(pc.greater(pc.list_value_length(values), limit), False), f"has more than {limit:,} entries"
     distinct = values.dictionary if pa.types.is_dictionary(kind) else values
     if pa.types.is_string(distinct.type):
@@ -494,12 +498,13 @@ def check_vectors(file: str, first: int, rows: pa.RecordBatch, n: int) -> None:
     The rows were checked by `check_rows`. A fully probed logit has mean 0 and standard deviation 1. Of a partially
     probed one that holds for the probes drawn at random, which are at least a tenth of all and not named in the table,
     so only what follows from it is asked: the smallest tenth of the responses has a mean square of at most 1, and all
-    together one that a tenth alone gives.
+    together one that a tenth alone gives. A model's log-sum-exp is one number for each probe run, none of them below
+    what the same row answers there.
 
     Raises `WorkspaceError` that names file and row.
     """
     values = rows["vector"].flatten().to_numpy().reshape(-1, n).astype(np.float32)
-    full = rows["observed"].is_null().to_numpy(zero_copy_only=False)
+    full = rows[BITS].is_null().to_numpy(zero_copy_only=False)
     off = np.abs(values.mean(axis=1)) > TOLERANCE
     off |= np.abs(values.std(axis=1) - 1) > TOLERANCE
     if (off & full).any():
@@ -510,8 +515,8 @@ def check_vectors(file: str, first: int, rows: pa.RecordBatch, n: int) -> None:
             else (f"has mean {values[row].mean():.3g} and standard deviation {values[row].std():.3g}, not 0 and 1")
         )
         raise refusal(file, f"'vector' {what}", first + row)
-    extras = zip(*(rows[name].to_pylist() for name in ("observed", "deviation", "variance")), strict=True)
-    for row, (observed, deviation, variance) in enumerate(extras):
+    extras = zip(*(rows[name].to_pylist() for name in (BITS, "deviation", "variance", "logsumexp")), strict=True)
+    for row, (observed, deviation, variance, normaliser) in enumerate(extras):
         why = ""
         if deviation is not None and (full[row] or len(deviation) != n):
             why = "'deviation' is not one number for each probe of a partially probed model"
@@ -519,15 +524,27 @@ def check_vectors(file: str, first: int, rows: pa.RecordBatch, n: int) -> None:
             why = "'variance' is not 0 where all probes were run" if variance else ""
         else:
             why = _partly(values[row], observed)
+        if not why and normaliser is not None:
+            mean, std = (rows[name][row].as_py() for name in ("mean", "std"))
+            why = _below(values[row] * std + mean, std, observed, np.asarray(normaliser))
         if why:
             raise refusal(file, why, first + row)
+
+
+def _below(raw: NDArray[np.float32], std: float, observed: bytes | None, normaliser: NDArray[Any]) -> str:
+    if observed is not None:
+        raw = raw[np.unpackbits(np.frombuffer(observed, np.uint8))[: raw.size].astype(bool)]
+    if normaliser.size != raw.size:
+        return "'logsumexp' is not one number for each probe that was run"
+    slack = TOLERANCE * (std + np.abs(raw).max(initial=0))
+    return "'logsumexp' is below an output that it sums over" if (normaliser < raw - slack).any() else ""
 
 
 def _partly(values: NDArray[np.float32], observed: bytes) -> str:
     n = values.size
     bits = np.unpackbits(np.frombuffer(observed, np.uint8))
     if bits.size != -(-n // 8) * 8 or bits[n:].any() or not int(bits.sum()) >= 2:
-        return "'observed' is not one bit for each probe"
+        return f"'{BITS}' is not one bit for each probe"
     squares = np.sort(np.square(values[bits[:n].astype(bool)]))
     tenth = max(1, squares.size // 10)
     if squares[:tenth].mean() > 1 + TOLERANCE or squares.mean() < 0.05:

@@ -18,10 +18,10 @@ import pyarrow as pa
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from hubprobe.release import checks
+from hubprobe.release import checks, tables
 from hubprobe.release.checks import refusal
 from hubprobe.release.source import EncoderFacts, Manifest, ReleaseSource, open_source
-from hubprobe.release.tables import SHARD_BYTES, as_table, check_room, descriptors, in_buckets, plain_schema, probes
+from hubprobe.release.tables import SHARD_BYTES, as_table, check_room, in_buckets, plain_schema, probes
 from workspace import Config, DiskError, HubError, Status, Workspace, WorkspaceError, files, records
 from workspace.endpoint import checked, token_for
 from workspace.files import canonical_json, read_json, replacing, short_hash, write_json
@@ -228,7 +228,7 @@ def _encoder_name(about: EncoderFacts | None) -> str:
     return about.name if about and _ENCODER.fullmatch(about.name) else ""
 
 
-def _groups(
+def groups(
     source: ReleaseSource, table: str, schema: pa.Schema, bar: tqdm[Any] | None = None
 ) -> Iterator[tuple[str, int, pa.RecordBatch]]:
     """Yield a table's row groups with file and first row, their values checked, their number that of the manifest."""
@@ -253,14 +253,14 @@ def _write_repositories(workspace: Workspace, source: ReleaseSource) -> dict[Mod
     outputs: dict[Model, int] = {}
 
     def models() -> Iterator[pa.Table]:
-        schema, rising = plain_schema(records.CATALOG), checks.Rising()
-        for name, first, rows in _groups(source, "models", schema):
-            ids.update(key[0] for key in rising.check(name, first, ["id"], rows))
+        schema, rising = plain_schema(tables.models()), checks.Rising()
+        for name, first, rows in groups(source, "models", schema):
+            ids.update(key[0] for key in rising.check(name, first, ["repo_id"], rows))
             yield as_table(rows, records.CATALOG)
 
     def attempts() -> Iterator[pa.Table]:
         schema, rising = plain_schema(records.ATTEMPTS), checks.Rising()
-        for name, first, rows in _groups(source, "attempts", schema):
+        for name, first, rows in groups(source, "attempts", schema):
             table = as_table(rows, records.ATTEMPTS)
             keys = list(rising.check(name, first, ["repo_id", "sha"], rows))
             about = zip(keys, *(table[n].to_pylist() for n in ("outcome", "status", "num_logits")), strict=True)
@@ -301,7 +301,7 @@ def _write_probes(workspace: Workspace, source: ReleaseSource, progress: bool) -
         tqdm(total=manifest.n_probes, desc="probes", unit="probe", disable=not progress) as bar,
         files.table_writer(path, records.PROBES) as writer,
     ):
-        for name, first, rows in _groups(source, "probes", schema, bar):
+        for name, first, rows in groups(source, "probes", schema, bar):
             table = as_table(rows, schema)
             for row, probe in enumerate(table.to_pylist()):
                 if probe["probe_id"] != len(hashes):
@@ -319,6 +319,8 @@ def _write_probes(workspace: Workspace, source: ReleaseSource, progress: bool) -
             writer.write_table(table.select(records.PROBES.names).cast(records.PROBES), row_group_size=100)
     if short_hash("".join(hashes)) != manifest.probe_set:
         raise refusal("manifest.json", "'probe_set' is not the hash of the probes")
+    about = {"probe_set": manifest.probe_set, "source": printable(manifest.probe_source, 200)}
+    write_json(path.with_name("manifest.json"), about | {"n": manifest.n_probes})
     workspace.use_probe_set(manifest.probe_set)
 
 
@@ -341,7 +343,7 @@ def _write_descriptors(workspace: Workspace, source: ReleaseSource, outputs: dic
     """Write the descriptors in the order of the index they were released from; ``outputs`` of each model bound them."""
     manifest = source.manifest
     n, total = manifest.n_probes, manifest.rows["descriptors"]
-    schema, rows_of_file = descriptors(n), max(1, SHARD_BYTES // (2 * n))
+    schema, rows_of_file = tables.descriptors(n), max(1, SHARD_BYTES // (2 * n))
     folder = workspace.descriptors_dir(manifest.probe_set)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -349,13 +351,17 @@ def _write_descriptors(workspace: Workspace, source: ReleaseSource, outputs: dic
     taken = 0
 
     def checked() -> Iterator[pa.Table]:
-        rising = checks.Rising()
+        rising, before = checks.Rising(), ("", "")
         with tqdm(total=total, desc="descriptors", unit="logit", disable=not progress) as bar:
-            for name, first, rows in _groups(source, "descriptors", schema, bar):
+            for name, first, rows in groups(source, "descriptors", schema, bar):
+                sums = rows["logsumexp"].is_valid().to_pylist()
                 for row, (*key, logit) in enumerate(rising.check(name, first, ["repo_id", "sha", "logit"], rows)):
                     if logit >= outputs.get((key[0], key[1]), 0):
                         has = "was not probed" if tuple(key) not in outputs else "has fewer outputs"
                         raise refusal(name, f"logit {logit}: the model {has}, says the table attempts", first + row)
+                    if tuple(key) == before and sums[row]:
+                        raise refusal(name, "'logsumexp' stands on another row than its model's first", first + row)
+                    before = (key[0], key[1])
                 checks.check_vectors(name, first, rows, n)
                 yield as_table(rows, schema)
 
@@ -366,8 +372,8 @@ def _write_descriptors(workspace: Workspace, source: ReleaseSource, outputs: dic
 
     order = [(name, "ascending") for name in ("position", "repo_id", "sha", "logit")]
     for number, table in enumerate(in_buckets(checked(), schema, -(-total // rows_of_file), bucket_of, folder)):
-        ordered = table.sort_by(order).drop_columns(["position"]).cast(records.descriptors(n))
-        files.write_table(folder / f"{files.IMPORTED_PREFIX}{number:05d}.parquet", ordered)
+        ordered = table.sort_by(order).drop_columns(["position"]).rename_columns(records.descriptors(n).names)
+        files.write_table(folder / f"{files.IMPORTED_PREFIX}{number:05d}.parquet", ordered.cast(records.descriptors(n)))
 
 
 def _ranks(source: ReleaseSource, schema: pa.Schema) -> NDArray[np.int64]:
@@ -375,7 +381,7 @@ def _ranks(source: ReleaseSource, schema: pa.Schema) -> NDArray[np.int64]:
     only = pa.schema([schema.field("position")], schema.metadata)
     positions = np.empty(source.manifest.rows["descriptors"], np.int64)
     done = 0
-    for _, _, rows in _groups(source, "descriptors", only):
+    for _, _, rows in groups(source, "descriptors", only):
         values = rows["position"].fill_null(2**62).to_numpy()
         positions[done : done + len(values)] = values
         done += len(values)

@@ -21,8 +21,8 @@ from workspace.records import SCHEMA_VERSION
 from workspace.text import printable
 
 FILE = "manifest.json"
-FORMAT = 1
-"""Of the folder's layout; a release of a later one is refused."""
+FORMAT = 2
+"""Of the folder's layout; a release of another one is refused. 2: `repo_id` in every table, log-sum-exp."""
 
 MAX_BYTES = 16 * 1024**2
 """Size of a manifest that is read; one of a thousand files has 200 KB."""
@@ -31,7 +31,7 @@ MAX_PROBES = 1_000_000
 
 _PATH = re.compile(
     rf"(?:(?:{'|'.join(NAMES)})/train-[0-9]{{5}}-of-[0-9]{{5}}\.parquet|encoders/[0-9a-f]{{16}}\.safetensors"
-    r"|figures/[a-z]{1,40}\.png|README\.md)"
+    r"|figures/[a-z]{1,40}\.png|README\.md|croissant\.json|CITATION\.cff)"
 )
 _CONTENT = (*(f"{name}/" for name in NAMES), "encoders/")
 _Hash = Annotated[str, StringConstraints(pattern="^[0-9a-f]{16}$")]
@@ -65,6 +65,14 @@ class EncoderFacts(_Part):
     file: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}\.safetensors$")]
 
 
+class PredecessorFacts(_Part):
+    """The release before this one, and how many repositories have changed since, by kind (`diff.KINDS`)."""
+
+    release_id: _Hash
+    same_probes: bool
+    changes: dict[str, _Count]
+
+
 class Manifest(_Part):
     """What is used of a manifest; what else it says is for people to read."""
 
@@ -77,6 +85,8 @@ class Manifest(_Part):
     files: dict[str, FileFacts]
     encoder: EncoderFacts | None = None
     image_encoder: EncoderFacts | None = None
+    probe_source: Annotated[str, StringConstraints(max_length=500)] = ""
+    predecessor: PredecessorFacts | None = None
     config: dict[str, Any] = {}
 
 
@@ -116,8 +126,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise WorkspaceError(
             f"the release has format {printable(content['format'], 10)} and schema "
             f"{printable(content.get('schema_version'), 10)}, this hubprobe reads {FORMAT} and {SCHEMA_VERSION}: "
-            f"it was made by hubprobe {printable(version or 'of an unknown version', 20)}; "
-            "update with pip install --upgrade hubprobe"
+            f"it was made by hubprobe {printable(version or 'of an unknown version', 20)}; update hubprobe with "
+            "pip install --upgrade, or release it again where it was made"
         )
     try:
         manifest = Manifest.model_validate(content)
@@ -315,7 +325,13 @@ def _bars(drawn: bool) -> Iterator[None]:
 
 # ── upload ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_OURS = [*(f"{name}/*.parquet" for name in NAMES), "encoders/*.safetensors", "figures/*.png"]
+_OURS = [
+    *(f"{name}/*.parquet" for name in NAMES),
+    "encoders/*.safetensors",
+    "figures/*.png",
+    "croissant.json",
+    "CITATION.cff",
+]
 """What an earlier release may have left in the dataset, and this one deletes unless it holds it too."""
 
 _REPO_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from search.store import sources, versions
-from search.store.tables import read_logits, read_models
+from search.store.tables import read_logits, read_models, snake_case
 from workspace import Workspace, WorkspaceError, records
-from workspace.files import batches, read_file, table_files
+from workspace.files import conformed, open_table, read_file, table_files
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,9 +56,27 @@ LOGITS = pa.schema(
 """One row per output of every released model: those with a descriptor, and those excluded from search."""
 
 
+BITS = "observed_bits"
+"""Which probes were run; ``observed`` is the share of them, in this table as everywhere."""
+
+
+def models() -> pa.Schema:
+    """Return the released schema of the models: the catalog's, under the names that SQL has for its columns."""
+    fields = [field.with_name(snake_case(field.name)) for field in records.CATALOG]
+    return pa.schema(fields, {**records.CATALOG.metadata, b"hubprobe.table": b"models"})
+
+
 def descriptors(n: int) -> pa.Schema:
     """Return the released schema of descriptors: `records.descriptors` and ``position``."""
-    return records.descriptors(n).append(POSITION)
+    own = records.descriptors(n)
+    fields = [field.with_name(BITS) if field.name == "observed" else field for field in own]
+    return pa.schema([*fields, POSITION], own.metadata)
+
+
+def schemas(n: int, images: bool) -> dict[str, pa.Schema]:
+    """Return the schema of every released table, for ``n`` probes, with their images or without."""
+    made = (models(), LOGITS, records.ATTEMPTS, descriptors(n), probes(images))
+    return {name: plain_schema(schema) for name, schema in zip(NAMES, made, strict=True)}
 
 
 def probes(images: bool) -> pa.Schema:
@@ -137,13 +155,16 @@ def write_descriptors(
 
     def read() -> Iterator[pa.Table]:
         for path in tqdm(files, desc="descriptors", unit="file", disable=not progress):
-            for batch in batches(path, sources.BATCH_ROWS, schema.names):
-                yield pa.Table.from_batches([batch]).cast(schema)
+            with open_table(path) as file:
+                there = [name for name in schema.names if name in file.schema_arrow.names]
+                for batch in file.iter_batches(sources.BATCH_ROWS, columns=there):
+                    yield conformed(path, pa.Table.from_batches([batch]), schema)
 
     def parts() -> Iterator[pa.Table]:
         for table in in_buckets(read(), schema, count, bucket_of, folder):
             ordered = without_repeats(table.sort_by([(name, "ascending") for name in _KEY]), _KEY)
-            yield ordered.append_column(POSITION, position_of(ordered)).cast(descriptors(n))
+            placed = ordered.append_column(POSITION, position_of(ordered))
+            yield placed.rename_columns(descriptors(n).names).cast(descriptors(n))
 
     return write(folder, "descriptors", parts(), count, group=max(64, _GROUP_BYTES // (2 * n)))
 

@@ -3,40 +3,29 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hubprobe.front import StatusReport, status
+from hubprobe.front import status
 from hubprobe.plots import funnel
 from hubprobe.release import tables
-from hubprobe.release.plan import CLASSES, REASONS, Plan, class_of, plan, scrub
-from hubprobe.release.source import FILE, file_hashes, write_manifest
+from hubprobe.release.card import CITATION, CROISSANT, card, citation, croissant, days, named
+from hubprobe.release.diff import Difference, difference
+from hubprobe.release.plan import Plan, plan, scrub
+from hubprobe.release.source import FILE, ReleaseSource, file_hashes, open_source, write_manifest
 from hubprobe.release.source import release_id as id_of
 from search.store import sources
 from search.store.versions import open_current
 from workspace import Workspace, WorkspaceError, records
 from workspace.disk import require_file, using
-from workspace.files import TEMPORARY_PREFIX, read_json, short_hash
+from workspace.files import TEMPORARY_PREFIX, read_json, short_hash, write_json
 from workspace.runs import versions
-from workspace.text import printable
-
-TITLE = "What public image classifiers recognise"
 
 _MADE_BY = ("hubprobe", "numpy", "pyarrow", "timm", "torch", "transformers")
-_TEMPLATE = Path(__file__).parent / "templates" / "card.md"
-_ABOUT = {
-    "models": "repository, with what the Hub's API says of it (its field names) and the verdict of the crawl",
-    "logits": "output of a probed model: its label, mean and spread; or why it was excluded from search",
-    "attempts": "model that was tried: how it ended, why, times, versions",
-    "descriptors": "searchable output: its z-scored response to every probe, float16",
-    "probes": "probe image",
-}
 
 
 @dataclass(frozen=True)
@@ -51,6 +40,7 @@ class ReleaseSummary:
         probe_images: whether images and captions are in it.
         encoder: name and commit of the encoder it can be searched with, or None.
         files: size in bytes of every file; after a dry run about that of every table.
+        since: what has changed since the release before it; None without one.
     """
 
     folder: Path
@@ -60,6 +50,7 @@ class ReleaseSummary:
     probe_images: bool
     encoder: str | None
     files: dict[str, int]
+    since: Difference | None = None
 
 
 def release(
@@ -71,6 +62,9 @@ def release(
     probes_license: str | None = None,
     probe_images: bool = True,
     repo: str = "OWNER/NAME",
+    author: str | None = None,
+    earlier: str | None = None,
+    token: str | None = None,
     dry_run: bool = False,
     progress: bool = True,
 ) -> ReleaseSummary:
@@ -84,6 +78,10 @@ def release(
         probes_license: licence of the probe images whose source states none; the configuration's when None.
         probe_images: False leaves images and captions out whatever their licence.
         repo: ``owner/name`` that the card names.
+        author: whom the card says to cite; the configuration's when None, and the owner in ``repo`` when that is empty.
+        earlier: the release before it, a folder or ``hf://datasets/OWNER/NAME[@revision]``, whose changes the card
+            counts; the one that ``target`` holds when None.
+        token: for the Hub that ``earlier`` lies on.
         dry_run: decide and count; write nothing.
         progress: show progress bars on stderr.
 
@@ -98,8 +96,9 @@ def release(
     if index["probe_set"] != workspace.probe_set:
         raise WorkspaceError("the index is of another probe set: run 'hubprobe index' first")
     chosen = plan(workspace, keep=keep, probes_license=probes_license, probe_images=probe_images)
+    before, since = _since(workspace, target, earlier, chosen, token)
     if dry_run:
-        return _estimated(workspace, target, chosen, index)
+        return replace(_estimated(workspace, target, chosen, index), since=since)
     needed = 3 * sum(path.stat().st_size for path in sources.descriptor_files(workspace))  # sorting takes room too
     tables.check_room(target, needed)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -120,11 +119,16 @@ def release(
             "left_out": chosen.left_out,
             "licences": list(chosen.licences),
             "license": license or workspace.config.release.license,
+            "author": workspace.config.release.author if author is None else author,
             "config": _settings(workspace),
             "config_hash": workspace.config.hash,
             "versions": {name: version for name, version in versions().items() if name in _MADE_BY},
             **encoders,
         }
+        content["predecessor"] = since.facts() if since else None
+        if before is not None and before.manifest.release_id == content["release_id"]:  # the same again
+            kept, since = before.manifest.predecessor, None
+            content["predecessor"] = kept.model_dump() if kept else None
         report = status(workspace)
         (made / "figures").mkdir()
         funnel(report, made / "figures" / "funnel.png")
@@ -132,13 +136,18 @@ def release(
             content, report, models=chosen.models.select(["license", "crawled_at"]), probes=probes["license"], repo=repo
         )
         (made / "README.md").write_text(text, encoding="utf-8")
+        crawled = days(chosen.models["crawled_at"])
+        (made / CITATION).write_text(citation(content, crawled, repo), encoding="utf-8")
+        write_json(made / CROISSANT, croissant(content, crawled, repo))
         write_manifest(made, content)
         files = {p.relative_to(made).as_posix(): p.stat().st_size for p in sorted(made.rglob("*")) if p.is_file()}
         _replace(made, target)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    named = _named(encoders["encoder"])
-    return ReleaseSummary(target, content["release_id"], rows, chosen.left_out, chosen.probe_images, named, files)
+    encoder = named(encoders["encoder"])
+    return ReleaseSummary(
+        target, content["release_id"], rows, chosen.left_out, chosen.probe_images, encoder, files, since
+    )
 
 
 def _write_tables(
@@ -147,7 +156,7 @@ def _write_tables(
     """Write every table; return their rows, their files, and the table of probes."""
     probes = _probes(workspace, chosen.probe_images)
     written = {
-        "models": tables.write_whole(made, "models", chosen.models.cast(tables.plain_schema(records.CATALOG))),
+        "models": tables.write_whole(made, "models", _models(chosen)),
         "logits": tables.write_whole(made, "logits", tables.logits(workspace, chosen.kept)),
         "attempts": tables.write_whole(made, "attempts", chosen.attempts.cast(tables.plain_schema(records.ATTEMPTS))),
         "descriptors": tables.write_descriptors(workspace, made, chosen.kept, progress=progress),
@@ -155,6 +164,29 @@ def _write_tables(
     }
     rows = {name: sum(part.rows for part in parts) for name, parts in written.items()}
     return rows, {name: [asdict(part) for part in parts] for name, parts in written.items()}, probes
+
+
+def _since(
+    workspace: Workspace, target: Path, earlier: str | None, chosen: Plan, token: str | None
+) -> tuple[ReleaseSource | None, Difference | None]:
+    """Return the release before this one, and what has changed since."""
+    where = earlier or (str(target) if (target / FILE).is_file() else None)
+    if where is None:
+        return None, None
+    fetched = workspace.cache_dir / "earlier"
+    try:
+        before = open_source(where, fetched, endpoint=workspace.config.endpoint, token=token, progress=False)
+        attempts = chosen.attempts.select(["repo_id", "sha", "status"]).to_pylist()
+        return before, difference(before, chosen.kept, attempts, workspace.probe_set)
+    except WorkspaceError:
+        if earlier is None:  # what lies there is about to be replaced, be it damaged or of another format
+            return None, None
+        raise
+
+
+def _models(chosen: Plan) -> pa.Table:
+    schema = tables.plain_schema(tables.models())
+    return chosen.models.cast(tables.plain_schema(records.CATALOG)).rename_columns(schema.names).cast(schema)
 
 
 def _probes(workspace: Workspace, images: bool) -> pa.Table:
@@ -177,17 +209,13 @@ def _encoder(workspace: Workspace, made: Path, about: dict[str, Any] | None) -> 
     return {name: about[name] for name in ("name", "commit", "dim", "templates", "file")}
 
 
-def _named(encoder: Mapping[str, Any] | None) -> str | None:
-    return f"{encoder['name']}@{encoder['commit']}" if encoder else None
-
-
 def _is_local(name: str) -> bool:
     return Path(name).is_absolute() or name.startswith((".", "~"))
 
 
 def _source(workspace: Workspace) -> str:
-    """Return where the probes came from, a folder of this machine by its last part only."""
-    source = str(_built(workspace).get("source", "")) or workspace.config.probes.source
+    """Return where the probes came from, a folder of this machine by its last part only; empty when nobody noted it."""
+    source = str(_built(workspace).get("source", ""))
     return Path(source).name if _is_local(source) else source
 
 
@@ -228,7 +256,7 @@ def _estimated(workspace: Workspace, target: Path, chosen: Plan, index: dict[str
     encoder = index.get("encoder")
     if encoder:
         sizes["encoders"] = 4 * n * int(encoder["dim"])
-    return ReleaseSummary(target, "", rows, chosen.left_out, chosen.probe_images, _named(encoder), sizes)
+    return ReleaseSummary(target, "", rows, chosen.left_out, chosen.probe_images, named(encoder), sizes)
 
 
 def _check_target(target: Path) -> None:
@@ -248,97 +276,3 @@ def _replace(made: Path, target: Path) -> None:
         target.rename(old)
     made.rename(target)
     shutil.rmtree(old, ignore_errors=True)
-
-
-# ── the card: README.md, whose front matter says which files are which table ─────────────────────────────────────────
-
-
-def card(
-    content: Mapping[str, Any], report: StatusReport, *, models: pa.Table, probes: pa.ChunkedArray, repo: str
-) -> str:
-    """Return the card's text, drawn from a template.
-
-    ``content`` is that of the manifest; ``report`` counts those left out too; ``models`` has ``license`` and
-    ``crawled_at`` of those kept; ``probes`` the licence of every probe, or null; ``repo`` is the name it is published
-    under.
-
-    Raises `WorkspaceError` when its front matter does not read back as it was meant.
-    """
-    from huggingface_hub import DatasetCard, DatasetCardData
-
-    rows = content["rows"]
-    names = [name for name in _ABOUT if name in rows]
-    configs: list[dict[str, Any]] = [
-        {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/*.parquet"}]} for name in names
-    ]
-    data = DatasetCardData(
-        license=content["license"],
-        pretty_name=TITLE,
-        tags=["hubprobe", "image-classification", "model-search", "probelog"],
-        size_categories=[_size(rows["logits"])],
-        configs=[{**one, "default": True} if one["config_name"] == "models" else one for one in configs],
-    )
-    of_probes = ": picture, caption, hash, source" if content["probe_images"] else ": hash, size and source only"
-    about = _ABOUT | {"probes": _ABOUT["probes"] + of_probes}
-    licences = models["license"].to_pylist()
-    kinds = {class_of(tag) for tag in licences}
-    text = DatasetCard.from_template(
-        data,
-        template_path=str(_TEMPLATE),
-        title=TITLE,
-        facts=content,
-        report=report,
-        repo=repo,
-        crawled=_days(models["crawled_at"]),
-        encoder=_named(content["encoder"]),
-        code=code,
-        table=_table,
-        contents=[(f"`{name}`", f"{rows[name]:,}", about[name]) for name in names],
-        ends=[(r["outcome"], f"`{r['status']}`", r["repositories"], r["meaning"]) for r in report.by_status],
-        left_out=[(f"`{name}`", count, REASONS[name]) for name, count in content["left_out"].items()],
-        licences=_counted(licences),
-        classes="; ".join(f"{name}: {meaning}" for name, meaning in CLASSES.items() if name in kinds),
-        probe_licences=_counted(probes.to_pylist(), 8),
-    ).content
-    validate(text, names)
-    return f"{text}\n"
-
-
-def validate(text: str, names: Iterable[str]) -> None:
-    """Read the card as the Hub's client does; raises `WorkspaceError` unless every table has its files in it."""
-    from huggingface_hub import DatasetCard
-
-    data: Any = DatasetCard(text).data
-    front = data.to_dict()
-    configs = {config["config_name"]: config["data_files"][0]["path"] for config in front.get("configs", [])}
-    if configs != {name: f"{name}/*.parquet" for name in names} or not front.get("license"):
-        raise WorkspaceError("the card's front matter does not read back as written: please report it")
-
-
-def code(text: object, limit: int = 60) -> str:
-    """Return a stranger's text as a code span: nothing in one is Markdown, HTML, a link or a table's border."""
-    return f"`{printable(text, limit).replace('`', chr(39)).replace('|', '¦') or ' '}`"
-
-
-def _size(rows: int) -> str:
-    bounds = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
-    return next((name for bound, name in bounds if rows < bound), "10M<n<100M")
-
-
-def _days(times: pa.ChunkedArray) -> tuple[str, str]:
-    """Return the first and the last day of the crawl, ISO dates."""
-    if not len(times):
-        return "unknown", "unknown"
-    ends = pc.min_max(times).as_py()
-    return f"{ends['min']:%Y-%m-%d}", f"{ends['max']:%Y-%m-%d}"
-
-
-def _table(head: list[str], rows: Iterable[Iterable[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def _counted(values: Iterable[str | None], most: int = 15) -> list[tuple[str, int]]:
-    counts = sorted(Counter(value or "none stated" for value in values).items(), key=lambda c: (-c[1], c[0]))
-    rest = sum(count for _, count in counts[most:])
-    return [(code(name), count) for name, count in counts[:most]] + ([("others", rest)] if rest else [])

@@ -41,7 +41,7 @@ def released(folder: Path, table: str) -> pa.Table:
 
 def repos_in(folder: Path) -> set[str]:
     """Return every repository that any table of a release has a row of."""
-    found = set(released(folder, "models")["id"].to_pylist())
+    found = set(released(folder, "models")["repo_id"].to_pylist())
     for table in ("logits", "attempts", "descriptors"):
         found |= set(pc.unique(released(folder, table)["repo_id"]).to_pylist())
     return found

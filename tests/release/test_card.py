@@ -10,30 +10,39 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 
 from hubprobe.front import StatusReport
-from hubprobe.release.tables import NAMES
-from hubprobe.release.write import card, code, validate
+from hubprobe.release.card import author_of, card, citation, code, croissant, validate
+from hubprobe.release.tables import NAMES, schemas
 from workspace import WorkspaceError
 
 HOSTILE = "mit` | <img src=x onerror=alert(1)> [click](http://evil.example) \n# heading\n--- \u202e \x1b[31m"
 
 
+CONTENT = {
+    "rows": dict.fromkeys(NAMES, 1_234),
+    "left_out": {"gated": 1},
+    "licences": ["none", "permissive"],
+    "license": "cc-by-4.0",
+    "n_probes": 100,
+    "probe_images": True,
+    "probe_source": HOSTILE,
+    "encoder": {"name": HOSTILE, "commit": "0" * 40},
+    "versions": {"hubprobe": "0.1.0"},
+    "release_id": "0123456789abcdef",
+    "tables": {"descriptors": [{}]},
+    "author": HOSTILE,
+    "predecessor": None,
+}
+
+
+def stated(**changes):
+    return {**CONTENT, **changes}
+
+
 def drawn(**changes):
     row = {"outcome": "ok", "status": "ok", "repositories": 3, "meaning": "probed"}
-    content = {
-        "rows": dict.fromkeys(NAMES, 1_234),
-        "left_out": {"gated": 1},
-        "licences": ["none", "permissive"],
-        "license": "cc-by-4.0",
-        "n_probes": 100,
-        "probe_images": True,
-        "probe_source": HOSTILE,
-        "encoder": {"name": HOSTILE, "commit": "0" * 40},
-        "versions": {"hubprobe": "0.1.0"},
-        "release_id": "0123456789abcdef",
-    }
     days = [datetime(2026, 1, day, tzinfo=timezone.utc) for day in (1, 1, 2)]
     return card(
-        {**content, **changes},
+        stated(**changes),
         StatusReport(4, 3, 4, 3, 1, 0, 0, 30, [row]),
         models=pa.table({"license": ["mit", HOSTILE, None], "crawled_at": days}),
         probes=pa.chunked_array([[HOSTILE]]),
@@ -86,3 +95,49 @@ def test_it_says_when_nothing_is_left_out_and_when_images_are():
     assert "every repository that was listed is in the tables" in text
     assert "hash, size and source only" in text
     assert "Text goes through" not in text
+
+
+def test_whom_to_cite_is_in_the_entry_and_ends_it_nowhere():
+    assert author_of("", "lab/rows") == "lab"
+    assert author_of("A {B}\\x}", "lab/rows") == "A Bx"
+    about = yaml.safe_load(
+        citation(stated(author="Ada: a lab", license="mit"), ("2026-01-01", "2026-01-02"), "lab/rows")
+    )
+    assert about["authors"] == [{"name": "Ada: a lab"}]
+    assert (about["license"], about["date-released"], about["cff-version"]) == ("MIT", "2026-01-02", "1.2.0")
+    assert "license" not in yaml.safe_load(citation(stated(license="other"), ("unknown", "unknown"), "lab/rows"))
+    assert "author = {{Ada}}" in drawn(author="Ada")
+
+
+def test_every_column_is_explained():
+    text = drawn()
+    for schema in schemas(100, images=True).values():
+        for field in schema:
+            assert f"| `{field.name}` |" in text
+            assert field.metadata[b"doc"].decode() in text, field.name
+
+
+def test_croissant_names_columns_that_are_there():
+    made = croissant(CONTENT, ("2026-01-01", "2026-01-02"), "lab/rows")
+    assert made["conformsTo"] == "http://mlcommons.org/croissant/1.1"
+    files = {one["@id"]: one for one in made["distribution"]}
+    tables = schemas(100, images=True)
+    assert [one["@id"] for one in made["recordSet"]] == list(tables)
+    for one in made["recordSet"]:
+        for field in one["field"]:
+            source = field["source"]
+            assert files[source["fileSet"]["@id"]]["includes"] == f"{one['@id']}/*.parquet"
+            kind = tables[one["@id"]].field(source["extract"]["column"]).type
+            assert field.get("isArray", False) == (pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind))
+            assert field["dataType"].partition(":")[0] in made["@context"]
+    assert {"models/repo_id", "descriptors/vector", "probes/image"} <= {
+        field["@id"] for one in made["recordSet"] for field in one["field"]
+    }
+
+
+def test_it_says_what_has_changed_since():
+    before = {"release_id": "f" * 16, "same_probes": False, "changes": {"added": 3}}
+    text = drawn(predecessor=before)
+    assert "Compared with release `ffffffffffffffff`, which was of other probes" in text
+    assert "| repositories that the earlier one has not | 3 |" in text
+    assert "Since the last" not in drawn()

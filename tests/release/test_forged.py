@@ -80,21 +80,22 @@ VALUES = [
     ("descriptors", "vector", [float("inf")] + [0.0] * (N - 1), r"'vector\[\]' is not from"),
     ("descriptors", "vector", [None] + [0.0] * (N - 1), r"'vector\[\]' is null"),
     ("descriptors", "vector", None, r"'vector' is null"),
-    ("descriptors", "observed", b"", r"'observed' is not one bit"),
-    ("descriptors", "observed", BITS + b"\xff", r"'observed' is not one bit"),
-    ("descriptors", "observed", bytes(8), r"'observed' is not one bit"),
+    ("descriptors", "observed_bits", b"", r"'observed_bits' is not one bit"),
+    ("descriptors", "observed_bits", BITS + b"\xff", r"'observed_bits' is not one bit"),
+    ("descriptors", "observed_bits", bytes(8), r"'observed_bits' is not one bit"),
     ("descriptors", "deviation", [0.5] * N, r"'deviation' is not one number"),
+    ("descriptors", "logsumexp", [99.0] * N, r"'logsumexp' stands on another row than its model's first"),
     ("descriptors", "repo_id", "owner0/model-000x", r"the model was not probed"),
     ("descriptors", "repo_id", None, r"'repo_id' is null"),
     ("descriptors", "sha", "F" * 40, r"'sha' is no commit"),
     ("descriptors", "sha", "f" * 39, r"'sha' is no commit"),
     # models
-    ("models", "id", "../../etc/passwd", r"'id' is no repository"),
-    ("models", "id", "owner/..", r"'id' is no repository"),
-    ("models", "id", "owner/a\x1b[31m", r"'id' is no repository"),
-    ("models", "id", "owner/" + "x" * 200, r"'id' is no repository"),
-    ("models", "id", "owner/name\n", r"'id' is no repository"),
-    ("models", "id", "", r"'id' is no repository"),
+    ("models", "repo_id", "../../etc/passwd", r"'repo_id' is no repository"),
+    ("models", "repo_id", "owner/..", r"'repo_id' is no repository"),
+    ("models", "repo_id", "owner/a\x1b[31m", r"'repo_id' is no repository"),
+    ("models", "repo_id", "owner/" + "x" * 200, r"'repo_id' is no repository"),
+    ("models", "repo_id", "owner/name\n", r"'repo_id' is no repository"),
+    ("models", "repo_id", "", r"'repo_id' is no repository"),
     ("models", "sha", "main", r"'sha' is no commit"),
     ("models", "tags", ["x"] * 3_000, r"'tags' has more than 2,000 entries"),
     ("models", "tags", ["x" * 1_000_000], r"'tags\[\]' has more than 4,096 characters"),
@@ -173,7 +174,7 @@ def test_a_release_raises_no_cap(genuine, forged, tmp_path):
     assert (config.crawl.max_labels, config.probe.seconds_per_model) == (10, own.probe.seconds_per_model)
 
 
-@pytest.mark.parametrize(("table", "column"), [("descriptors", "label"), ("models", "id"), ("attempts", "reason")])
+@pytest.mark.parametrize(("table", "column"), [("descriptors", "label"), ("models", "repo_id"), ("attempts", "reason")])
 def test_text_that_is_no_text(genuine, forged, tmp_path, table, column):
     put_bytes(forged, table, column, b"\xff\xfe\x80")
     refused(forged, tmp_path / "copy", genuine[0].encoder, rf"{table}/.*, row 2: '{column}' is not UTF-8 text")
@@ -187,8 +188,24 @@ def test_vectors_that_are_no_z_scores(genuine, forged, tmp_path, factor):
 
 @pytest.mark.parametrize("factor", [1_000, 0])
 def test_partly_probed_vectors_that_are_no_z_scores(genuine, forged, tmp_path, factor):
-    scale(forged, factor, observed=b"\xff" * 4 + bytes(4), variance=0.5)
+    scale(forged, factor, observed_bits=b"\xff" * 4 + bytes(4), variance=0.5)
     refused(forged, tmp_path / "copy", genuine[0].encoder, r"descriptors/.*, row 2: 'vector' has a mean square")
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ([99.0] * (N - 1), "is not one number for each probe that was run"),
+        ([-99.0] * N, "is below an output that it sums over"),
+        ([NAN] * N, r"\[\]' is not from"),
+        ([None] * N, r"\[\]' is null"),
+    ],
+)
+def test_log_sum_exp_that_no_outputs_have(genuine, forged, tmp_path, values, says):
+    put(forged, "descriptors", "logsumexp", [99.0] * N, row=0)
+    import_release(str(forged), tmp_path / "taken", encoder=genuine[0].encoder, progress=False)
+    put(forged, "descriptors", "logsumexp", values, row=0)
+    refused(forged, tmp_path / "copy", genuine[0].encoder, rf"row 0: 'logsumexp.*{says}")
 
 
 def test_a_genuine_release_leaves_nothing_to_do(genuine, tmp_path):
@@ -198,7 +215,7 @@ def test_a_genuine_release_leaves_nothing_to_do(genuine, tmp_path):
 
 
 def test_partly_probed_vectors_are_taken(genuine, forged, tmp_path):
-    scale(forged, 0.9, observed=b"\xff" * 4 + bytes(4), variance=0.5, deviation=[0.5] * N)
+    scale(forged, 0.9, observed_bits=b"\xff" * 4 + bytes(4), variance=0.5, deviation=[0.5] * N)
     import_release(str(forged), tmp_path / "copy", encoder=genuine[0].encoder, progress=False)
 
 

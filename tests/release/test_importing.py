@@ -119,8 +119,8 @@ def test_a_changed_file_is_refused(copied, tmp_path, table, shared):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"format": 2}, "update with pip install --upgrade hubprobe"),
-        ({"schema_version": "2"}, "schema 2, this hubprobe reads 1 and 1"),
+        ({"format": 3}, "update hubprobe with pip install --upgrade"),
+        ({"schema_version": "2"}, "schema 2, this hubprobe reads 2 and 1"),
         ({"probe_set": "../../../etc"}, "'probe_set'"),
         ({"n_probes": 0}, "'n_probes'"),
         ({"n_probes": "many"}, "'n_probes'"),

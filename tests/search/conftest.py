@@ -118,6 +118,7 @@ def write_descriptors(workspace: Workspace, rows: list[dict], n: int, name: str)
     columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), n)
     columns["observed"] = [r.get("observed") for r in rows]
     columns["deviation"] = [r.get("deviation") for r in rows]
+    columns["logsumexp"] = [r.get("logsumexp") for r in rows]
     table = pa.table({f: columns[f] for f in records.descriptors(n).names}, schema=records.descriptors(n))
     write_table(workspace.descriptors_dir(workspace.probe_set) / f"{name}.parquet", table)
 
