@@ -197,7 +197,7 @@ def test_partly_probed_vectors_that_are_no_z_scores(genuine, forged, tmp_path, f
     [
         ([99.0] * (N - 1), "is not one number for each probe that was run"),
         ([-99.0] * N, "is below an output that it sums over"),
-        ([NAN] * N, r"\[\]' is not from"),
+        ([NAN] * N, r"\[\]' is not a finite"),
         ([None] * N, r"\[\]' is null"),
     ],
 )
@@ -224,7 +224,7 @@ def test_partly_probed_vectors_are_taken(genuine, forged, tmp_path):
     [
         ("models", "downloads", pa.string()),
         ("models", "tags", pa.string()),
-        ("models", "createdAt", pa.int64()),
+        ("models", "created_at", pa.int64()),
         ("attempts", "versions", pa.string()),
         ("probes", "probe_id", pa.float64()),
         ("descriptors", "vector", pa.list_(pa.float32(), N)),
