@@ -15,8 +15,7 @@ import pyarrow.compute as pc
 import torch
 
 from completion.factors import Block
-from workspace.disk import using
-from workspace.files import batches, conformed, damaged, read_file
+from workspace.files import batches, conformed, damaged, read_file, using
 from workspace.holes import Held, is_home
 from workspace.records import RESPONSES
 

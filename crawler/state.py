@@ -24,16 +24,18 @@ import pyarrow as pa
 from crawler.catalog import hash63, listing_fingerprint
 from crawler.listing.query import PAGE
 from workspace import Outcome, Status, Workspace, WorkspaceError
-from workspace.disk import disk_error, require_file, using
 from workspace.files import (
     TEMPORARY_PREFIX,
     batches,
     conformed,
     damaged,
+    disk_error,
     notes_of,
     read_json,
+    require_file,
     table_files,
     table_writer,
+    using,
     write_json,
     write_table,
 )  # fmt: skip

@@ -30,8 +30,7 @@ from search.text.labels import Named
 from search.text.labels_fit import build as build_bridge
 from search.texts import Texts
 from workspace import Workspace, WorkspaceError
-from workspace.disk import using
-from workspace.files import read_array, read_json, write_array, write_json
+from workspace.files import read_array, read_json, using, write_array, write_json
 from workspace.runs import new_run_id
 from workspace.runs import versions as libraries
 

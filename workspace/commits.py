@@ -18,8 +18,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from workspace.disk import require_file
-from workspace.files import replacing, short_hash
+from workspace.files import replacing, require_file, short_hash
 from workspace.records import ATTEMPTS
 from workspace.status import Status
 

@@ -12,9 +12,8 @@ from pydantic import ConfigDict, Field, Strict, StrictBool, StrictStr, TypeAdapt
 from pydantic.dataclasses import dataclass
 
 from workspace.conversions import CONVERTERS
-from workspace.disk import require_file, using
 from workspace.errors import ConfigError
-from workspace.files import canonical_json, short_hash
+from workspace.files import canonical_json, require_file, short_hash, using
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from workspace.disk import require_file, using
 from workspace.errors import WorkspaceError
+from workspace.files import require_file, using
 
 _FLOCK = find_spec("fcntl") is not None
 

@@ -38,7 +38,6 @@ import pyarrow.compute as pc
 from workspace import commits, records
 from workspace.commits import Commit, Place
 from workspace.config import Config, WorkspaceConfig
-from workspace.disk import using
 from workspace.errors import DamagedFileError, MissingStepError, RemoteError, WorkspaceError
 from workspace.files import (
     canonical_json,
@@ -49,6 +48,7 @@ from workspace.files import (
     sha256_of,
     short_hash,
     table_files,
+    using,
     write_json,
     write_table,
 )

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from workspace import ConfigError, Workspace, WorkspaceError, records
-from workspace.disk import require_file, using
+from workspace.files import require_file, using
 
 CLASSES = {
     "permissive": "use, change and pass on, with attribution at most",

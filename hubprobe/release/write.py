@@ -21,8 +21,7 @@ from hubprobe.release.source import release_id as id_of
 from search.store import sources
 from search.store.versions import open_current
 from workspace import Workspace, WorkspaceError, records
-from workspace.disk import require_file, using
-from workspace.files import TEMPORARY_PREFIX, read_json, short_hash, write_json
+from workspace.files import TEMPORARY_PREFIX, read_json, require_file, short_hash, using, write_json
 from workspace.runs import versions
 
 _MADE_BY = ("hubprobe", "numpy", "pyarrow", "timm", "torch", "transformers")

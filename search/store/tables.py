@@ -21,9 +21,8 @@ import numpy as np
 import pyarrow as pa
 
 from workspace import Workspace
-from workspace.disk import using
 from workspace.errors import DiskError
-from workspace.files import conformed, damaged, open_table, table_files, write_table
+from workspace.files import conformed, damaged, open_table, table_files, using, write_table
 from workspace.records import ATTEMPTS, CATALOG
 
 if TYPE_CHECKING:

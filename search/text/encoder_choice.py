@@ -11,8 +11,7 @@ from search.text import encoders
 from search.text.encoder_files import EncoderFiles, UnfitEncoderError, examine, is_here
 from search.text.encoders import Encoder, load_encoder, parts_of
 from workspace import HubError, Workspace, WorkspaceError
-from workspace.disk import using
-from workspace.files import read_json, write_json
+from workspace.files import read_json, using, write_json
 from workspace.runs import now
 
 AUTO, NONE = "auto", "none"

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from workspace import Config, ConfigError, Workspace, WorkspaceError, records
-from workspace.disk import disk_error
 from workspace.errors import DamagedFileError, DiskError
 from workspace.files import (
     batches,
+    disk_error,
     read_array,
     read_file,
     read_json,
