@@ -10,10 +10,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from search.baselines import BASELINES
@@ -25,9 +26,6 @@ from search.text.encoders import Encoder
 from search.text.labels import NAMED
 from workspace import QueryError, Workspace
 from workspace.files import replacing
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 DEPTH = 100
 """Hits per query in a run."""

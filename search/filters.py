@@ -9,18 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from search.store.tables import LOGITS, MODELS, snake_case
 from workspace import QueryError
 from workspace.text import printable
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 MAX_CONDITION = 10_000
 """Characters of a condition."""

@@ -9,18 +9,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from benchmarks.demo_hub import sources
 from workspace import Workspace
 from workspace.files import table_files
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 IMAGENET = "timm/"
 """Repositories of the ImageNet models begin with it."""

@@ -13,14 +13,11 @@ from __future__ import annotations
 import argparse
 import sys
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hubprobe.pick.scores import UNKNOWN, believe, worth_asking
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 MODELS, IMAGES, CONCEPTS, BUDGET = 20, 100, 6, 25
 

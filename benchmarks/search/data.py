@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from workspace import QueryError, Workspace, records
 from workspace.files import write_table
 from workspace.runs import now
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 FACTORS, GROUPS, CONCEPTS = 128, 200, 8_000
 LOGITS_PER_MODEL = 50

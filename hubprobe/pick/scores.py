@@ -10,12 +10,9 @@ Labels are asked for where the models that may still be the best disagree, as in
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from numpy.typing import NDArray
 
 UNKNOWN = -1
 """In place of a concept: an answer or a label that is not there."""

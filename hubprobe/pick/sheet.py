@@ -5,18 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from hubprobe.pick.images import Task
 from workspace.files import replacing
 from workspace.images import read_image
 from workspace.text import printable
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 MOST = 24
 """Images on a sheet."""

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hubprobe.front import StatusReport
 from hubprobe.output import duration
 from hubprobe.plots.style import BLUE, FAILURES, GREY, INK, OUTCOMES, SKY, number, picture, plain_numbers
 from workspace import ConfigError, MissingStepError, Workspace
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _ROWS = 40
 """Statuses drawn at most; there are fewer than 60 in all."""

@@ -9,21 +9,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from search.store import sources, versions
 from search.store.tables import read_logits, read_models, snake_case
 from workspace import Workspace, WorkspaceError, records
 from workspace.files import conformed, open_table, read_file, table_files
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 NAMES = ("models", "logits", "attempts", "descriptors", "probes")
 """The configurations of the dataset, one a table."""

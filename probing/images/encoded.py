@@ -6,15 +6,12 @@ import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from workspace.images import file_bytes, open_image, to_rgb
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 MAX_EDGE = 1024
 """Longest edge stored, in pixels: no model here reads more, and a camera's 12 megapixels times 4,000 would be 48 GB."""

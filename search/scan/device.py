@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from search.scan.scan import Candidates, relative_error
 from search.scan.scoring import Comparison
 from search.store.tiles import ERROR, HALF, HIGH, LOW, STEP, ZERO, Tile
 from workspace import QueryError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _ROWS = 1 << 20
 """Logits scanned at a time: 256 MB of float32 for 64 probes."""

@@ -8,13 +8,11 @@ which, unlike numba's own parallel loops, is safe when several queries run at on
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numba
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from numpy.typing import NDArray
 
 
 # numba takes named tuples of arrays as they are, so that a call need not name twenty of them

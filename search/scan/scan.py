@@ -8,16 +8,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from search.scan.kernels import Codes, Kept, Logits, Queries, scan_rows
 from search.scan.scoring import Comparison
 from search.store.tiles import ERROR, HALF, HIGH, LOW, STEP, ZERO, Tile
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 BLOCK = 8_192
 """Rows of one running total: 32 KiB of float32, which stays in the first-level cache."""

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from workspace import MissingStepError, Workspace, WorkspaceError
 from workspace.files import batches, damaged, open_table, table_files
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 BATCH_ROWS = 4_096
 """Logits read at a time: 33 MB of fp16 at 4,000 probes."""
