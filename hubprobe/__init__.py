@@ -5,8 +5,8 @@
 >>> index.search("dog").where("downloads > 1000").limit(10).to_pandas()  # doctest: +SKIP
 
 Each verb of the command line is a function with the same name and meaning: `crawl`, `probe`, `complete`, `index`,
-`evaluate`, `status`, `run`, `use`, `concepts`; its first argument is a workspace or the path of one. The demo is
-`hubprobe.demo.run.demo`. Rooms are imported when first used, so that ``import hubprobe`` stays light.
+`evaluate`, `status`, `run`, `use`, `compare`, `concepts`; its first argument is a workspace or the path of one. The
+demo is `hubprobe.demo.run.demo`. Rooms are imported when first used, so that ``import hubprobe`` stays light.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import completion
     import crawler
     import search
-    from hubprobe import front, usage
+    from hubprobe import comparison, front, usage
     from hubprobe.front import concepts, open, status, taking_paths  # noqa: A004 - as pathlib's and gzip's open
     from search import Index, Query
     from workspace import (
@@ -44,10 +44,12 @@ if TYPE_CHECKING:
     evaluate = taking_paths(search.evaluate)
     index = taking_paths(search.index)
     probe = taking_paths(front.probe)
+    compare = taking_paths(comparison.compare)
     run = taking_paths(front.run)
     use = taking_paths(usage.use)
 
 _VERBS = {
+    "compare": "hubprobe.comparison",
     "complete": "completion",
     "crawl": "crawler",
     "evaluate": "search",
@@ -79,6 +81,7 @@ __all__ = [
     "Workspace",
     "WorkspaceError",
     "__version__",
+    "compare",
     "complete",
     "concepts",
     "crawl",

@@ -44,7 +44,19 @@ def test_no_module_hides_a_verb():
         if path.stem not in {"__init__", "__main__"}:
             importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
     hubprobe = importlib.import_module("hubprobe")
-    for name in ("crawl", "probe", "complete", "index", "evaluate", "open", "run", "status", "use", "concepts"):
+    for name in (
+        "crawl",
+        "probe",
+        "complete",
+        "index",
+        "evaluate",
+        "open",
+        "run",
+        "status",
+        "use",
+        "compare",
+        "concepts",
+    ):
         assert callable(getattr(hubprobe, name)), name
 
 

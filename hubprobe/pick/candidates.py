@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hubprobe.comparison import one_to_one
 from workspace import QueryError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Candidate:
             worth = worth + FIT_WEIGHT * _fit(z, labels, concepts)
         if width < concepts:  # some concepts share an output: it cannot tell them apart
             return [np.array([int(row.argmax())]) for row in worth]
-        best = _one_to_one(worth)
+        best = [output for _, output in sorted(one_to_one(worth))]
         chosen = [[output] for output in best]
         taken = set(best)
         owner = worth.argmax(axis=0)
@@ -75,17 +76,6 @@ class Candidate:
             alike = np.flatnonzero((owner == concept) & (self.evidence[concept] >= enough))
             chosen[concept] += [int(o) for o in alike if int(o) not in taken]
         return [np.array(own) for own in chosen]
-
-
-def _one_to_one(worth: NDArray[np.float64]) -> list[int]:
-    """Return an output for each concept, all different: the best pair first, then the best of what is left."""
-    left = worth.copy()
-    chosen = [0] * len(worth)
-    for _ in worth:
-        concept, output = np.unravel_index(int(left.argmax()), left.shape)
-        chosen[int(concept)] = int(output)
-        left[concept], left[:, output] = -np.inf, -np.inf
-    return chosen
 
 
 def _fit(z: NDArray[np.float32], labels: NDArray[np.int64], concepts: int) -> NDArray[np.float64]:

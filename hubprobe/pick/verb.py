@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from hubprobe.comparison import speed
 from hubprobe.pick.candidates import Candidate, shortlist
 from hubprobe.pick.images import FOREIGN, Task, prepare
 from hubprobe.pick.scores import UNKNOWN, Belief, answers, believe, concept_scores, interval, worth_asking
@@ -288,7 +289,6 @@ def _summary(task: Task, found: Sequence[Candidate], jury: _Jury, notes: list[st
             if (own := given & (truth == c)).any()
         }
         attempt = attempts.get(key, {})
-        seconds = sum(float(attempt.get(f"seconds_{phase}") or 0) for phase in ("preprocess", "forward"))
         rows.append(
             {
                 "repo_id": key[0], "sha": key[1], "accuracy": round(accuracy, 4), "low": round(low, 4),
@@ -300,7 +300,7 @@ def _summary(task: Task, found: Sequence[Candidate], jury: _Jury, notes: list[st
                     concept: [int(n) for n in ran.candidate.logits[own]]
                     for concept, own in zip(task.concepts, jury.outputs[i], strict=True)
                 },
-                "images_per_second": round(int(ran.done.sum()) / seconds, 1) if seconds else None,
+                "images_per_second": speed(attempt),
                 "peak_memory_bytes": attempt.get("peak_memory_bytes"), "parameters": attempt.get("parameters"),
                 "license": catalog[key]["license"], "gated": catalog[key]["gated"],
                 "downloads": catalog[key]["downloads"], "search_score": round(ran.candidate.score, 4),

@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from tests.docs.pages import Block
 
 MODEL = "tiny-vision-lab/resnet-mini-everyday"
-STANDS_FOR = {"OWNER/MODEL": MODEL, "OWNER/NAME": MODEL}
+STANDS_FOR = {"OWNER/MODEL": MODEL, "OWNER/NAME": MODEL, "OTHER/MODEL": "emoji-zoo/animal-resnet"}
 """What a page writes in capitals, and what of the demo's index is put there."""
 
 OUTSIDE = {
