@@ -18,6 +18,7 @@ from search.concepts import concepts_table, write_concepts
 from search.info import checksums
 from search.scan.gallery import Gallery
 from search.scan.neighbours import SAMPLE, Reduction, measured_recall
+from search.scan.peers import Peers, measure
 from search.store import sources, tables, tiles, versions
 from search.store.tables import LOGITS, PRINT_LOGITS, families, models_table, prints, with_families
 from search.store.versions import folder_bytes
@@ -279,8 +280,10 @@ def index(
         content |= {"version": version, "sources": [asdict(s) for s in entries], "encoder": embedded}
         content |= {"image_encoder": pictures, "cover": _cover(workspace)}
         content["recall"] = previous[1]["recall"] if previous else measured_recall(folder, content)
+        gallery = Gallery(folder, content)
+        measure(gallery.vectors, gallery.model_of, Peers.load(previous[0]) if previous else None).save(folder)
         if chosen and embedded and content["logits"]:
-            _texts(workspace, folder, content, chosen, previous, names, progress)
+            _texts(workspace, gallery, content, chosen, previous, names, progress)
         content["files"] = checksums(folder, (previous[0], previous[1]["files"]) if previous else None)
         write_json(folder / "manifest.json", content)
         versions.publish(workspace, version)
@@ -331,7 +334,7 @@ def _image_encoder(workspace: Workspace, token: str | None) -> Encoder | None:
 
 def _texts(
     workspace: Workspace,
-    folder: Path,
+    gallery: Gallery,
     content: dict[str, Any],
     encoder: Encoder,
     previous: tuple[Path, dict[str, Any]] | None,
@@ -339,7 +342,7 @@ def _texts(
     progress: bool,
 ) -> None:
     """Write what text queries need into a version's folder: the calibration and the label bridge."""
-    gallery = Gallery(folder, content)
+    folder = gallery.folder
     texts = KnownTexts(cache(workspace), content["encoder"])
     embed = partial(texts.embedded, encoder=lambda: encoder, progress=progress)
     probes = read_embeddings(cache(workspace) / content["encoder"]["file"])

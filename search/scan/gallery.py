@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from search.scan.nearest import Finder, Found, Mask, Rows
+from search.scan.peers import SHARE, Peers
 from search.scan.scan import CpuScanner, Scanner
-from search.scan.scoring import CALIBRATED, OWN_HUBNESS, Comparison, Descriptor, compile_query, score_of
+from search.scan.scoring import CALIBRATED, Comparison, Descriptor, compile_query, score_of
 from search.store import tables, versions
 from search.store.tiles import HALF, Tile
 from search.text.calibration import COVERED, DEFAULT, Calibration, Coverage, probability, shown, standing
@@ -111,11 +112,18 @@ class Gallery(Finder):
         return Bridge.load(self.folder)
 
     @cached_property
-    def _shifted(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """For a text or an image, and for a logit or a vector."""
-        if self.calibration is None:
-            return self._strong[1], self._strong[1]
-        return 1.0 + self.calibration.hubness, 1.0 + np.float32(OWN_HUBNESS) * self.calibration.hubness
+    def _of_texts(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Scale and shift for a text or an image."""
+        scale, shift = self._strong
+        return scale, shift if self.calibration is None else 1.0 + self.calibration.hubness
+
+    @cached_property
+    def _of_logits(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Scale and shift for a logit or a vector; in an index that was built before it had any, those of `strong`."""
+        peers = Peers.load(self.folder)
+        if peers is None:
+            return self._strong
+        return -1.0 / np.maximum(peers.length, np.float32(1e-6)), 1.0 + np.float32(SHARE) * peers.hubness
 
     def compile(self, query: Descriptor, scoring: str, k: int | None = None) -> Comparison:
         """Return the comparison of ``query`` under a scoring; raises `QueryError` for an unknown one or k < 1."""
@@ -124,7 +132,7 @@ class Gallery(Finder):
             return comparison
         scale, shift = self._strong
         if scoring in CALIBRATED:
-            shift = self._shifted[0 if query.sides else 1]
+            scale, shift = self._of_texts if query.sides else self._of_logits
         return replace(comparison, scale=scale, shift=shift)
 
     def parts(self, query: Descriptor, rows: Rows) -> dict[str, NDArray[np.float64]]:

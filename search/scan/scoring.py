@@ -153,7 +153,7 @@ def contrastive(query: Descriptor, k: int) -> Comparison:
     """Zero-shot side of a text or an image alone: contrast against a bank of concepts, cubed (`search.text.contrast`).
 
     As `strong` on the gallery's side, less each logit's hubness, which `search.scan.gallery.Gallery.compile` puts in. A
-    logit or a vector asks by its own positive values to the power of `OWN_POWER`, and half of the hubness counts.
+    logit or a vector asks by its own positive values to the power of `OWN_POWER`; see `search.scan.peers`.
     """
     return _evidence(query, [ZERO_SHOT], k)
 
@@ -178,11 +178,8 @@ def _evidence(query: Descriptor, sides: list[str], k: int) -> Comparison:
     return Comparison(columns, query.vector[columns], weights[columns].astype(np.float32), positive=True)
 
 
-OWN_POWER = 1.5
+OWN_POWER = 1.25
 """Exponent of a logit's own responses when it asks: it is no guess, so more of its weak ones count than of a text's."""
-
-OWN_HUBNESS = 0.5
-"""Share of the hubness that counts then: chosen, as the power, on real models' validation classes."""
 
 Scoring = Callable[[Descriptor, int], Comparison]
 SCORINGS: dict[str, Scoring] = {

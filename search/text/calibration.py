@@ -8,14 +8,14 @@ regression over them is fitted on the gallery's own honest labels, each asked wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from search.text import bank
-from search.text.contrast import HUB_CONCEPTS, Embed, Vectors, hubness, strengths, zero_shot
+from search.text.contrast import Embed, Vectors, hubness, offered, strengths, zero_shot
 from workspace.files import damaged, read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -118,12 +118,14 @@ class Calibration:
         texts: float32 ``[dim]``, the bank's mean text embedding.
         hubness: float32 ``[logits]``, see `search.text.contrast.hubness`.
         peaks: float32 ``[2]``, mean and standard deviation over the bank of a text's best contrast with any probe.
+        offered: float32 ``[concepts]``, see `search.text.contrast.offered`; empty in an index built before it had any.
     """
 
     centre: NDArray[np.float32]
     texts: NDArray[np.float32]
     hubness: NDArray[np.float32]
     peaks: NDArray[np.float32]
+    offered: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
     def contrast(self, similarity: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return texts' best contrast ``[texts]``, in the bank's standard deviations, from ``[texts, n]`` cosines."""
@@ -133,8 +135,8 @@ class Calibration:
 
     def save(self, folder: Path) -> None:
         """Write it into a version's folder."""
-        tensors = {"centre": self.centre, "texts": self.texts, "hubness": self.hubness, "peaks": self.peaks}
-        write_tensors(folder / FILE, tensors)
+        names = ("centre", "texts", "hubness", "peaks", "offered")
+        write_tensors(folder / FILE, {name: getattr(self, name) for name in names})
 
     @classmethod
     def load(cls, folder: Path) -> Calibration | None:
@@ -170,19 +172,21 @@ def calibrate(
 
     texts = embed(spread(bank.names(), BANK))
     centre = (probes @ texts.mean(axis=0)).astype(np.float32)
-    done = np.empty(0, np.float32)
-    if previous is not None and np.array_equal(previous.centre, centre):
-        done = previous.hubness[:count]
-    asked = zero_shot(np.stack(spread(list(texts), HUB_CONCEPTS)) @ probes.T, centre)
+    asked = zero_shot(texts @ probes.T, centre)
+    if previous is not None and previous.offered.size and np.array_equal(previous.centre, centre):
+        done, found = previous.hubness[:count], previous.offered
+    else:
+        some = np.array(spread(list(range(count)), _ROWS), np.int64)
+        done, found = np.empty(0, np.float32), offered(strengths(vectors(some)), asked)
     parts = [done]
     with tqdm(total=count - done.size, desc="hubness", unit="logit", disable=not progress, leave=False) as bar:
         for start in range(done.size, count, _ROWS):
             rows = np.arange(start, min(start + _ROWS, count))
-            parts.append(hubness(strengths(vectors(rows)), asked))
+            parts.append(hubness(strengths(vectors(rows)), asked, found))
             bar.update(rows.size)
     best = (texts @ probes.T - centre).max(axis=1)
     peaks = np.array([best.mean(), best.std()], np.float32)
-    return Calibration(centre, texts.mean(axis=0), np.concatenate(parts), peaks)
+    return Calibration(centre, texts.mean(axis=0), np.concatenate(parts), peaks, found)
 
 
 def spread(all_of: list[T], count: int) -> list[T]:

@@ -27,9 +27,6 @@ STRONGEST = 128
 TEMPERATURE = 0.04
 """Of the inverted softmax, in units of the score (0 to 1)."""
 
-HUB_CONCEPTS = 512
-"""Concepts of the bank that hubness is measured with; the published revision uses 500."""
-
 
 def zero_shot(similarity: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return what a query expects of every probe: ``max(z, 0)^POWER`` of its contrast, strongest only, unit length.
@@ -55,8 +52,10 @@ def strengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit(np.maximum(vectors, 0.0) ** 2)
 
 
-def hubness(strong: NDArray[np.float32], bank: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return how near each logit is to everything: ``T log mean over the bank of exp(score / T)``.
+def hubness(
+    strong: NDArray[np.float32], bank: NDArray[np.float32], found: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Return how near each logit is to everything: ``T log mean over the bank of exp((score - found) / T)``.
 
     Subtracting it from a score is the inverted softmax (Smith et al., ICLR 2017; Bogolin et al., CVPR 2022, as
     QB-Norm): a logit that many concepts find must be found better to rank as high. Returns float32 ``[logits]``.
@@ -64,11 +63,26 @@ def hubness(strong: NDArray[np.float32], bank: NDArray[np.float32]) -> NDArray[n
     Args:
         strong: float32 ``[logits, n]``, of `strengths`.
         bank: float32 ``[concepts, n]``, of `zero_shot`.
+        found: float32 ``[concepts]``, of `offered`: a concept that has its logits counts for less with each of them.
     """
-    scores = (strong @ bank.T) / np.float32(TEMPERATURE)
-    most = scores.max(axis=1, keepdims=True)
-    total = np.log(np.exp(scores - most).mean(axis=1)) + most[:, 0]
-    return np.asarray(total * np.float32(TEMPERATURE), np.float32)
+    scores = strong @ bank.T
+    return _soft(scores if found is None else scores - found, axis=1)
+
+
+def offered(strong: NDArray[np.float32], bank: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return how near each of the bank's concepts is to a gallery's logits, hubs apart, float32 ``[concepts]``.
+
+    With it, `hubness` is what one round of Sinkhorn's iteration makes of both sides (Cuturi, NeurIPS 2013).
+    """
+    scores = strong @ bank.T
+    return _soft(scores - _soft(scores, axis=1)[:, None], axis=0)
+
+
+def _soft(scores: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """Return ``T log mean of exp(score / T)`` along an axis, float32."""
+    most = scores.max(axis=axis, keepdims=True)
+    total = np.log(np.exp((scores - most) / np.float32(TEMPERATURE)).mean(axis=axis)) * np.float32(TEMPERATURE)
+    return np.asarray(total + most.squeeze(axis), np.float32)
 
 
 def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:

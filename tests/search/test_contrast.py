@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from search.text.calibration import DEFAULT, fit, probability
-from search.text.contrast import POWER, STRONGEST, TEMPERATURE, hubness, strengths, unit, zero_shot
+from search.text.contrast import POWER, STRONGEST, TEMPERATURE, hubness, offered, strengths, unit, zero_shot
 
 
 def test_zero_shot_is_the_cubed_positive_contrast_of_the_strongest_probes():
@@ -32,6 +32,22 @@ def test_hubness_is_the_log_mean_of_exp_scores():
     np.testing.assert_allclose(
         hubness(strong, bank), TEMPERATURE * np.log(np.exp(scores / TEMPERATURE).mean(axis=1)), rtol=1e-4
     )
+
+
+def test_a_concept_that_has_its_logits_counts_less_against_them():
+    rng = np.random.default_rng(3)
+    strong, bank = strengths(rng.standard_normal((40, 90)).astype(np.float32)), unit(rng.random((30, 90), np.float32))
+    scores = strong.astype(np.float64) @ bank.T
+    soft = lambda x, axis: TEMPERATURE * np.log(np.exp(x / TEMPERATURE).mean(axis=axis))  # noqa: E731
+    found = soft(scores - soft(scores, 1)[:, None], 0)
+    np.testing.assert_allclose(offered(strong, bank), found, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        hubness(strong, bank, offered(strong, bank)), soft(scores - found, 1), rtol=1e-3, atol=1e-4
+    )
+    probes = np.eye(8, dtype=np.float32)
+    crowd = np.concatenate([np.tile(probes[:1], (6, 1)), probes[1:2] + 0.1 * probes[0]])  # six alike, one of its own
+    plain, both = hubness(unit(crowd), probes), hubness(unit(crowd), probes, offered(unit(crowd), probes))
+    assert (both - plain)[0] < (both - plain)[6]
 
 
 def test_hubness_takes_a_hub_from_the_top():
