@@ -123,7 +123,8 @@ class Gallery(Finder):
         peers = Peers.load(self.folder)
         if peers is None:
             return self._strong
-        return -1.0 / np.maximum(peers.length, np.float32(1e-6)), 1.0 + np.float32(SHARE) * peers.hubness
+        scale = np.asarray(-1.0 / np.maximum(peers.length, 1e-6), np.float32)
+        return scale, np.asarray(1.0 + SHARE * peers.hubness, np.float32)
 
     def compile(self, query: Descriptor, scoring: str, k: int | None = None) -> Comparison:
         """Return the comparison of ``query`` under a scoring; raises `QueryError` for an unknown one or k < 1."""

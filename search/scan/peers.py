@@ -68,7 +68,7 @@ class Peers:
 
 def own_weights(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return what a logit asks for, ``max(g, 0)^OWN_POWER`` at unit length, float32 ``[logits, n]``."""
-    return unit(np.maximum(vectors, 0.0) ** OWN_POWER)
+    return unit(np.asarray(np.maximum(vectors, 0.0) ** OWN_POWER, np.float32))
 
 
 def measure(vectors: Vectors, model_of: NDArray[np.int32], previous: Peers | None = None) -> Peers:
