@@ -31,13 +31,22 @@ _LOG = logging.getLogger(__name__)
 
 
 def taking_paths(verb: Callable[..., R], *, make: bool = False) -> Callable[..., R]:
-    """Return ``verb`` so that it takes a workspace's path in place of the workspace, made if need be when ``make``."""
+    """Return ``verb`` so that it takes a workspace's path in place of the workspace, made if need be when ``make``.
+
+    Where the workspace has a remote, what the verb of this name reads is pulled before, and what it wrote pushed after.
+    """
+    from hubprobe.sync import PARTS, synced
+
+    name = verb.__name__ if verb.__name__ in PARTS and verb.__name__ != "probe" else ""  # probing pushes every model
 
     @wraps(verb)
     def taking(workspace: Workspace | str | Path, *args: Any, **kwargs: Any) -> R:
         if not isinstance(workspace, Workspace):
             workspace = Workspace.create(workspace) if make else Workspace.open(workspace)
-        return verb(workspace, *args, **kwargs)
+        if not name or kwargs.get("dry_run"):
+            return verb(workspace, *args, **kwargs)
+        with synced(workspace, name, progress=bool(kwargs.get("progress", True))):
+            return verb(workspace, *args, **kwargs)
 
     return taking
 
@@ -59,7 +68,7 @@ def open(path: str | Path | Workspace) -> Index:  # noqa: A001 - as pathlib's an
     """
     import search
 
-    return search.open(path if isinstance(path, Workspace) else Workspace.open(path))
+    return taking_paths(search.open)(path)
 
 
 HOLE = "probed, but its responses are gone or damaged: the next 'hubprobe probe' runs it again"
@@ -99,7 +108,11 @@ class StatusReport:
 
 def status(path: str | Path | Workspace) -> StatusReport:
     """Count a workspace's repositories by how they ended. Raises `MissingStepError` when nothing was crawled."""
+    from hubprobe.sync import synced
+
     workspace = path if isinstance(path, Workspace) else Workspace.open(path)
+    with synced(workspace, "status"):
+        pass
     catalog = workspace.catalog(["id", "sha", "eligibility", "weights_ref"]).to_pylist()
     last = {(a["repo_id"], a["sha"]): a["status"] for a in workspace.attempts(["repo_id", "sha", "status"]).to_pylist()}
     try:
@@ -245,14 +258,14 @@ def run(
         require_ready(workspace, limit=limit, token=token, probes_from=probes_from, tell=tell)
     search.settle(workspace, token=token)
     ensure_probes(workspace, probes_from, token=token, progress=progress)
-    crawled = None if shard else crawler.crawl(workspace, limit=limit, token=token, progress=progress)
+    crawled = None if shard else taking_paths(crawler.crawl)(workspace, limit=limit, token=token, progress=progress)
     probed = probe(workspace, token=token, progress=progress, shard=shard)
     finishing = lock(workspace.runs_dir / ".finishing") if shard else nullcontext()
     if finishing is None or (shard and status(workspace).waiting):
         return RunSummary(crawled, probed, None, None)
     with finishing:
-        completed = completion.complete(workspace, progress=progress)
-        indexed = search.index(workspace, token=token, progress=progress)
+        completed = taking_paths(completion.complete)(workspace, progress=progress)
+        indexed = taking_paths(search.index)(workspace, token=token, progress=progress)
     return RunSummary(crawled, probed, completed, indexed)
 
 

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "crawl": (("catalog",), ("catalog",)),
-    "probes": (("probes",), ("probes",)),
+    "build": (("probes",), ("probes",)),
     "probe": (("catalog", "probes", "commits"), ("attempts", "runs")),
     "complete": (("catalog", "probes", "attempts", "responses", "descriptors"), ("descriptors", "runs")),
     "index": (("catalog", "probes", "attempts", "descriptors", "index"), ("index",)),
-    "status": (("catalog", "probes", "attempts"), ()),
-    "search": (("probes", "index"), ()),
+    "status": (("catalog", "probes", "commits"), ()),
+    "open": (("probes", "index"), ()),
     "sync": (
         ("catalog", "probes", "attempts", "responses", "descriptors", "index", "runs"),
         ("catalog", "probes", "attempts", "descriptors", "index", "runs"),
@@ -68,7 +68,7 @@ def sync(
     Args:
         workspace: the workspace, or its path; made with the remote's settings when there is none and ``remote`` is
             given.
-        remote: address, kept in a workspace that is made; that of the workspace when None.
+        remote: address, which a workspace that is made keeps; that of the workspace when None.
         dry_run: count, copy nothing.
         progress: show progress bars on stderr.
 
@@ -84,7 +84,7 @@ def sync(
             f"{MARKER}"
         )
     there = Remote(workspace, check=_checked, progress=progress)
-    pulls, pushes = _PARTS["sync"]
+    pulls, pushes = PARTS["sync"]
     pulled = there.pull(*pulls[:2], dry_run=dry_run)
     there.news(late=None)
     pulled += there.pull(*pulls[2:], dry_run=dry_run)
@@ -109,14 +109,9 @@ def _opened(folder: Path, remote: str | None) -> Workspace:
     """Open a workspace; make it when there is none, with the settings that its remote keeps."""
     from workspace.remote import settings_at
 
-    if (folder / MARKER).exists() or remote is None:
-        opened = Workspace.open(folder)
-        if remote is not None:
-            config = replace(opened.config, workspace=WorkspaceConfig(remote=remote))
-            opened = Workspace(folder, config)
-        return opened
-    config = replace(settings_at(remote) or Config(), workspace=WorkspaceConfig(remote=remote))
-    return Workspace.create(folder, config)
+    if remote is not None and not (folder / MARKER).exists():
+        Workspace.create(folder, replace(settings_at(remote) or Config(), workspace=WorkspaceConfig(remote=remote)))
+    return Workspace(Workspace.open(folder).root, remote=remote)
 
 
 @contextmanager
@@ -132,7 +127,7 @@ def synced(workspace: Workspace, verb: str, *, progress: bool = False, alone: bo
     from workspace.remote import Remote
 
     there = Remote(workspace, check=_checked, progress=progress)
-    pulls, pushes = _PARTS[verb]
+    pulls, pushes = PARTS[verb]
     if not alone:
         yield there
         return

@@ -28,11 +28,14 @@ class Workspace:
     Args:
         root: the folder. It need not exist; `create` makes it.
         config: settings to use in place of those in ``hubprobe.toml``.
+        remote: address of its remote; else ``HUBPROBE_REMOTE``, else the configuration's; empty when it has none.
     """
 
-    def __init__(self, root: str | Path, config: Config | None = None) -> None:
+    def __init__(self, root: str | Path, config: Config | None = None, remote: str | None = None) -> None:
         self.root = Path(root)
         self.config = config if config is not None else Config.load(self.root / MARKER)
+        named = os.environ.get("HUBPROBE_REMOTE") if remote is None else remote
+        self.remote = (self.config.workspace.remote if named is None else named).rstrip("/")
 
     def __repr__(self) -> str:
         return f"Workspace({str(self.root)!r})"
@@ -87,11 +90,6 @@ class Workspace:
     def cache_dir(self) -> Path:
         """Files fetched from the Hub, safe to delete at any time."""
         return self.root / "cache"
-
-    @property
-    def remote(self) -> str:
-        """Address of the remote, ``HUBPROBE_REMOTE`` before the configuration's; empty when there is none."""
-        return os.environ.get("HUBPROBE_REMOTE", self.config.workspace.remote).rstrip("/")
 
     def probes_dir(self, probe_set: str) -> Path:
         """Folder of one probe set: ``probes.parquet`` and ``manifest.json``."""

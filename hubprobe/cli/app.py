@@ -37,6 +37,7 @@ _VERBS = {
     "plot": ("plot", "Draw the crawl, the models or the search as a picture."),
     "release": ("release", "Write the workspace as a dataset that anyone can load."),
     "import": ("release", "Make a workspace and its index from a release."),
+    "sync": ("run", "Pull from the workspace's remote, and push to it."),
     "status": ("run", "Count repositories by how they ended."),
     "run": ("run", "Crawl, probe, complete and index in one go."),
     "demo": ("run", "Do all of it on the embedded demo hub, in minutes."),

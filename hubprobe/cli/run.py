@@ -76,14 +76,14 @@ def _explain(hub: ChosenHub, repo_id: str, kind: str) -> None:
 
 def show_crawl(folder: Path, config: Config, options: dict[str, Any], kind: str) -> None:
     """Crawl, or dry-run, and print the summary; a dry run leaves no folder behind."""
-    import crawler
+    import hubprobe
     from workspace import Workspace
     from workspace.endpoint import is_loopback
 
     if not os.environ.get("HUBPROBE_CONTACT") and not is_loopback(config.endpoint):
         click.echo("please set HUBPROBE_CONTACT, so that the Hub can tell you when your crawl is a burden", err=True)
     workspace = Workspace(folder, config) if options.get("dry_run") else Workspace.create(folder, config)
-    show_summary(crawler.crawl(workspace, **options), kind)
+    show_summary(hubprobe.crawl(workspace, **options), kind)
 
 
 @click.group(cls=Group)
@@ -258,10 +258,31 @@ def complete(folder: Path, dry_run: bool, quiet: bool, kind: str, **options: Any
       hubprobe complete --workspace my-index --rank 64 --iterations 4
     """
     import completion
-    from workspace import Workspace
+    import hubprobe
 
     settings = completion.Settings(**options)
-    show_summary(completion.complete(Workspace.open(folder), settings, dry_run=dry_run, progress=not quiet), kind)
+    show_summary(hubprobe.complete(folder, settings, dry_run=dry_run, progress=not quiet), kind)
+
+
+@click.command()
+@workspace_option
+@click.option("--remote", help="Address of the remote: s3://bucket/name, gs://, az://, hf://, file://.")
+@click.option("--dry-run", is_flag=True, help="Count what would be copied, copy nothing.")
+@output_options
+def sync(folder: Path, remote: str | None, dry_run: bool, quiet: bool, kind: str) -> None:
+    """Pull what is new in the workspace's remote, and push what was committed here.
+
+    The verbs do so by themselves for what they read and write. A new folder becomes a workspace with the remote's
+    settings. Credentials are found where the tools of each store look for them, such as AWS_ACCESS_KEY_ID.
+
+    \b
+    Examples:
+      hubprobe sync --workspace my-index --remote s3://bucket/hub --dry-run
+      hubprobe sync --workspace my-index --remote s3://bucket/hub
+    """
+    from hubprobe.sync import sync as run_sync
+
+    show_summary(run_sync(folder, remote=remote, dry_run=dry_run, progress=not quiet), kind)
 
 
 @click.command()

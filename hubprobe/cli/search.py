@@ -61,6 +61,7 @@ def index(
     """
     if context.invoked_subcommand is not None:
         return
+    import hubprobe
     import search
 
     workspace = hub.workspace()
@@ -68,7 +69,7 @@ def index(
         compared = search.verify(workspace)
         click.echo(render([compared], list(compared), kind), nl=False)
         return
-    show_summary(search.index(workspace, encoder=encoder, token=hub.token, rebuild=rebuild, progress=not quiet), kind)
+    show_summary(hubprobe.index(workspace, encoder=encoder, token=hub.token, rebuild=rebuild, progress=not quiet), kind)
 
 
 @index.command("info")
