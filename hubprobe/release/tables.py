@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from search.store import sources, versions
+from search.store import sources
 from search.store.tables import read_logits, read_models, snake_case
-from workspace import Workspace, WorkspaceError, records
+from workspace import WorkspaceError, records
 from workspace.files import conformed, open_table, read_file, table_files
 
 NAMES = ("models", "logits", "attempts", "descriptors", "probes")
@@ -142,14 +142,15 @@ def write_whole(folder: Path, name: str, table: pa.Table) -> list[Written]:
 
 
 def write_descriptors(
-    workspace: Workspace, folder: Path, kept: frozenset[str], *, progress: bool = True
+    files: list[Path], n: int, index: Path, folder: Path, kept: frozenset[str], *, progress: bool = True
 ) -> list[Written]:
-    """Stream the descriptors of the repositories ``kept``, by repository, commit and logit, into files."""
-    files = sources.descriptor_files(workspace)
-    n = sources.n_probes(files[0])
+    """Stream the descriptors of the repositories ``kept``, by repository, commit and logit, into files.
+
+    ``files`` hold them, over ``n`` probes; ``index`` is the folder of the version whose order ``position`` keeps.
+    """
     schema = records.descriptors(n)
     bucket_of, count = _buckets(files, kept, rows=max(1, SHARD_BYTES // (2 * n)))
-    position_of = _positions(workspace, kept)
+    position_of = _positions(index, kept)
 
     def read() -> Iterator[pa.Table]:
         for path in tqdm(files, desc="descriptors", unit="file", disable=not progress):
@@ -191,14 +192,9 @@ def _buckets(files: list[Path], kept: frozenset[str], rows: int) -> tuple[Callab
     return bucket_of, bucket + 1
 
 
-def _positions(workspace: Workspace, kept: frozenset[str]) -> Callable[[pa.Table], pa.Array]:
-    """Return what says of every logit where the index in use holds it, counting only the repositories ``kept``."""
-    folder, _, lock = versions.open_current(workspace)
-    try:
-        models, logits = read_models(folder), read_logits(folder)
-    finally:
-        if lock is not None:
-            lock.close()
+def _positions(index: Path, kept: frozenset[str]) -> Callable[[pa.Table], pa.Array]:
+    """Return what says of every logit where the index holds it, counting only the repositories ``kept``."""
+    models, logits = read_models(index), read_logits(index)
     repos, shas = models["repo_id"].to_pylist(), models["sha"].to_pylist()
     ordinal = {key: i for i, key in enumerate(zip(repos, shas, strict=True))}
     model_of = logits["model"].to_numpy().astype(np.int64)
@@ -220,17 +216,20 @@ def _positions(workspace: Workspace, kept: frozenset[str]) -> Callable[[pa.Table
     return position_of
 
 
-def logits(workspace: Workspace, kept: frozenset[str]) -> pa.Table:
-    """Return the table `LOGITS` of the repositories ``kept``, by key: some hundred bytes a row, all in memory."""
+def logits(files: list[Path], n: int, responses: Path, kept: frozenset[str]) -> pa.Table:
+    """Return the table `LOGITS` of the repositories ``kept``, by key: some hundred bytes a row, all in memory.
+
+    ``files`` hold the descriptors, over ``n`` probes; the folder ``responses`` has what was excluded from search.
+    """
     names = [*_KEY, "label", "mean", "std", "variance", "observed"]
     parts = [LOGITS.empty_table()]
-    for path in sources.descriptor_files(workspace):
+    for path in files:
         table = _of(read_file(path, columns=names), kept)
-        table = table.set_column(names.index("observed"), "observed", _share(table, sources.n_probes(path)))
+        table = table.set_column(names.index("observed"), "observed", pa.array(sources.observed_share(table, n)))
         table = table.append_column("excluded", pa.nulls(table.num_rows, pa.string()))
         parts.append(table.select(LOGITS.names).cast(LOGITS))
     names = [*_KEY, "label", "mean", "std", "excluded"]
-    for path in table_files(workspace.responses_dir(workspace.probe_set)):
+    for path in table_files(responses):
         table = read_file(path, columns=names)
         table = _of(table.filter(pc.is_valid(table["excluded"])), kept)
         for name in ("observed", "variance"):
@@ -243,15 +242,6 @@ def logits(workspace: Workspace, kept: frozenset[str]) -> pa.Table:
 
 def _of(table: pa.Table, kept: frozenset[str]) -> pa.Table:
     return table.filter(pc.is_in(table["repo_id"], value_set=pa.array(sorted(kept), pa.string())))
-
-
-def _share(table: pa.Table, n: int) -> pa.Array:
-    """Return the share of the probes that were run, float32; null bits mean all of them."""
-    share = np.ones(table.num_rows, np.float32)
-    bits: list[Any] = table["observed"].to_pylist()
-    for i in (i for i, one in enumerate(bits) if one is not None):
-        share[i] = int(np.unpackbits(np.frombuffer(bits[i], np.uint8))[:n].sum()) / n
-    return pa.array(share)
 
 
 # ── order ────────────────────────────────────────────────────────────────────────────────────────────────────────────

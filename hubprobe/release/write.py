@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from hubprobe.release.source import FILE, ReleaseSource, file_hashes, open_sourc
 from hubprobe.release.source import release_id as id_of
 from search.store import sources
 from search.store.versions import open_current
-from workspace import Workspace, WorkspaceError, records
+from workspace import Config, Workspace, WorkspaceError, records
 from workspace.files import TEMPORARY_PREFIX, read_json, require_file, short_hash, using, write_json
 from workspace.runs import versions
 
@@ -89,76 +90,78 @@ def release(
     """
     target = Path(target)
     _check_target(target)
-    _, index, lock = open_current(workspace)
-    if lock is not None:
-        lock.close()
-    if index["probe_set"] != workspace.probe_set:
-        raise WorkspaceError("the index is of another probe set: run 'hubprobe index' first")
-    chosen = plan(workspace, keep=keep, probes_license=probes_license, probe_images=probe_images)
-    before, since = _since(workspace, target, earlier, chosen, token)
-    if dry_run:
-        return replace(_estimated(workspace, target, chosen, index), since=since)
-    needed = 3 * sum(path.stat().st_size for path in sources.descriptor_files(workspace))  # sorting takes room too
-    tables.check_room(target, needed)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    made = target.parent / f"{TEMPORARY_PREFIX}release-{short_hash(str(target.absolute()))}"
-    shutil.rmtree(made, ignore_errors=True)  # of a release that was killed
-    made.mkdir()
-    try:
-        rows, parts, probes = _write_tables(workspace, made, chosen, progress)
-        encoders = {side: _encoder(workspace, made, index.get(side)) for side in ("encoder", "image_encoder")}
-        content = {
-            "release_id": id_of(file_hashes(made)),
-            "probe_set": workspace.probe_set,
-            "n_probes": probes.num_rows,
-            "probe_images": chosen.probe_images,
-            "probe_source": _source(workspace),
-            "rows": rows,
-            "tables": parts,
-            "left_out": chosen.left_out,
-            "licences": list(chosen.licences),
-            "license": license or workspace.config.release.license,
-            "author": workspace.config.release.author if author is None else author,
-            "config": _settings(workspace),
-            "config_hash": workspace.config.hash,
-            "versions": {name: version for name, version in versions().items() if name in _MADE_BY},
-            **encoders,
-        }
-        content["predecessor"] = since.facts() if since else None
-        if before is not None and before.manifest.release_id == content["release_id"]:  # the same again
-            kept, since = before.manifest.predecessor, None
-            content["predecessor"] = kept.model_dump() if kept else None
-        report = status(workspace)
-        (made / "figures").mkdir()
-        funnel(report, made / "figures" / "funnel.png")
-        text = card(
-            content, report, models=chosen.models.select(["license", "crawled_at"]), probes=probes["license"], repo=repo
+    version, index, lock = open_current(workspace)
+    with lock or nullcontext():
+        if index["probe_set"] != workspace.probe_set:
+            raise WorkspaceError("the index is of another probe set: run 'hubprobe index' first")
+        chosen = plan(workspace, keep=keep, probes_license=probes_license, probe_images=probe_images)
+        before, since = _since(workspace, target, earlier, chosen, token)
+        if dry_run:
+            return replace(_estimated(workspace, target, chosen, index), since=since)
+        files = sources.descriptor_files(workspace)
+        needed = 3 * sum(path.stat().st_size for path in files)  # sorting takes room too
+        tables.check_room(target, needed)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made = target.parent / f"{TEMPORARY_PREFIX}release-{short_hash(str(target.absolute()))}"
+        shutil.rmtree(made, ignore_errors=True)  # of a release that was killed
+        made.mkdir()
+        try:
+            rows, parts, probes = _write_tables(workspace, made, chosen, files, version, progress)
+            encoders = {side: _encoder(workspace, made, index.get(side)) for side in ("encoder", "image_encoder")}
+            path = workspace.probes_dir(workspace.probe_set) / "manifest.json"
+            built = read_json(path) if path.exists() else {}  # what the probe set was built from
+            content = {
+                "release_id": id_of(file_hashes(made)),
+                "probe_set": workspace.probe_set,
+                "n_probes": probes.num_rows,
+                "probe_images": chosen.probe_images,
+                "probe_source": _source(built),
+                "rows": rows,
+                "tables": parts,
+                "left_out": chosen.left_out,
+                "licences": list(chosen.licences),
+                "license": license or workspace.config.release.license,
+                "author": workspace.config.release.author if author is None else author,
+                "config": _settings(workspace.config, built),
+                "config_hash": workspace.config.hash,
+                "versions": {name: version for name, version in versions().items() if name in _MADE_BY},
+                **encoders,
+            }
+            content["predecessor"] = since.facts() if since else None
+            if before is not None and before.manifest.release_id == content["release_id"]:  # the same again
+                kept, since = before.manifest.predecessor, None
+                content["predecessor"] = kept.model_dump() if kept else None
+            report = status(workspace)
+            (made / "figures").mkdir()
+            funnel(report, made / "figures" / "funnel.png")
+            about = chosen.models.select(["license", "crawled_at"])
+            text = card(content, report, models=about, probes=probes["license"], repo=repo)
+            (made / "README.md").write_text(text, encoding="utf-8")
+            crawled = days(chosen.models["crawled_at"])
+            (made / CITATION).write_text(citation(content, crawled, repo), encoding="utf-8")
+            write_json(made / CROISSANT, croissant(content, crawled, repo))
+            write_manifest(made, content)
+            sizes = {p.relative_to(made).as_posix(): p.stat().st_size for p in sorted(made.rglob("*")) if p.is_file()}
+            _replace(made, target)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+        encoder = named(encoders["encoder"])
+        return ReleaseSummary(
+            target, content["release_id"], rows, chosen.left_out, chosen.probe_images, encoder, sizes, since
         )
-        (made / "README.md").write_text(text, encoding="utf-8")
-        crawled = days(chosen.models["crawled_at"])
-        (made / CITATION).write_text(citation(content, crawled, repo), encoding="utf-8")
-        write_json(made / CROISSANT, croissant(content, crawled, repo))
-        write_manifest(made, content)
-        files = {p.relative_to(made).as_posix(): p.stat().st_size for p in sorted(made.rglob("*")) if p.is_file()}
-        _replace(made, target)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-    encoder = named(encoders["encoder"])
-    return ReleaseSummary(
-        target, content["release_id"], rows, chosen.left_out, chosen.probe_images, encoder, files, since
-    )
 
 
 def _write_tables(
-    workspace: Workspace, made: Path, chosen: Plan, progress: bool
+    workspace: Workspace, made: Path, chosen: Plan, files: list[Path], version: Path, progress: bool
 ) -> tuple[dict[str, int], dict[str, list[dict[str, Any]]], pa.Table]:
     """Write every table; return their rows, their files, and the table of probes."""
-    probes = _probes(workspace, chosen.probe_images)
+    probes, kept = _probes(workspace, chosen.probe_images), chosen.kept
+    n, responses = probes.num_rows, workspace.responses_dir(workspace.probe_set)
     written = {
         "models": tables.write_whole(made, "models", _models(chosen)),
-        "logits": tables.write_whole(made, "logits", tables.logits(workspace, chosen.kept)),
+        "logits": tables.write_whole(made, "logits", tables.logits(files, n, responses, kept)),
         "attempts": tables.write_whole(made, "attempts", chosen.attempts.cast(tables.plain_schema(records.ATTEMPTS))),
-        "descriptors": tables.write_descriptors(workspace, made, chosen.kept, progress=progress),
+        "descriptors": tables.write_descriptors(files, n, version, made, kept, progress=progress),
         "probes": tables.write_whole(made, "probes", probes),
     }
     rows = {name: sum(part.rows for part in parts) for name, parts in written.items()}
@@ -212,25 +215,18 @@ def _is_local(name: str) -> bool:
     return Path(name).is_absolute() or name.startswith((".", "~"))
 
 
-def _source(workspace: Workspace) -> str:
+def _source(built: dict[str, Any]) -> str:
     """Return where the probes came from, a folder of this machine by its last part only; empty when nobody noted it."""
-    source = str(_built(workspace).get("source", ""))
+    source = str(built.get("source", ""))
     return Path(source).name if _is_local(source) else source
 
 
-def _built(workspace: Workspace) -> dict[str, Any]:
-    """Return the manifest of the probe set; empty when there is none."""
-    path = workspace.probes_dir(workspace.probe_set) / "manifest.json"
-    return read_json(path) if path.exists() else {}
-
-
-def _settings(workspace: Workspace) -> dict[str, Any]:
+def _settings(config: Config, built: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that measured, without addresses, names of people who opted out, and this machine's paths."""
-    settings = asdict(workspace.config)
+    settings = asdict(config)
     del settings["endpoint"], settings["release"], settings["crawl"]["opt_out"]
-    built = _built(workspace)
     settings["probes"] |= {name: built[name] for name in ("split", "n", "seed") if name in built}
-    settings["probes"]["source"] = _source(workspace)
+    settings["probes"]["source"] = _source(built)
     for name in ("encoder", "image_encoder"):
         if _is_local(settings["search"][name].partition(":")[2]):
             settings["search"][name] = ""
@@ -238,9 +234,9 @@ def _settings(workspace: Workspace) -> dict[str, Any]:
 
 
 def _estimated(workspace: Workspace, target: Path, chosen: Plan, index: dict[str, Any]) -> ReleaseSummary:
-    files = sources.descriptor_files(workspace)
-    count = tables.logits(workspace, chosen.kept).filter(pc.field("excluded").is_null()).num_rows
-    n = sources.n_probes(files[0])
+    files, n = sources.descriptor_files(workspace), int(index["n_probes"])
+    responses = workspace.responses_dir(workspace.probe_set)
+    count = tables.logits(files, n, responses, chosen.kept).filter(pc.field("excluded").is_null()).num_rows
     probes = _probes(workspace, chosen.probe_images)
     rows = {"models": chosen.models.num_rows, "logits": count, "attempts": chosen.attempts.num_rows}
     rows |= {"descriptors": count, "probes": probes.num_rows}

@@ -99,7 +99,7 @@ class Reader:
         self.nonfinite += int((~finite & fresh).sum())
         self.repeated += int((~fresh).sum())
         keep = finite & fresh
-        table = table.append_column("share", pa.array(_observed(table, self.n)))
+        table = table.append_column("share", pa.array(observed_share(table, self.n)))
         if not keep.all():
             table, vectors = table.filter(pa.array(keep)), vectors[keep]
         if table.num_rows:
@@ -133,7 +133,8 @@ def _column(table: pa.Table, name: str) -> NDArray[Any]:
     return values
 
 
-def _observed(table: pa.Table, n: int) -> NDArray[np.float32]:
+def observed_share(table: pa.Table, n: int) -> NDArray[np.float32]:
+    """Return the share of ``n`` probes that were run, float32 ``[rows]``, by the bits of ``observed``; null is all."""
     share = np.ones(table.num_rows, np.float32)
     for i, bits in enumerate(table.column("observed").to_pylist()):
         if bits is not None:
