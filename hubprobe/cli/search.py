@@ -21,7 +21,6 @@ from hubprobe.cli.options import (
     local_offline,
     output_options,
     show_summary,
-    token_option,
     workspace_option,
 )
 from hubprobe.output import BINARY, SUFFIXES, output_file, render, without_pandas, write_batches
@@ -450,16 +449,21 @@ def evaluate(
     help="Name under which the page may be asked, besides localhost: that of the proxy before it. Repeatable.",
 )
 @click.option("--mcp/--no-mcp", default=True, show_default=True, help="Whether to serve the MCP endpoint too.")
-@token_option
+@click.option(
+    "--pick/--no-pick",
+    default=None,
+    help="Whether visitors may run models on their images; they may when --host is a loopback address.",
+)
+@hub_options
 def serve(
-    folder: Path,
+    hub: ChosenHub,
     host: str,
     port: int,
     open_browser: bool,
     rate: float,
     allow_hosts: tuple[str, ...],
     mcp: bool,
-    token: str | None,
+    pick: bool | None,
 ) -> None:
     """Search in the browser: cards with evidence, filters, example images, a page for every model, an API and MCP.
 
@@ -474,6 +478,6 @@ def serve(
     from hubprobe.page import serve as run
 
     run(
-        folder, host=host, port=port, rate=rate, token=token, mcp=mcp, open_browser=open_browser,
-        allow_hosts=allow_hosts,
+        hub.workspace(), host=host, port=port, rate=rate, token=hub.token, mcp=mcp, open_browser=open_browser,
+        allow_hosts=allow_hosts, pick=pick,
     )  # fmt: skip

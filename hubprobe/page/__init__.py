@@ -40,6 +40,7 @@ def serve(
     mcp: bool = True,
     open_browser: bool = False,
     allow_hosts: Collection[str] = (),
+    pick: bool | None = None,
 ) -> None:
     """Serve the page of a workspace until it is interrupted.
 
@@ -53,6 +54,8 @@ def serve(
         open_browser: whether to open the page in a browser.
         allow_hosts: names under which the page may be asked, besides localhost and the address it listens on: that of
             the proxy before it.
+        pick: whether visitors may have models fetched and run on images of theirs; when None, only if the page cannot
+            be reached from other machines.
 
     Raises `MissingStepError` without an index, `WorkspaceError` when the port is taken or the page's libraries are not
     installed.
@@ -72,7 +75,7 @@ def serve(
     url = address(listening)
     limits = Limits(rate=rate, connections=min(Limits.connections, open_files() // 2))
     names = allow_hosts if is_address(host) else [host, *allow_hosts]
-    app = application(current, limits, mcp=mcp, hosts=names)
+    app = application(current, limits, mcp=mcp, hosts=names, pick=is_loopback(host) if pick is None else pick)
     config = uvicorn.Config(
         app, http=protocol(limits), ws="none", log_level="warning", access_log=False, timeout_graceful_shutdown=3,
         server_header=False, h11_max_incomplete_event_size=HEAD_BYTES,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -26,8 +26,10 @@ from hubprobe.page import question as questions
 from hubprobe.page.api import INSIDE, Endpoints, GradioCalls, Plain, Tools
 from hubprobe.page.limits import Bounded, Limits, is_api
 from hubprobe.page.metrics import CONTENT_TYPE, Metrics
-from hubprobe.page.question import Question, read
-from hubprobe.page.views import MOST_LISTED, Views, model_address, models_table, outputs_table
+from hubprobe.page.picks import FOREIGN, Picks
+from hubprobe.page.picks import MOST as MOST_IMAGES
+from hubprobe.page.question import Question, address, read
+from hubprobe.page.views import MOST_LISTED, Views, model_address, models_table, outputs_table, picked_table
 from workspace import QueryError
 from workspace.text import printable
 
@@ -55,22 +57,35 @@ SECURITY = {
 
 
 def application(
-    current: Current, limits: Limits, *, at_once: int = 4, mcp: bool = True, hosts: Collection[str] = ()
+    current: Current,
+    limits: Limits,
+    *,
+    at_once: int = 4,
+    mcp: bool = True,
+    hosts: Collection[str] = (),
+    pick: bool = True,
 ) -> Any:
     """Return the ASGI application.
 
-    ``at_once`` searches run at once; ``hosts`` are names under which it may be asked, besides this machine's own.
+    ``at_once`` searches run at once; ``hosts`` are names under which it may be asked, besides this machine's own;
+    ``pick`` lets visitors have models fetched and run on images of theirs.
     """
+    picks = Picks(current) if pick else None
     searching = CapacityLimiter(at_once)
     endpoints, metrics = Endpoints(current, searching), Metrics(current)
-    site = Site(current, endpoints, searching, mcp)
+    site = Site(current, endpoints, searching, mcp, picks)
     measured = Route("/metrics", lambda _: Response(metrics.text(), media_type=CONTENT_TYPE), methods=["GET"])
     routes = [*site.routes, measured, *Plain(endpoints).routes, *GradioCalls(endpoints).routes]
-    running: Callable[[object], AbstractAsyncContextManager[None]] | None = None
-    if mcp:
-        tools = Tools(endpoints)
-        routes += tools.routes
-        running = tools.running
+    tools = Tools(endpoints) if mcp else None
+    routes += tools.routes if tools else []
+
+    @asynccontextmanager
+    async def running(app: object) -> AsyncIterator[None]:
+        async with tools.running(app) if tools else nullcontext():
+            yield
+        if picks is not None:
+            await to_thread.run_sync(picks.close)
+
     errors = Middleware(ExceptionMiddleware, handlers={Exception: site.broken})
     app = Starlette(
         routes=routes,
@@ -85,19 +100,23 @@ def application(
 class Site:
     """The page's addresses. Searches run in a few threads of their own, so that thumbnails never wait for them."""
 
-    def __init__(self, current: Current, endpoints: Endpoints, searching: CapacityLimiter, mcp: bool) -> None:
-        self._current, self._endpoints, self._mcp = current, endpoints, mcp
-        self._searching, self._drawing = searching, CapacityLimiter(2)
+    def __init__(
+        self, current: Current, endpoints: Endpoints, searching: CapacityLimiter, mcp: bool, picks: Picks | None
+    ) -> None:
+        self._current, self._endpoints, self._mcp, self._picks = current, endpoints, mcp, picks
+        self._searching, self._drawing, self._keeping = searching, CapacityLimiter(2), CapacityLimiter(1)
         self._files = {p.name: p.read_bytes() for p in sorted(_STATIC.iterdir()) if p.suffix in _TYPES}
         version = sha256(b"".join(self._files.values())).hexdigest()[:12]
-        self._views = Views(version, current.workspace.root.resolve().name)
+        self._views = Views(version, current.workspace.root.resolve().name, picking=picks is not None)
         pages = {
             "/": self.search, "/model": self.model, "/models": self.models, "/about": self.about,
-            "/probe/{probe_set}/{name}": self.probe,
+            "/pick": self.pick, "/pick-image": self.pick_image, "/probe/{probe_set}/{name}": self.probe,
             "/static/{name}": self.static, "/favicon.ico": self.icon, "/health": self.health,
         }  # fmt: skip
         self.routes: list[BaseRoute] = [Route(path, page, methods=["GET"]) for path, page in pages.items()]
-        self.routes.append(Route("/image", self.image, methods=["POST"]))
+        self.routes += [
+            Route("/image", self.image, methods=["POST"]), Route("/pick", self.pick_post, methods=["POST"])
+        ]  # fmt: skip
 
     # ── pages ────────────────────────────────────────────────────────────────────────────────────────────────────
     async def search(self, request: Request) -> Response:
@@ -160,6 +179,72 @@ class Site:
         question = read({k: v for k, v in values.items() if k not in ("q", "like", "logit", "image")})
         key = await self._in_thread(self._current.remember, data, name)
         return RedirectResponse(question.url(image=key), status_code=303)
+
+    async def pick(self, request: Request) -> Response:
+        """The form of a pick, or how far a pick has come and what was found."""
+        values, opened, picks = request.query_params, self._current.get(), self._allowed()
+        if "key" not in values:
+            concepts, where = values.get("concepts", "")[:2_000], values.get("where", "")[:2_000]
+            return self._response(self._views.pick(opened, concepts, where))
+        one, kind = picks.get(values["key"]), download.wanted(values)
+        if kind:
+            return download.file(picked_table(one), kind, "pick")
+        count = await self._in_thread(one.progress, limiter=self._drawing)
+        return self._response(self._views.picked(opened, one, count))
+
+    async def pick_post(self, request: Request) -> Response:
+        """Start a pick with the images of a form; answer its question, stop it, forget it."""
+        picks = self._allowed()
+        try:
+            async with request.form(max_files=MOST_IMAGES + 1, max_fields=20) as form:
+                files = [
+                    (file.filename or "image", await file.read())
+                    for file in form.getlist("images")
+                    if not isinstance(file, str) and file.filename
+                ]
+                values = {key: value for key, value in form.items() if isinstance(value, str)}
+        except (HTTPException, MultiPartException, ValueError, TypeError, AttributeError) as error:
+            raise HTTPException(
+                400, f"this form cannot be read: choose at most {MOST_IMAGES} images, of 12 MB together"
+            ) from error
+        key, does = values.get("key", ""), values.get("do", "start")
+        if does == "start":
+            candidates, budget = (
+                questions.count(n, values.get(n, d)) for n, d in (("candidates", "20"), ("budget", "25"))
+            )
+            concepts, where = values.get("concepts", ""), values.get("where", "").strip()
+            key = await self._in_thread(picks.start, concepts, files, candidates, budget, where, limiter=self._keeping)
+        elif does == "answer":
+            words: dict[str, int | None] = {"none": FOREIGN, "enough": None}
+            given = values.get("label", "")
+            label = words[given] if given in words else questions.count("label", given)
+            image = questions.count("image", values.get("image", ""))
+            await self._in_thread(picks.answer, key, image, label, limiter=self._drawing)
+            await picks.soon(key)
+        elif does == "stop":
+            await self._in_thread(picks.stop, key, limiter=self._keeping)
+        elif does == "forget":
+            await self._in_thread(picks.forget, key, limiter=self._keeping)
+            return RedirectResponse("pick", status_code=303)
+        else:
+            raise HTTPException(400, "a pick can be started, answered, stopped and forgotten")
+        return RedirectResponse(address("pick", key=key), status_code=303)
+
+    def _allowed(self) -> Picks:
+        if self._picks is None:
+            raise HTTPException(
+                404, "picking is off on this page: run 'hubprobe pick' on your own machine, or serve with --pick"
+            )
+        return self._picks
+
+    async def pick_image(self, request: Request) -> Response:
+        """A small picture of an image of a pick."""
+        values = request.query_params
+        pictures, number = self._allowed().get(values.get("key", "")).thumbnails, values.get("n", "")
+        if not re.fullmatch("[0-9]{1,4}", number) or int(number) >= len(pictures):
+            return Response(status_code=404)
+        headers = SECURITY | {"cache-control": "private, max-age=3600"}
+        return Response(pictures[int(number)], media_type="image/webp", headers=headers)
 
     async def about(self, request: Request) -> Response:
         """What the words mean, and how to ask without a browser."""

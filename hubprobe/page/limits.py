@@ -44,7 +44,7 @@ class Limits:
 _METHODS = ("GET", "HEAD", "POST")
 _API = re.compile(r"/(api|gradio_api|mcp|config)(/.*)?", re.DOTALL)
 _FREE = re.compile(
-    r"/(about|health|metrics|favicon\.ico|robots\.txt|config|static/.*|probe/.*|api/openapi\.json"
+    r"/(about|health|metrics|favicon\.ico|robots\.txt|config|static/.*|probe/.*|pick-image|api/openapi\.json"
     r"|gradio_api/(info|queue/data|call/[^/]*/.*))"
 )
 """What searches nothing: everything else counts for the rate."""

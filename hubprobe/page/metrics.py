@@ -21,7 +21,7 @@ KINDS = (
 )  # fmt: skip
 """First parts of addresses that are counted apart: all others are ``search`` (the page itself) or ``other``."""
 
-_ALIASES = {"": "search", "gradio_api": "api", "favicon.ico": "static"}
+_ALIASES = {"": "search", "pick-image": "pick", "gradio_api": "api", "favicon.ico": "static"}
 _FIRST = re.compile(r"/([^/]*)")
 
 

@@ -369,7 +369,7 @@ class Current:
     """
 
     def __init__(self, workspace: Workspace, *, encoder: Encoder | None = None, token: str | None = None) -> None:
-        self.workspace, self._token = workspace, token
+        self.workspace, self.token = workspace, token
         self._encoder = None if encoder is None else SharedEncoder(encoder)
         self._images: Remembered[str, Example] = Remembered(_KEPT_IMAGES)
         self._lock, self._decoding = threading.Lock(), threading.Lock()
@@ -428,14 +428,14 @@ class Current:
             return Example(descriptor, opened.strips.probe_set, shown, small(image, 192))
 
     def _open(self) -> Opened:
-        index = search.open(self.workspace, token=self._token, keep_texts=False)
+        index = search.open(self.workspace, token=self.token, keep_texts=False)
         about = index.gallery.manifest["encoder"]
         if about is None:
             return Opened(index)
         if self._encoder is None or (self._encoder.name, self._encoder.commit) != (about["name"], about["commit"]):
-            loaded = load_encoder(self.workspace, about["name"], commit=about["commit"], token=self._token)
+            loaded = load_encoder(self.workspace, about["name"], commit=about["commit"], token=self.token)
             self._encoder = SharedEncoder(loaded)
-        return Opened(search.open(self.workspace, encoder=self._encoder, token=self._token, keep_texts=False))
+        return Opened(search.open(self.workspace, encoder=self._encoder, token=self.token, keep_texts=False))
 
     def _renew(self) -> None:
         try:

@@ -15,8 +15,11 @@ import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from hubprobe.output import size
 from hubprobe.page import download
 from hubprobe.page.limits import is_loopback
+from hubprobe.page.picks import BUDGETS, CANDIDATES
+from hubprobe.page.picks import MOST as MOST_IMAGES
 from hubprobe.page.question import MOST, UNITS, Answer, Question, address, snippets
 from workspace import HubprobeError
 from workspace.text import printable
@@ -24,6 +27,7 @@ from workspace.text import printable
 if TYPE_CHECKING:
     from hubprobe.page.api import Endpoint
     from hubprobe.page.opened import Example, Opened, Strong
+    from hubprobe.page.picks import Pick
 
 _COPIED = ("rank", "repo_id", "sha", "logit", "label", "score", "license", "downloads", "parameters")
 
@@ -61,7 +65,8 @@ _FOUND_BY = {
     "map": "what was learned from labels and the outputs that carry them",
 }
 _MENU = (
-    ("Search", "./", "home"), ("Models", "models", "models"), ("About", "about", "about"), ("API", "about#api", ""),
+    ("Search", "./", "home"), ("Models", "models", "models"), ("Pick", "pick", "pick"), ("About", "about", "about"),
+    ("API", "about#api", ""),
 )  # fmt: skip
 _JUDGES = {"labels": "models that answer alike and their labels", "zero-shot": "what the encoder sees in the probes"}
 NAME_FLOOR = 0.1
@@ -91,9 +96,9 @@ def number(value: float | None) -> str:
 
 def short(value: float) -> str:
     """Return a large count in three digits: 188 k, 4.7 M, 1.2 B."""
-    for size, sign in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.1f} {sign}" if value < 10 * size else f"{value / size:.0f} {sign}"
+    for unit, sign in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.1f} {sign}" if value < 10 * unit else f"{value / unit:.0f} {sign}"
     return f"{value:.0f}"
 
 
@@ -153,11 +158,10 @@ def _environment() -> Environment:
         loader=PackageLoader("hubprobe.page"), autoescape=True, finalize=shown, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, auto_reload=False,
     )  # fmt: skip
-    made.filters.update(text=printable, exact=exact, number=number, short=short, percent=percent)
+    made.filters.update(text=printable, exact=exact, number=number, short=short, percent=percent, size=size)
     made.globals.update(
         model_address=model_address, Question=Question, strip=strip, found_by=_FOUND_BY, judges=_JUDGES, MOST=MOST,
         hits=_HITS, units=UNITS, qualities=_QUALITY, name_floor=NAME_FLOOR, card=card,
-        menu=_MENU,
     )  # fmt: skip
     return made
 
@@ -174,15 +178,17 @@ class Views:
     would, never by the server's whole path.
     """
 
-    def __init__(self, version: str, workspace: str) -> None:
+    def __init__(self, version: str, workspace: str, *, picking: bool = False) -> None:
         self._version, self._workspace = version, workspace
+        self._menu = [entry for entry in _MENU if picking or entry[2] != "pick"]
 
     def _page(self, template: str, opened: Opened, question: Question | None = None, **values: Any) -> str:
         common = {
-            "version": self._version, "gallery": opened.index.gallery, "index": opened.index.version, "title": "",
+            "version": self._version, "menu": self._menu, "title": "",
+            "gallery": opened.index.gallery, "index": opened.index.version,
             "facets": opened.facets, "question": question or Question(), "image_name": "", "root": "", "focus": False,
             "opened": opened, "probe_set": opened.strips.probe_set, "endpoint": opened.index.workspace.config.endpoint,
-            "here": {"results.html": "home"}.get(template, template.removesuffix(".html")),
+            "here": {"results.html": "home", "picked.html": "pick"}.get(template, template.removesuffix(".html")),
         }  # fmt: skip
         return ENVIRONMENT.get_template(template).render(common | values)
 
@@ -245,6 +251,23 @@ class Views:
             files=[(kind, here(format=kind)) for kind in download.KINDS],
         )  # fmt: skip
 
+    def pick(self, opened: Opened, concepts: str = "", where: str = "") -> str:
+        """Return the form that a pick is started with."""
+        return self._page(
+            "pick.html", opened, title="Pick the best model for your images", concepts=concepts, where=where,
+            most=MOST_IMAGES, candidates=CANDIDATES, budgets=BUDGETS,
+        )  # fmt: skip
+
+    def picked(self, opened: Opened, pick: Pick, progress: tuple[int, int]) -> str:
+        """Return how far a pick has come, its question, or what was found."""
+        result = pick.result or {}
+        rows = {"models": result.get("models", []), "divided": _divided(result)}
+        heading = {"done": "Picked", "asking": "What does this show?"}.get(pick.state, "Picking")
+        return self._page(
+            "picked.html", opened, title=heading, pick=pick, progress=progress, **rows,
+            files=[(kind, address("pick", key=pick.key, format=kind)) for kind in download.KINDS],
+        )  # fmt: skip
+
     def about(self, opened: Opened, base: str, endpoints: Sequence[Endpoint], mcp: bool) -> str:
         """Return what the words mean and how to ask without a browser, at the address ``base``."""
         return self._page("about.html", opened, title="About", base=base, endpoints=endpoints, mcp=mcp)
@@ -288,6 +311,35 @@ def outputs_table(opened: Opened, repo_id: str, sha: str | None, find: str) -> p
             }
     columns = ["repo_id", "sha", "logit", "label", "name", "name_confidence", "name_source", "evidence"]
     return download.table(made, columns)
+
+
+def picked_table(pick: Pick) -> pa.Table:
+    """Return the models of a pick as a table to keep, as ``hubprobe pick`` has them."""
+    rows = pick.result["models"] if pick.result else []
+    kept = [
+        "rank", "repo_id", "sha", "accuracy", "low", "high", "basis", "agreement", "labelled_right", "images",
+        "images_per_second", "peak_memory_bytes", "parameters", "license", "downloads", "search_score", "family",
+    ]  # fmt: skip
+    made = [
+        row
+        | {f"accuracy: {c}": row["per_concept"].get(c) for c in pick.concepts}
+        | {f"logits: {c}": row["outputs"].get(c) for c in pick.concepts}
+        for row in rows
+    ]
+    each = [f"{what}: {concept}" for what in ("accuracy", "logits") for concept in pick.concepts]
+    return download.table(made, [*kept, *each])
+
+
+def _divided(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the images on which the five best models of a pick disagree, most divided first, with their answers."""
+    leaders = {row["repo_id"]: row["rank"] for row in result.get("models", [])[:5]}
+    found = []
+    for row in result.get("images", []):
+        answers = [(leaders[repo], repo, answer) for repo, answer in row["answers"] if repo in leaders]
+        if len({answer for _, _, answer in answers}) > 1:
+            found.append(row | {"answers": sorted(answers)})
+    found.sort(key=lambda row: (-len({answer for _, _, answer in row["answers"]}), row["image"]))
+    return found[:24]
 
 
 def _model(opened: Opened, repo_id: str, sha: str | None) -> tuple[str, Any]:

@@ -61,6 +61,7 @@ def prepare(
     limit: int,
     seed: int,
     name: str | None,
+    folder: Path | None = None,
     progress: bool,
 ) -> Task:
     """Read the images into ``picks/<name>/``, once, and find what is known of them.
@@ -76,6 +77,7 @@ def prepare(
         limit: images used at most, a seeded sample.
         seed: of the sample.
         name: of the pick; made of images, concepts and seed when None.
+        folder: where it is kept, in place of ``picks/<name>/``.
         progress: show bars.
 
     Raises `QueryError` for concepts or labels that make no task, `WorkspaceError` for images that cannot be read.
@@ -85,7 +87,9 @@ def prepare(
     given = _csv_labels(labels) if labels is not None else {}
     place = str(Path(images).resolve()) if Path(images).exists() else str(images)
     root = workspace.root / "picks" / (name or short_hash("\n".join([place, str(limit), str(seed), *concepts])))
-    if root.parent != workspace.root / "picks" or root.name in ("", ".", ".."):
+    if folder is not None:
+        root = folder
+    elif root.parent != workspace.root / "picks" or root.name in ("", ".", ".."):
         raise QueryError(f"a pick's name is one folder name, not {name!r}")
     inner = Workspace.create(root / "work", workspace.config)
     notes: tuple[str, ...] = ()

@@ -84,6 +84,7 @@ def pick(
     max_images: int = 1_000,
     seed: int = 0,
     name: str | None = None,
+    folder: Path | None = None,
     token: str | None = None,
     device: str | None = None,
     max_disk_bytes: int | None = None,
@@ -110,6 +111,7 @@ def pick(
         max_images: images used at most, a seeded sample.
         seed: of the sample.
         name: folder of the pick; the same arguments go on with the same pick when None.
+        folder: where the pick is kept, in place of ``picks/<name>/``.
         token: for the Hub.
         device: as `probing.probe` has it.
         max_disk_bytes: what fetched files may take.
@@ -125,7 +127,15 @@ def pick(
         raise QueryError("a pick needs a budget of 0 or more labels, at least 1 candidate and at least 2 images")
     index = search.open(workspace, token=token)
     task = prepare(
-        workspace, images, concepts, labels=labels, limit=max_images, seed=seed, name=name, progress=progress
+        workspace,
+        images,
+        concepts,
+        labels=labels,
+        limit=max_images,
+        seed=seed,
+        name=name,
+        folder=folder,
+        progress=progress,
     )
     found = shortlist(index, task.concepts, count=candidates, where=where, models=models)
     _hand_over(workspace, task.inner, found)

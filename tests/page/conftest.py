@@ -108,8 +108,8 @@ def hostile(hostile_made: Made) -> Iterator[Served]:
 class serving:  # noqa: N801 - used as a function
     """Serve a workspace from a thread of this process."""
 
-    def __init__(self, made: Made, limits: Limits | None = None) -> None:
-        self._made, self._limits = made, limits or Limits(rate=0)
+    def __init__(self, made: Made, limits: Limits | None = None, *, pick: bool = True) -> None:
+        self._made, self._limits, self._pick = made, limits or Limits(rate=0), pick
 
     def __enter__(self) -> Served:
         import uvicorn
@@ -119,7 +119,7 @@ class serving:  # noqa: N801 - used as a function
 
         current = Current(self._made.workspace, encoder=self._made.encoder)
         listening = socket.create_server(("127.0.0.1", 0))
-        app = application(current, self._limits, hosts=["search.example.org"])
+        app = application(current, self._limits, hosts=["search.example.org"], pick=self._pick)
         config = uvicorn.Config(
             app, http=protocol(self._limits), ws="none", log_level="error", timeout_graceful_shutdown=1
         )
