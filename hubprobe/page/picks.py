@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,9 +25,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from PIL import Image
 
+from hubprobe.page.limits import is_loopback
 from hubprobe.page.opened import small
 from search import filters
 from workspace import Config, HubprobeError, QueryError, Workspace
@@ -257,6 +260,12 @@ class Picks:
     def _work(self, pick: Pick) -> None:
         workspace = self._current.workspace
         endpoint = workspace.config.endpoint
+        if not _answers(endpoint):
+            self._ends(
+                pick, "failed", f"the Hub of this index, {printable(endpoint, 100)}, does not answer, so that its models "
+                "cannot be fetched; that of the demo is started by 'python -m hubprobe.demo.server'",
+            )  # fmt: skip
+            return
         request = {
             "workspace": str(workspace.root.resolve()), "endpoint": endpoint, "images": str(pick.folder / "images"),
             "concepts": pick.concepts, "budget": pick.budget, "candidates": pick.candidates, "where": pick.where,
@@ -392,6 +401,18 @@ def _end(pick: Pick) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def _answers(endpoint: str) -> bool:
+    """Say whether somebody listens at an endpoint of this machine; others may be behind a proxy, and are believed."""
+    parts = urlsplit(endpoint)
+    if not is_loopback(parts.hostname or ""):
+        return True
+    try:
+        socket.create_connection((parts.hostname, parts.port or 80), timeout=5.0).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _lives(pid: int) -> bool:
