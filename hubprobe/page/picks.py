@@ -261,10 +261,8 @@ class Picks:
         workspace = self._current.workspace
         endpoint = workspace.config.endpoint
         if not _answers(endpoint):
-            self._ends(
-                pick, "failed", f"the Hub of this index, {printable(endpoint, 100)}, does not answer, so that its models "
-                "cannot be fetched; that of the demo is started by 'python -m hubprobe.demo.server'",
-            )  # fmt: skip
+            start = "that of the demo is started by 'python -m hubprobe.demo.server'"
+            self._ends(pick, "failed", f"the Hub of this index, {printable(endpoint, 100)}, does not answer; {start}")
             return
         request = {
             "workspace": str(workspace.root.resolve()), "endpoint": endpoint, "images": str(pick.folder / "images"),
