@@ -112,6 +112,7 @@ def test_duckdb_reads_what_we_write(tmp_path):
         "mean": pa.array([0.0, 1.0], pa.float32()), "std": pa.array([1.0, 1.0], pa.float32()), "vector": vectors,
         "observed": pa.nulls(2, pa.binary()), "variance": pa.array([0.0, 0.0], pa.float32()),
         "deviation": pa.nulls(2, pa.list_(pa.float16())),
+        "logsumexp": pa.nulls(2, pa.list_(pa.float32())),
     }  # fmt: skip
     write_table(tmp_path / "d.parquet", pa.table(columns, schema=schema))
     rows = duckdb.sql(f"SELECT logit, vector[2] FROM '{tmp_path}/d.parquet' ORDER BY logit").fetchall()
