@@ -38,6 +38,8 @@ def row_of(decision: Decision, crawled_at: datetime) -> dict[str, Any]:
         "weights_sha": offer.sha if offer else None,
         "weights_bytes": header.size if header else None,
         "card_summary": decision.card,
+        "reported_accuracy": decision.reported.accuracy if decision.reported else None,
+        "reported_on": decision.reported.dataset if decision.reported else None,
         "crawled_at": crawled_at,
         "eligibility": decision.status.value,
         "reason": decision.reason,

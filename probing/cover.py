@@ -44,8 +44,8 @@ nearest of 5,000 others in 16 or more (measured on ImageNet's); drawings with li
 LEAST = 0.01
 """Contrast, summed over the concepts, that is something added."""
 
-SHOWN = 3.0
-"""Contrast from which an image shows a concept: of a bank, so many standard deviations above an image's mean."""
+SHOWN = 9.0
+"""Contrast from which an image shows a concept: three standard deviations above what it has with others."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS images (position INTEGER PRIMARY KEY, row TEXT, encoded BLOB, print BLOB, embedding BLOB);
@@ -57,12 +57,13 @@ _PART = 2_048  # images scored at a time where all that are kept are
 def contrast(images: NDArray[np.float32], texts: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return how much better than a bank's other concepts each image shows each, float32 ``[images, concepts]``.
 
-    The cosine less the image's mean over the bank, in the image's standard deviations; 0 where it is not better.
+    The cosine less the image's mean over the bank, in the image's standard deviations, squared, so that one image of a
+    concept is worth more than several of something near; 0 where it is not better.
     """
     score = images @ texts.T
     score -= score.mean(axis=1, keepdims=True)
     score /= np.maximum(score.std(axis=1, keepdims=True), 1e-6)
-    return np.asarray(np.maximum(score, 0.0), np.float32)
+    return np.asarray(np.maximum(score, 0.0) ** 2, np.float32)
 
 
 @dataclass(frozen=True, eq=False)

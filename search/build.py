@@ -20,9 +20,9 @@ from search.scan.gallery import Gallery
 from search.scan.neighbours import SAMPLE, Reduction, measured_recall
 from search.scan.peers import Peers, measure
 from search.store import sources, tables, tiles, versions
-from search.store.tables import LOGITS, PRINT_LOGITS, families, models_table, prints, with_families
+from search.store.tables import LOGITS, MODELS, PRINT_LOGITS, families, models_table, prints, with_families
 from search.store.versions import folder_bytes
-from search.text import bank, encoder_choice
+from search.text import bank, encoder_choice, lists
 from search.text.calibration import Calibration, calibrate
 from search.text.embeddings import cache, embed_probes, read_embeddings
 from search.text.encoders import Encoder, load_encoder
@@ -37,6 +37,8 @@ from workspace.runs import versions as libraries
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from search.text.contrast import Embed
 
 Key = tuple[str, str]
 
@@ -351,8 +353,8 @@ def _texts(
     found = calibrate(gallery.vectors, len(gallery), bank_texts, probes, previous=older, progress=progress)
     found.save(folder)
     same = older is not None and np.array_equal(older.centre, found.centre) and np.array_equal(older.texts, found.texts)
-    quality = gallery.models.column("label_quality").to_pylist()
-    named = Named.of(gallery.logits.column("label"), gallery.model_of, quality)
+    labels, quality = _judged(folder, gallery, partial(embed, kind="labels"), probes, found, previous)
+    named = Named.of(labels, gallery.model_of, quality)
     continued = previous[0] if previous and same else None
     built = build_bridge(
         named, gallery.vectors, gallery.model_of, partial(embed, kind="labels"), probes, found, continued
@@ -366,3 +368,56 @@ def _texts(
         asked = Texts(workspace, whole, encoder=encoder, token=None, keep=False)
         table = concepts_table(whole, asked, progress=progress)
         write_concepts(folder, table)
+
+
+def _judged(
+    folder: Path,
+    gallery: Gallery,
+    embed: Embed,
+    probes: NDArray[np.float32],
+    calibration: Calibration,
+    previous: tuple[Path, dict[str, Any]] | None,
+) -> tuple[pa.ChunkedArray, list[str | None]]:
+    """Compare models with whole lists of labels; return every logit's label and every model's label quality after that.
+
+    Models of the version that this one continues keep their verdicts: `hubprobe index --rebuild` compares them anew.
+    """
+    models = _models_of(gallery)
+    before, kept = 0, tables.LISTED.empty_table()
+    source: list[str | None] = []
+    fit: list[float | None] = []
+    if previous is not None:
+        older, kept = tables.read_models(previous[0]), tables.read_listed(previous[0])
+        before, source, fit = older.num_rows, *(older.column(n).to_pylist() for n in ("labels_from", "labels_fit"))
+    judge = lists.Judge(models, gallery.vectors, embed, probes, calibration.centre)
+    names: dict[int, str] = dict(zip(kept.column("row").to_pylist(), kept.column("name").to_pylist(), strict=True))
+    for model in models[before:]:
+        verdict = judge.verdict(model)
+        source.append(verdict.source)
+        fit.append(verdict.fit)
+        names |= verdict.names
+    table = gallery.models
+    for name, values in (("labels_from", source), ("labels_fit", fit)):
+        field = MODELS.field(name)
+        table = table.set_column(table.column_names.index(name), field, pa.array(values, field.type))
+    rows = sorted(names)
+    tables.write_listed(folder, table, pa.table([rows, [names[r] for r in rows]], schema=tables.LISTED))
+    quality = [lists.quality(model, named, value) for model, named, value in zip(models, source, fit, strict=True)]
+    return pa.chunked_array([pa.array(gallery.labels(np.arange(len(gallery))), pa.string())]), quality
+
+
+def _models_of(gallery: Gallery) -> list[lists.Model]:
+    """Return every model of a version as lists are compared with it, in order."""
+    order = np.argsort(gallery.model_of, kind="stable").astype(np.int64)
+    bounds = np.searchsorted(gallery.model_of[order], np.arange(gallery.models.num_rows + 1))
+    outputs = gallery.logits.column("logit").to_numpy().astype(np.int64)
+    labels = gallery.logits.column("label").to_pylist()
+    columns = (gallery.models.column(name).to_pylist() for name in ("repo_id", "label_quality", "num_labels"))
+    found = []
+    for i, (repo_id, quality, count) in enumerate(zip(*columns, strict=True)):
+        rows = order[bounds[i] : bounds[i + 1]]
+        rows = rows[np.argsort(outputs[rows], kind="stable")]
+        most = int(outputs[rows].max(initial=-1)) + 1
+        whole = count if count is not None and count >= most else most
+        found.append(lists.Model(repo_id, quality, whole, rows, outputs[rows], [labels[r] for r in rows.tolist()]))
+    return found

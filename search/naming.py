@@ -27,6 +27,9 @@ NEIGHBOURS = 8
 ALIKE = 0.75
 """Similarity of two names, without what all names share, from which they count as the same thing."""
 
+LISTED = 0.95
+"""Confidence in a whole list's name for an output."""
+
 _ROWS = 256
 _SAMPLE = 2_048
 
@@ -77,10 +80,10 @@ class Namer:
     @cached_property
     def _named(self) -> tuple[NDArray[np.int64], list[str], NDArray[np.float32]]:
         """Rows that lend their labels, the labels, and the trust in each."""
-        bridge, labels = self._gallery.bridge, self._gallery.logits.column("label")
+        bridge = self._gallery.bridge
         if bridge is None:
             return np.empty(0, np.int64), [], np.empty(0, np.float32)
-        words = [plain(label) or "" for label in labels.take(pa.array(bridge.rows)).to_pylist()]
+        words = [plain(label) or "" for label in self._gallery.labels(bridge.rows)]
         return bridge.rows, words, bridge.weights
 
     def names(self, rows: NDArray[np.int64], count: int = 3) -> list[list[Name]]:
@@ -159,6 +162,14 @@ def _merged(told: dict[str, float], seen: dict[str, float], count: int) -> list[
     return [Name(name, votes[name][0], "labels" if votes[name][1] >= votes[name][2] else "zero-shot") for name in order]
 
 
+def _by_list(name: str, others: list[Name], count: int) -> list[Name]:
+    """Return a whole list's name for an output, and what else was found with what confidence is left."""
+    rest = [
+        Name(n.name, (1.0 - LISTED) * n.confidence, n.source) for n in others if bank.fold(n.name) != bank.fold(name)
+    ]
+    return [Name(name, LISTED, "list"), *rest][:count]
+
+
 def describe_model(
     gallery: Gallery, texts: Texts, repo_id: str, *, sha: str | None = None, count: int = 3, progress: bool = True
 ) -> pa.Table:
@@ -170,6 +181,10 @@ def describe_model(
     rows = np.flatnonzero(gallery.is_model(repo_id, gallery.commit(repo_id, sha)))
     logits = gallery.logits.take(pa.array(rows))
     named = Namer(gallery, texts, progress=progress).names(rows, count)
+    named = [
+        _by_list(gallery.listed[row], names, count) if row in gallery.listed else names
+        for row, names in zip(rows.tolist(), named, strict=True)
+    ]
     table = pa.table(
         {
             "logit": logits.column("logit"),

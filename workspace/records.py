@@ -75,6 +75,8 @@ CATALOG = _schema(
         _field("weights_sha", pa.string(), "commit of weights_ref, 40 hex digits"),
         _field("weights_bytes", pa.int64(), "size of the weights a probe would fetch", "bytes"),
         _field("card_summary", pa.string(), "first sentences of its card as plain text, of eligible repositories"),
+        _field("reported_accuracy", pa.float32(), "accuracy that its card's model-index reports, 0 to 1; unverified"),
+        _field("reported_on", pa.string(), "data set that it is reported on; untrusted text"),
         _field("crawled_at", _TIME, "when this row was read from the Hub", nullable=False),
         _field("eligibility", pa.string(), "'eligible', or the status that says why not", nullable=False),
         _field("reason", pa.string(), "a sentence about this repository; empty when eligible", nullable=False),

@@ -23,7 +23,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from crawler.decide.cards import CARD, READ, summary
+from crawler.decide.cards import CARD, READ, Reported, reported, summary
 from crawler.decide.repository import (
     MAX_ANSWER,
     Offer,
@@ -83,6 +83,7 @@ class Decision:
     header: Header | None = None
     renamed_to: str | None = None
     card: str | None = None  # what its card says first
+    reported: Reported | None = None  # and the accuracy that it reports
     offer: Offer | None = None  # its weights, where they are in a pull request
     known: dict[str, File] = field(default_factory=dict)  # sizes and hashes learned on the way
     stated: dict[str, File | None] = field(default_factory=dict)  # what the API says of files; None of those not there
@@ -179,16 +180,16 @@ class Inspector:
         _pass(WEIGHTS_RULES, replace(facts, header=decision.header), observe)
         self._confirm(decision, deadline)
         if self._limits.cards and decision.status is Status.ELIGIBLE and CARD in decision.listed.paths:
-            decision.card = self._card(decision, deadline)
+            self._read_card(decision, deadline)
 
-    def _card(self, decision: Decision, deadline: Deadline) -> str | None:
+    def _read_card(self, decision: Decision, deadline: Deadline) -> None:
         url = self._client.resolve_url(decision.listed.id, decision.listed.sha, CARD)
         try:
             answer = self._client.read(url, limit=READ, start=0, stop=READ, deadline=deadline)
         except (UnansweredError, ModelError) as error:  # a model is as good without its card
             logger.info("the card of %s was not read: %s", decision.listed.id, error)
-            return None
-        return summary(answer.body)
+            return
+        decision.card, decision.reported = summary(answer.body), reported(answer.body)
 
     def _config(self, decision: Decision, deadline: Deadline) -> ModelConfig:
         raw = self._file(decision, CONFIG, MAX_CONFIG, deadline)

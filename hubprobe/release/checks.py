@@ -356,6 +356,8 @@ RULES: dict[str, dict[str, Rule]] = {
         "weights_bytes": _number(0),
         "eligibility": _one_of([s.value for s in Status if s is not Status.OK], "verdict"),
         "card_summary": _text(MAX_TEXT),
+        "reported_accuracy": _number(0, 1),
+        "reported_on": _text(MAX_LISTED_LABEL),
     },
     "attempts": {
         "repo_id": _REPO,

@@ -80,6 +80,17 @@ class Gallery(Finder):
         return tables.connect(self.folder)
 
     @cached_property
+    def listed(self) -> dict[int, str]:
+        """Names that whole lists give to outputs, by position; see `search.text.lists`."""
+        table = tables.read_listed(self.folder)
+        return dict(zip(table.column("row").to_pylist(), table.column("name").to_pylist(), strict=True))
+
+    def labels(self, rows: Rows) -> list[str | None]:
+        """Return what each of ``rows`` is called: by a whole list, else by its own model."""
+        own: list[str | None] = self.logits.column("label").take(pa.array(rows)).to_pylist()
+        return [self.listed.get(row, label) for row, label in zip(rows.tolist(), own, strict=True)]
+
+    @cached_property
     def family_of(self) -> NDArray[np.int32]:
         """Family of every logit's model, int32 ``[logits]``."""
         families: NDArray[np.int32] = (

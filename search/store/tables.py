@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _FROM_CATALOG = (
     "author", "createdAt", "lastModified", "pipeline_tag", "library_name", "tags", "downloads", "likes", "gated",
     "license", "base_models", "model_type", "architectures", "num_labels", "label_quality", "problem_type",
-    "image_size", "weights_bytes", "card_summary", "crawled_at",
+    "image_size", "weights_bytes", "card_summary", "reported_accuracy", "reported_on", "crawled_at",
 )  # fmt: skip
 _FROM_ATTEMPTS = ("architecture", "processor", "dtype", "device", "probes_run", "num_excluded", "bytes_fetched")
 
@@ -46,6 +46,8 @@ MODELS = pa.schema(
         *(pa.field(name, ATTEMPTS.field(name).type) for name in _FROM_ATTEMPTS),
         pa.field("seconds", pa.float32()),  # all phases of its last attempt
         pa.field("family", pa.string(), nullable=False),  # first indexed of its near-copies; itself without any
+        pa.field("labels_from", pa.string()),  # whole list that names its outputs: a data set's, or of another model
+        pa.field("labels_fit", pa.float32()),  # how far that list, or its own, agrees with them: standard deviations
     ]
 )
 """One row per model with a descriptor, in order of ``model``. Names are the catalog's and the attempts' own."""
@@ -104,6 +106,22 @@ def with_families(models: pa.Table, first: Sequence[int]) -> pa.Table:
     repos = models.column("repo_id").to_pylist()
     column = pa.array([repos[i] for i in first], pa.string())
     return models.set_column(models.column_names.index("family"), MODELS.field("family"), column)
+
+
+LISTED = pa.schema([pa.field("row", pa.int64(), nullable=False), pa.field("name", pa.string(), nullable=False)])
+"""Names of outputs by a list that is not their model's own, or that it does not state for certain; by position."""
+
+
+def write_listed(folder: Path, models: pa.Table, listed: pa.Table) -> None:
+    """Write the names that lists give, and the table of models with what is known of their lists."""
+    write_table(folder / "listed.parquet", listed, row_group_rows=_ROW_GROUP)
+    write_table(folder / "models.parquet", models, row_group_rows=_ROW_GROUP)
+
+
+def read_listed(folder: Path) -> pa.Table:
+    """Return the table `LISTED` of a version's folder, empty where nothing was compared."""
+    path = folder / "listed.parquet"
+    return _read_file(path, LISTED) if path.exists() else LISTED.empty_table()
 
 
 _DAMAGE = (ValueError, TypeError, RuntimeError, OSError, KeyError)

@@ -227,7 +227,7 @@ class Named:
     label_of: NDArray[np.int32]
 
     @classmethod
-    def of(cls, labels: pa.ChunkedArray, model_of: NDArray[np.int32], quality: Sequence[str]) -> Named:
+    def of(cls, labels: pa.ChunkedArray, model_of: NDArray[np.int32], quality: Sequence[str | None]) -> Named:
         """Return those of a version, from each logit's label and model ``[logits]``, and each model's label quality."""
         named = np.array([q == NAMED for q in quality], bool)
         rows = np.flatnonzero(named[model_of])

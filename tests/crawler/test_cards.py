@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
+import yaml
 
 import crawler
-from crawler.decide.cards import READ, SUMMARY, summary
+from crawler.decide.cards import READ, SUMMARY, reported, summary
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer
 from workspace import Workspace
@@ -83,6 +84,43 @@ def test_no_run_of_one_character_takes_long(card):
     started = time.process_time()
     summary(card.encode())
     assert time.process_time() - started < 1.0
+
+
+def _card(results: object) -> bytes:
+    return f"---\n{yaml.safe_dump({'model-index': [{'name': 'm', 'results': results}]})}---\nText".encode()
+
+
+METRIC = {"type": "accuracy", "value": 0.913}
+
+
+@pytest.mark.parametrize(
+    ("results", "found"),
+    [
+        (
+            [{"task": {"type": "image-classification"}, "dataset": {"name": "beans"}, "metrics": [METRIC]}],
+            (0.913, "beans"),
+        ),
+        ([{"dataset": {"type": "cifar10"}, "metrics": [{"type": "acc@1", "value": 91.3}]}], (0.913, "cifar10")),
+        ([{"metrics": [{"name": "Accuracy", "value": 91}]}], (0.91, None)),
+        ([{"task": {"type": "text-classification"}, "metrics": [METRIC]}], None),
+        ([{"metrics": [{"type": "f1", "value": 0.9}, {"type": "accuracy", "value": "0.9"}]}], None),
+        ([{"metrics": [{"type": "accuracy", "value": value} for value in (True, -1, 101, float("nan"))]}], None),
+        ([{"metrics": "accuracy"}, 3, None], None),
+        ({"metrics": [METRIC]}, None),
+    ],
+)
+def test_a_reported_accuracy(results: object, found: tuple[float, str | None] | None) -> None:
+    said = reported(_card(results))
+    assert said == (None if found is None else (pytest.approx(found[0]), found[1]))
+
+
+@pytest.mark.parametrize(
+    "card",
+    [b"model-index", b"---\nmodel-index: [\n---\n", b"---\nmodel-index: " + b"[" * 9_000 + b"\n---\n",
+     b"---\nmodel-index: 2001-99-99\n---\n", b"---\n- model-index\n---\n", b"---\nmodel-index: 1"],
+)  # fmt: skip
+def test_a_card_that_reports_nothing_readable(card: bytes) -> None:
+    assert reported(card) is None
 
 
 @pytest.fixture

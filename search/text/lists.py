@@ -1,0 +1,258 @@
+"""Whole lists of labels, tested against whole models: whether output i answers the probes as name i is expected to.
+
+A model that says nothing of its outputs was often trained on a data set whose classes are known, in a known order. Each
+known list of as many names is compared: those that come with the package (``data/lists.tsv``), ImageNet's larger ones
+(timm has them), and every honestly labelled model's own. One name alone proves little; that all names in this order fit
+their outputs, and in another order do not, proves much.
+
+Agreement with the order alone would accept lists that are only alike: two halves of ImageNet, each in its order, begin
+with fishes and end with fungi. So the names must also be those that fit: the best of their list for most outputs, and
+for many of them the best beside a bank of other concepts. Agreement also says whether a model's own list is believed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from search.text import bank
+from search.text.calibration import spread
+from search.text.contrast import strengths, zero_shot
+from search.text.labels import NAMED, plain
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from search.text.contrast import Embed, Vectors
+
+DATA = Path(__file__).parent.parent / "data" / "lists.tsv"
+TIMM = ("imagenet-12k", "imagenet-21k-goog", "imagenet-21k-miil", "imagenet-22k", "imagenet-22k-ms")
+"""ImageNet's larger lists, by timm's names."""
+
+FEWEST = 5
+"""Outputs of a model that a list can be told from others by."""
+
+MOST = 256
+"""Outputs that are compared, evenly spread over a longer list."""
+
+ACCEPTED = 3.0
+"""Agreement from which a list may name a model, in standard deviations over the orders of its names."""
+
+OWN_ACCEPTED = 5.0
+"""Agreement from which a list is believed that a model states itself, though not for certain."""
+
+BEST, FIRST = 0.75, 0.4
+"""Shares of the outputs for which their name must be the best of another's list, and the best beside the bank's names.
+
+On photographs true lists come to 0.83 and more, and about 0.8; other orders to 0.67 and 0.67 at most, lists of each
+class's neighbour to 1.00 and 0.33 (`benchmarks/photohub/LISTS.md`).
+"""
+
+REFUTED = 1.0
+"""Agreement below which a model's own list of words is not believed."""
+
+BESIDE = 512
+"""Concepts of the bank that names are compared with."""
+
+REFUSED = "refuted"
+"""In place of the label quality of such a model, where labels are lent."""
+
+LENT = 200
+"""Other models' lists that are compared for one number of outputs: those that most models state."""
+
+
+@lru_cache(maxsize=1)
+def shipped() -> dict[str, tuple[str, ...]]:
+    """Return the lists that come with the package, by name."""
+    rows = [line.split("\t") for line in DATA.read_text(encoding="utf-8").splitlines()[1:]]
+    return {name: tuple(labels.split("|")) for name, _, labels in rows}
+
+
+def known(count: int) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield name and labels of every known list for ``count`` outputs; 1,001 are ImageNet's with a background first.
+
+    >>> [name for name, labels in known(10)]
+    ['cifar-10', 'eurosat', 'fashion-mnist', 'mnist']
+    """
+    for name, labels in shipped().items():
+        if len(labels) == count:
+            yield name, labels
+        elif name == "imagenet-1k" and count == len(labels) + 1:
+            yield f"{name} and background", ("background", *labels)
+    if count > 10_000:
+        from timm.data.imagenet_info import ImageNetInfo
+
+        for name in TIMM:
+            info: Any = ImageNetInfo(name)
+            if info.num_classes() == count:
+                yield name, tuple(info.index_to_description(i) for i in range(count))
+
+
+class Fit(NamedTuple):
+    """How a list fits a model's outputs.
+
+    Attributes:
+        agreement: with the order of the names, in standard deviations over all orders. With S the agreement of name i
+            with output j, centred over names and over outputs, the sum of S[i, i] over random orders has mean 0 and
+            variance ``sum of S^2 / (n - 1)`` (Hoeffding, 1951).
+        best: share of the outputs whose name has the largest S of all names.
+        first: share of the outputs that their name fits better than all others of the list and of a bank do.
+    """
+
+    agreement: float
+    best: float
+    first: float = 0.0
+
+    @classmethod
+    def of(cls, expected: NDArray[np.float32], strong: NDArray[np.float32]) -> Fit:
+        """Return agreement and ``best`` of what names expect and outputs answer, both float32 ``[n, probes]``."""
+        scores = (expected @ strong.T).astype(np.float64)
+        scores -= scores.mean(axis=0, keepdims=True)
+        scores -= scores.mean(axis=1, keepdims=True)
+        spread_ = float(np.sqrt((scores**2).sum() / max(len(scores) - 1, 1)))
+        own = np.diag(scores)
+        return cls(float(own.sum()) / max(spread_, 1e-12), float((scores <= own[None]).all(axis=0).mean()))
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model whose outputs are compared with lists.
+
+    Attributes:
+        repo_id: its repository.
+        quality: its label quality.
+        count: outputs it has, searchable or not.
+        rows: int64, positions of its searchable outputs, and ``outputs``, their numbers.
+        labels: its own, of the searchable outputs.
+    """
+
+    repo_id: str
+    quality: str | None
+    count: int
+    rows: NDArray[np.int64]
+    outputs: NDArray[np.int64]
+    labels: Sequence[str | None]
+
+    @property
+    def own(self) -> tuple[str, ...] | None:
+        """Its labels as a whole list of words, or None where one is missing or says nothing."""
+        if len(self.labels) != self.count or not np.array_equal(self.outputs, np.arange(self.count)):
+            return None
+        words = tuple(plain(label) or "" for label in self.labels)
+        return words if all(words) and len(set(words)) > 1 else None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the lists say of a model.
+
+    Attributes:
+        source: the list that names it, ``OWNER/MODEL`` for another model's, ``its own`` for one that was stated without
+            certainty; None when its labels stay as they are.
+        fit: agreement of that list, or of its own labels when they are words; None where nothing could be compared.
+        names: the names by row, when a list names it.
+    """
+
+    source: str | None = None
+    fit: float | None = None
+    names: Mapping[int, str] = field(default_factory=dict)
+
+
+class Judge:
+    """Compares models with lists.
+
+    Args:
+        models: all of the gallery: those with honest labels lend their lists.
+        vectors: reads descriptors.
+        embed: embeds texts.
+        probes: float32 ``[n, dim]``, the probes under the encoder.
+        centre: float32 ``[n]``, of the calibration.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        vectors: Vectors,
+        embed: Embed,
+        probes: NDArray[np.float32],
+        centre: NDArray[np.float32],
+    ) -> None:
+        self._vectors, self._embed, self._probes, self._centre = vectors, embed, probes, centre
+        self._expected: dict[tuple[str, ...], NDArray[np.float32]] = {}
+        self._others: dict[tuple[str, ...], NDArray[np.bool_]] = {}
+        wanted = {model.count for model in models if model.quality != NAMED}
+        counted: dict[int, Counter[tuple[str, ...]]] = {count: Counter() for count in wanted}
+        self._lender: dict[tuple[str, ...], str] = {}
+        for model in models:
+            if model.quality == NAMED and model.count in wanted and (own := model.own) is not None:
+                counted[model.count][own] += 1
+                self._lender.setdefault(own, model.repo_id)
+        self._lent = {count: [own for own, _ in lists.most_common(LENT)] for count, lists in counted.items()}
+
+    def verdict(self, model: Model) -> Verdict:
+        """Return what the lists say of a model."""
+        if model.rows.size < FEWEST:
+            return Verdict()
+        at = np.unique(np.linspace(0, model.rows.size - 1, min(MOST, model.rows.size)).astype(np.int64))
+        strong, outputs, own = strengths(self._vectors(model.rows[at])), model.outputs[at], model.own
+        stated = Fit.of(self._of(_part(own, outputs)), strong) if own else None
+        if model.quality == NAMED:
+            return Verdict(fit=stated.agreement if stated else None)
+        if own and stated and stated.agreement >= OWN_ACCEPTED:
+            return Verdict("its own", stated.agreement, _names(model, own))
+        lists = [*known(model.count), *((self._lender[labels], labels) for labels in self._lent[model.count])]
+        found = Verdict()
+        for source, labels in lists:
+            fit = Fit.of(self._of(_part(labels, outputs)), strong)
+            if fit.agreement < max(ACCEPTED, found.fit or 0.0) or fit.best < BEST:
+                continue
+            if self._first(_part(labels, outputs), strong) >= FIRST:
+                found = Verdict(source, fit.agreement, _names(model, labels))
+        return found
+
+    def _of(self, names: tuple[str, ...]) -> NDArray[np.float32]:
+        if names not in self._expected:
+            self._expected[names] = zero_shot(self._embed(names) @ self._probes.T, self._centre)
+        return self._expected[names]
+
+    def _first(self, names: tuple[str, ...], strong: NDArray[np.float32]) -> float:
+        """Return `Fit.first`; what a name is related to is no rival of it."""
+        others, expected = self._bank
+        if names not in self._others:
+            related = [bank.related(name) for name in names]
+            self._others[names] = np.array([[other not in some for other in others] for some in related])
+        listed = self._of(names) @ strong.T
+        beside = np.where(self._others[names].T, expected @ strong.T, -np.inf)
+        own = np.diag(listed) + np.float32(1e-6)  # two names may be read alike
+        return float(((listed <= own[None]).all(axis=0) & (beside <= own[None]).all(axis=0)).mean())
+
+    @cached_property
+    def _bank(self) -> tuple[list[str], NDArray[np.float32]]:
+        """Names of everyday concepts, and what each expects of the probes."""
+        names = spread(bank.names(), BESIDE)
+        return names, zero_shot(self._embed(names) @ self._probes.T, self._centre)
+
+
+def _part(labels: tuple[str, ...], outputs: NDArray[np.int64]) -> tuple[str, ...]:
+    return tuple(plain(labels[i]) or labels[i] for i in outputs.tolist())
+
+
+def _names(model: Model, labels: tuple[str, ...]) -> dict[int, str]:
+    return {row: labels[i] for row, i in zip(model.rows.tolist(), model.outputs.tolist(), strict=True)}
+
+
+def quality(model: Model, source: str | None, fit: float | None) -> str | None:
+    """Return a model's label quality after its verdict: `NAMED` by a list, `REFUSED` where its words fit no better.
+
+    Its own words are refused when they agree no better than in any order, where they could have.
+    """
+    if source is not None:
+        return NAMED
+    refused = model.quality == NAMED and fit is not None and fit < REFUTED and model.rows.size > 2 * OWN_ACCEPTED
+    return REFUSED if refused else model.quality

@@ -1,0 +1,166 @@
+"""Whole lists: a true one is told from the same names in another order, names its model, and lends its names."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from search.text import lists
+from search.text.contrast import strengths, zero_shot
+from tests.search.conftest import CONCEPTS, make
+from workspace import records
+from workspace.files import write_table
+
+N, DIM = 400, 64
+
+
+class World:
+    """Probes of 60 concepts, outputs that answer them with noise, and an encoder that reads names."""
+
+    def __init__(self, noise: float = 1.5):
+        self.rng = np.random.default_rng(0)
+        self.names = [f"thing {chr(97 + i // 8)}{chr(97 + i % 8)}" for i in range(60)]
+        texts = self.rng.standard_normal((60, DIM)).astype(np.float32)
+        self.texts = texts / np.linalg.norm(texts, axis=1, keepdims=True)
+        self.shown = self.rng.integers(0, 60, N)
+        probes = self.texts[self.shown] + 0.1 * self.rng.standard_normal((N, DIM)).astype(np.float32)
+        self.probes = probes / np.linalg.norm(probes, axis=1, keepdims=True)
+        self.noise = noise
+        self.vectors: list[np.ndarray] = []
+
+    def embed(self, texts):
+        unknown = np.random.default_rng(1).standard_normal(DIM).astype(np.float32)
+        return np.stack([self.texts[self.names.index(t)] if t in self.names else unknown / 8 for t in texts])
+
+    def model(self, concepts, labels, quality="LABEL_i", repo_id="a/b"):
+        first = len(self.vectors)
+        raw = 4.0 * (self.shown[None] == np.array(concepts)[:, None]) + self.noise * self.rng.standard_normal(
+            (len(concepts), N)
+        )
+        self.vectors += list(((raw - raw.mean(1, keepdims=True)) / raw.std(1, keepdims=True)).astype(np.float32))
+        rows = np.arange(first, len(self.vectors))
+        return lists.Model(repo_id, quality, len(concepts), rows, np.arange(len(concepts)), labels)
+
+    def judge(self, models):
+        centre = (self.probes @ self.texts.mean(axis=0)).astype(np.float32)
+        return lists.Judge(
+            models, lambda rows: np.stack([self.vectors[r] for r in rows]), self.embed, self.probes, centre
+        )
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+def of(world, concepts):
+    return [world.names[c] for c in concepts]
+
+
+def test_another_models_list_names_a_model_and_another_order_does_not(world):
+    concepts = list(range(0, 40, 2))
+    honest = world.model(concepts, of(world, concepts), "named", "some/one")
+    same, turned = world.model(concepts, ["0"] * 20), world.model(concepts[::-1], ["0"] * 20)
+    judge = world.judge([honest, same, turned])
+    found = judge.verdict(same)
+    assert found.source == "some/one"
+    assert found.fit > 10
+    assert [found.names[r] for r in same.rows.tolist()] == of(world, concepts)
+    assert judge.verdict(turned) == lists.Verdict()
+
+
+def test_no_wrong_list_is_accepted(world):
+    """Neither another order of the right names, nor other names in an order that is alike."""
+    concepts = list(range(12))
+    model = world.model(concepts, ["0"] * 12)
+    centre = (world.probes @ world.texts.mean(axis=0)).astype(np.float32)
+    expected = zero_shot(world.embed(of(world, concepts)) @ world.probes.T, centre)
+    strong = strengths(np.stack([world.vectors[r] for r in model.rows]))
+    rng = np.random.default_rng(2)
+    orders = np.array([lists.Fit.of(expected[rng.permutation(12)], strong).agreement for _ in range(1_000)])
+    assert orders.mean() == pytest.approx(0.0, abs=0.1)  # as the formula says
+    assert orders.std() == pytest.approx(1.0, abs=0.1)
+    wrong = [world.model(range(12), of(world, rng.permutation(12)), "named", f"wrong/{i}") for i in range(100)]
+    near = [world.model(range(12), of(world, rng.permutation(60)[:12]), "named", f"other/{i}") for i in range(99)]
+    assert world.judge([model, *wrong, *near]).verdict(model) == lists.Verdict()
+    right = world.model(range(12), of(world, range(12)), "named", "right/one")
+    assert world.judge([model, *wrong, *near, right]).verdict(model).source == "right/one"
+
+
+def test_labels_of_its_own_are_confirmed_or_refused(world):
+    concepts = list(range(20))
+    unsure = world.model(concepts, of(world, concepts), "inferred")
+    honest = world.model(concepts, of(world, concepts), "named")
+    wrong = world.model(concepts, of(world, [*concepts[7:], *concepts[:7]]), "named")
+    judge = world.judge([unsure, honest, wrong])
+    assert judge.verdict(unsure).source == "its own"
+    assert lists.quality(unsure, "its own", 9.0) == "named"
+    fits = [judge.verdict(model).fit for model in (honest, wrong)]
+    assert fits[0] > lists.OWN_ACCEPTED
+    assert fits[1] < lists.REFUTED
+    assert [lists.quality(m, None, f) for m, f in zip((honest, wrong), fits, strict=True)] == ["named", lists.REFUSED]
+
+
+def test_too_few_outputs_are_not_judged(world):
+    honest = world.model(range(4), of(world, range(4)), "named")
+    few = world.model(range(4), ["0"] * 4)
+    assert world.judge([honest, few]).verdict(few) == lists.Verdict()
+
+
+def test_known_lists_have_their_length():
+    for name, labels in lists.shipped().items():
+        assert len(labels) > 1, name
+        assert all(label.strip() for label in labels), name
+    for name, count in {"cifar-10": 10, "cifar-100": 100, "food-101": 101, "imagenet-1k": 1000}.items():
+        assert len(lists.shipped()[name]) == count
+    ((name, labels),) = lists.known(1_001)
+    assert (name, labels[0], labels[1]) == ("imagenet-1k and background", "background", "tench")
+    assert [n for n, _ in lists.known(11_821)] == ["imagenet-12k"]
+
+
+def in_catalog(made, quality):
+    """Give repositories a catalog row and an attempt, as the other rooms would."""
+    some = made.workspace.catalog().to_pylist()[0], made.workspace.attempts().to_pylist()[0]
+    key = {"sha": "f" * 40, "num_logits": 14}
+    catalog = [{**some[0], **key, "id": repo, "label_quality": q, "num_labels": 14} for repo, q in quality.items()]
+    attempts = [{**some[1], **key, "repo_id": repo} for repo in quality]
+    tables = (
+        (made.workspace.catalog_dir, catalog, records.CATALOG),
+        (made.workspace.attempts_dir, attempts, records.ATTEMPTS),
+    )
+    for folder, rows, schema in tables:
+        rows = [{name: row.get(name) for name in schema.names} for row in rows]
+        write_table(folder / "zoo.parquet", pa.Table.from_pylist(rows, schema=schema))
+
+
+def test_an_index_lends_what_a_list_names(tmp_path):
+    made = make(tmp_path / "workspace", models=12)
+    rng = np.random.default_rng(5)
+    order = rng.permutation(len(CONCEPTS))[:14].tolist()
+
+    def vectors(noise):
+        raw = made.content[:, order].T + noise * rng.standard_normal((14, len(made.content)))
+        return ((raw - raw.mean(1, keepdims=True)) / raw.std(1, keepdims=True)).astype(np.float16)
+
+    rows = [("zoo/honest", CONCEPTS[c]) for c in order], [("zoo/silent", f"LABEL_{i}") for i in range(14)]
+    for own in rows:
+        found = vectors(0.05)
+        made.write(own[0][0].replace("/", "-"), [
+            {"repo_id": repo, "logit": i, "label": label, "vector": found[i]} for i, (repo, label) in enumerate(own)
+        ])  # fmt: skip
+    in_catalog(made, {"zoo/honest": "named", "zoo/silent": "LABEL_i"})
+    made.index()
+    index = made.open()
+    models = {row["repo_id"]: row for row in index.gallery.models.to_pylist()}
+    assert models["zoo/silent"]["labels_from"] == "zoo/honest"
+    assert models["zoo/honest"]["labels_from"] is None
+    assert min(models[name]["labels_fit"] for name in ("zoo/honest", "zoo/silent")) > lists.OWN_ACCEPTED
+    lending = set(index.gallery.keys(index.gallery.bridge.rows))
+    assert {("zoo/silent", "f" * 40, i) for i in range(14)} <= lending
+    named = index.describe("zoo/silent", progress=False)
+    assert named["name"].to_pylist() == [CONCEPTS[c] for c in order]
+    assert set(named["source"].to_pylist()) == {"list"}
+    assert index.search("dog").where("labels_from = 'zoo/honest'").limit(1).to_dicts()[0]["label"].startswith("LABEL_")
+    made.add(range(12, 14))
+    assert made.index().mode == "appended"
+    again = {row["repo_id"]: row["labels_from"] for row in made.open().gallery.models.to_pylist()}
+    assert again["zoo/silent"] == "zoo/honest"
