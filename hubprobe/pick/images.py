@@ -94,7 +94,10 @@ def prepare(
     inner = Workspace.create(root / "work", workspace.config)
     notes: tuple[str, ...] = ()
     if not (inner.root / "probes" / "current.json").exists():
-        notes = probes.build(inner, images, n=limit, seed=seed, progress=progress).notes
+        built = probes.build(inner, images, n=limit, seed=seed, progress=progress)
+        notes = built.notes[built.n < limit :]  # the first says that fewer were there than may be
+        if built.n == limit:
+            notes = (*notes, f"at most {limit} images are used, a sample where there are more: --max-images takes more")
     rows = inner.probes(["source", "caption"]).to_pylist()
     if len(rows) < 2:
         raise QueryError(f"one image of {images} can be used, two are needed at least: give more images")
@@ -121,6 +124,10 @@ def prepare(
             if type(value) is int and FOREIGN <= value < len(chosen):
                 known[i] = value
     foreign = int((known == FOREIGN).sum())
+    if foreign == len(sources):
+        raise QueryError(
+            f"none of the {foreign} images shows any of the concepts, by their labels: give other images, or concepts"
+        )
     if foreign:
         notes = (
             *notes,

@@ -156,6 +156,9 @@ def pick(
         task.learn(image, label)
         asked += 1
         jury = _Jury(task, ran)
+    if not (task.labels >= 0).any() and (foreign := int((task.labels == FOREIGN).sum())):
+        said = f"none of the {foreign} images you were asked about shows any of the concepts"
+        notes.append(f"{said}: what is estimated means little")
     summary = _summary(task, found, jury, notes, asked)
     _keep(task, jury, summary)
     if not keep:
