@@ -134,6 +134,7 @@ def write_workspace(root: Path, world: World, first_model: int, rows: int) -> Wo
                 "observed": pa.nulls(size, pa.binary()),
                 "deviation": pa.nulls(size, pa.list_(pa.float16())),
                 "variance": np.zeros(size, np.float32),
+                "logsumexp": pa.nulls(size, pa.list_(pa.float32())),
             }
             write_table(path, pa.table(columns, schema=schema))
         downloads = rng.integers(0, 10_000, count)
