@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import wraps
@@ -195,6 +195,7 @@ def probe(
     token: str | None = None,
     keep: bool = False,
     max_disk_bytes: int | None = None,
+    ray: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> ProbeSummary:
     """Run every eligible model that was not run yet on the probe set: `probing.probe` with the crawler's fetcher.
@@ -204,6 +205,7 @@ def probe(
         token: Hugging Face token for the downloads; the environment's when None.
         keep: keep model files after probing.
         max_disk_bytes: what fetched files may take; no bound when None.
+        ray: run them on a Ray cluster; options of `hubprobe.cluster.Ray`: ``address``, ``workers``, ``cpus``, ``gpus``.
         **options: those of `probing.probe`.
 
     """
@@ -212,8 +214,13 @@ def probe(
     from hubprobe.launch import is_first_process
     from hubprobe.sync import synced
 
+    access: dict[str, Any] = {"token": token, "keep": keep, "max_disk_bytes": max_disk_bytes}
+    if ray is not None:
+        from hubprobe.cluster import Ray
+
+        options["engine"] = Ray(workspace, **ray, **access, device=options.get("device"))
+    fetcher = crawler.Fetcher(workspace, **access)
     progress = bool(options.get("progress", True))
-    fetcher = crawler.Fetcher(workspace, token=token, keep=keep, max_disk_bytes=max_disk_bytes)
     try:
         with synced(workspace, "probe", progress=progress, alone=is_first_process()) as remote:
             return probing.probe(workspace, fetcher, remote=remote, **options)

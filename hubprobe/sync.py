@@ -74,8 +74,6 @@ def sync(
 
     Raises `WorkspaceError` when there is no remote, `RemoteError` when it cannot be used.
     """
-    from workspace.remote import Remote
-
     if not isinstance(workspace, Workspace):
         workspace = _opened(Path(workspace), remote)
     if not workspace.remote:
@@ -83,7 +81,7 @@ def sync(
             f'{workspace.root} has no remote: give --remote, or write [workspace] remote = "s3://bucket/name" into its '
             f"{MARKER}"
         )
-    there = Remote(workspace, check=_checked, progress=progress)
+    there = opened(workspace, progress=progress)
     pulls, pushes = PARTS["sync"]
     pulled = there.pull(*pulls[:2], dry_run=dry_run)
     there.news(late=None)
@@ -114,6 +112,13 @@ def _opened(folder: Path, remote: str | None) -> Workspace:
     return Workspace(Workspace.open(folder).root, remote=remote)
 
 
+def opened(workspace: Workspace, *, progress: bool = False) -> Remote:
+    """Return a workspace's remote, whose tables are looked through as a stranger's before anything else reads them."""
+    from workspace.remote import Remote
+
+    return Remote(workspace, check=_checked, progress=progress)
+
+
 @contextmanager
 def synced(workspace: Workspace, verb: str, *, progress: bool = False, alone: bool = True) -> Iterator[Remote | None]:
     """Pull what ``verb`` reads before the block, and push what it wrote after; yield the remote, or None.
@@ -124,9 +129,7 @@ def synced(workspace: Workspace, verb: str, *, progress: bool = False, alone: bo
     if not workspace.remote:
         yield None
         return
-    from workspace.remote import Remote
-
-    there = Remote(workspace, check=_checked, progress=progress)
+    there = opened(workspace, progress=progress)
     pulls, pushes = PARTS[verb]
     if not alone:
         yield there

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from time import monotonic, perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from probing import attempts, inflight, plan, subset
 from probing.attempts import Attempt
@@ -51,6 +51,7 @@ def probe(
     isolate: bool = True,
     shard: str | None = None,
     remote: Remote | None = None,
+    engine: Engine | None = None,
 ) -> ProbeSummary:
     """Run every eligible model of the catalog that has not been run on the probe set in use.
 
@@ -81,6 +82,7 @@ def probe(
         shard: ``I/N``, or ``auto`` in a SLURM array: this is one of N independent jobs, I from 0. It runs its own
             share of the models, by their keys, then those of the others that nobody has committed by then.
         remote: is sent every model as soon as it is committed.
+        engine: runs the models elsewhere in place of this process.
 
     Returns:
         Counts over the whole catalog (attempted = ok + skipped + failed) and figures of this run.
@@ -115,7 +117,7 @@ def probe(
             run,
             probe_set,
             seconds=perf_counter() - started,
-            processes=group.size,
+            processes=group.count("processes", 0) or group.size,
             device=settings.device,
             selection=in_words(settings, adaptive),
             duplicates=group.count("duplicates", 0),
@@ -125,15 +127,20 @@ def probe(
             write_manifest(workspace, summary, started_at, told)
         return summary
 
-    wanted = {"limit": limit, "retry": retry, "models": models, "probes": count}
+    wanted: dict[str, Any] = {"limit": limit, "retry": retry, "models": models, "probes": count}
+    wanted["others"] = part is not None or engine is not None
     tasks, left = _tasks(workspace, group, probe_set, common, part, wanted)
     try:
         if tasks:
             own = sum(part is None or part.owns(task.repo_id, task.sha) for task in tasks)
             bar = Bar(own, progress and group.is_first)
-            work = _from_group(workspace, group, tasks, own, bar, Log(workspace, run, group.rank), remote)
+            log = Log(workspace, run, group.rank)
+            work = _from_group(workspace, group, tasks, own, bar, log, remote if engine is None else None)
             try:
-                run_all(workspace, fetch, work, settings, common, isolate=isolate)
+                if engine is None:
+                    run_all(workspace, fetch, work, settings, common, isolate=isolate)
+                else:
+                    group.count("processes", engine(tasks, settings, common, _kept(workspace, work)))
             finally:
                 bar.close()
     except KeyboardInterrupt:  # what was done stands, and is told; the others are not waited for
@@ -155,15 +162,53 @@ class Work:
 
     Attributes:
         take: returns the next one, or None when there is none; it may wait. Called by one thread at a time.
-        told: called with each attempt that ended here, and whether it was committed: another job may have been first.
+        told: called with the row of each attempt that ended here, and whether it was committed: another job may have
+            been first.
         is_done: whether another job has committed a model meanwhile.
         rank: the process's number.
     """
 
     take: Callable[[], Task | None]
-    told: Callable[[Attempt, bool], None]
+    told: Callable[[dict[str, Any], bool], None]
     is_done: Callable[[Task], bool]
     rank: int = 0
+
+
+class Engine(Protocol):
+    """Runs models on other machines, each by `run_all`."""
+
+    def __call__(
+        self,
+        tasks: Sequence[Task],
+        settings: Settings,
+        common: Mapping[str, Any],
+        told: Callable[[dict[str, Any], bool], None],
+    ) -> int:
+        """Run ``tasks``, tell of each that ended as `Work.told` says, and return how many processes took part.
+
+        ``settings`` are those of this machine, see `settings.here`; ``common`` are columns of every attempt.
+        """
+        ...
+
+
+def _kept(workspace: Workspace, work: Work) -> Callable[[dict[str, Any], bool], None]:
+    """Return `Work.told` of an engine, whose rows may have been committed on other disks: they are kept here, too."""
+
+    def told(fields: dict[str, Any], committed: bool) -> None:
+        if committed:
+            attempt = Attempt(fields["repo_id"], fields["sha"])
+            attempt.fields = fields
+            attempt.commit(workspace)
+        work.told(fields, committed)
+
+    return told
+
+
+def is_booked(workspace: Workspace, remote: Remote | None, task: Task) -> bool:
+    """Return whether anybody has committed a task's attempt, here or in the remote."""
+    if attempts.path_of(workspace, task.repo_id, task.sha, task.number).exists():
+        return True
+    return remote is not None and remote.has((model_file_name(task.repo_id, task.sha), task.number))
 
 
 def _from_group(
@@ -178,9 +223,7 @@ def _from_group(
     """Return the work of one of the processes that share ``tasks``, the first ``own`` theirs, through their store."""
 
     def is_done(task: Task) -> bool:
-        if attempts.path_of(workspace, task.repo_id, task.sha, task.number).exists():
-            return True
-        return remote is not None and remote.has((model_file_name(task.repo_id, task.sha), task.number))
+        return is_booked(workspace, remote, task)
 
     def take() -> Task | None:
         while (place := group.pull()) < len(tasks):
@@ -190,12 +233,12 @@ def _from_group(
                 bar.show(group.count("booked"))
         return None
 
-    def told(attempt: Attempt, committed: bool) -> None:
+    def told(fields: dict[str, Any], committed: bool) -> None:
         group.count("duplicates", 0 if committed else 1)
         if committed and remote is not None:
-            remote.committed((attempt.stem, attempt.fields["attempt"]))
-        log.add(attempt.fields)
-        bar.add(attempt.fields, group.count("booked"))
+            remote.committed((model_file_name(fields["repo_id"], fields["sha"]), fields["attempt"]))
+        log.add(fields)
+        bar.add(fields, group.count("booked"))
 
     return Work(take, told, is_done, group.rank)
 
@@ -219,7 +262,7 @@ def _tasks(
             recover(workspace, probe_set)
             mend(workspace)
             fields = _without(common, "probe_set")
-            todo = plan.make(workspace, probe_set, others=part is not None, **wanted, **fields)
+            todo = plan.make(workspace, probe_set, **wanted, **fields)
             skip = [row for row in todo.skip if part is None or part.owns(row["repo_id"], row["sha"])]
             left = [row for row in todo.skip if part is not None and not part.owns(row["repo_id"], row["sha"])]
             _skip(workspace, str(common["run_id"]), skip)
@@ -282,7 +325,7 @@ def run_all(
         committed = _commit(workspace, taken)
         inside.pop(taken.attempt.stem, None)
         fetching.booked(taken)
-        work.told(taken.attempt, committed)
+        work.told(taken.attempt.fields, committed)
 
     coming = True
     patience: float | None = 5.0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from probing.adaptive import read_factors
 from probing.deadlines import of_phases
@@ -89,16 +90,27 @@ def make(
         probes_per_model=n_probes,
         batch_size=batch_size or config.batch_size,
         fixed_batch=batch_size is not None,
-        device=choose_device(device, group.local_rank),
-        threads=cpu_threads(group.local_size),
+        **_of_machine(group, device),
         seconds_per_model=config.seconds_per_model,
         deadlines=of_phases(deadlines, config.seconds_per_model),
         max_parameters=caps.max_parameters,
         max_labels=caps.max_labels,
         max_image_size=caps.max_image_size,
-        memory_bytes=int(MEMORY_SHARE * host_memory() / group.local_size),
-        lone=group.local_size == 1,
     )
+
+
+def here(settings: Settings, peers: int, device: str | None) -> Settings:
+    """Return settings that were made on another machine as they are on this one, which ``peers`` processes share."""
+    return replace(settings, **_of_machine(Group(0, 1, 0, peers), device))
+
+
+def _of_machine(group: Group, device: str | None) -> dict[str, Any]:
+    return {
+        "device": choose_device(device, group.local_rank),
+        "threads": cpu_threads(group.local_size),
+        "memory_bytes": int(MEMORY_SHARE * host_memory() / group.local_size),
+        "lone": group.local_size == 1,
+    }
 
 
 def by_factors(workspace: Workspace, settings: Settings) -> bool:

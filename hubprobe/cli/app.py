@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-import signal
+import os
 import sys
 from importlib import import_module
 from keyword import iskeyword
+from typing import Any, NoReturn
 
 import click
 from click.shell_completion import CompletionItem
 
+from hubprobe import machine
 from hubprobe.cli.options import Group
 from hubprobe.launch import TerminatedError, end_as_on_interrupt
+from hubprobe.machine import Exit
 from hubprobe.output import guard_terminals
 from workspace.errors import HubprobeError
 from workspace.version import __version__
@@ -56,6 +59,14 @@ class _Verbs(Group):
         command: click.Command = getattr(module, f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:  # click would write an empty line first
+            if machine.wants_json():
+                raise click.exceptions.Abort from error
+            raise
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # From the table, not from the commands: the list must not import a room.
         with formatter.section("Verbs"):
@@ -67,10 +78,24 @@ class _Verbs(Group):
         return verbs + click.Command.shell_complete(self, ctx, incomplete)
 
 
+def _choose(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    os.environ[machine.LOG_FORMAT] = value
+    return value
+
+
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="hubprobe")
 @click.option("-v", "--verbose", is_flag=True, help="Show what is done, and tracebacks of errors.")
-def cli(verbose: bool) -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    envvar=machine.LOG_FORMAT,
+    show_envvar=True,
+    callback=_choose,  # as it is parsed: a verb that is none ends before any function of ours is called
+    help="What goes to stderr: bars and sentences, or a JSON object a line, for programs.",
+)
+def cli(verbose: bool, log_format: str) -> None:
     """Find public image classifiers by what their outputs recognise.
 
     \b
@@ -80,8 +105,10 @@ def cli(verbose: bool) -> None:
       hubprobe run --workspace my-index --limit 50
       hubprobe search --workspace my-index "dog"
     """
-    handler = _BesideBars()
+    handler = machine.Lines() if log_format == "json" else _BesideBars()
     handler.setFormatter(logging.Formatter("%(levelname).1s %(name)s: %(message)s"))
+    if log_format == "json":
+        machine.bars_as_lines()
     for room in ("completion", "crawler", "hubprobe", "probing", "search", "workspace"):
         # ours alone: the libraries bring handlers of their own, and a second one would say everything twice
         logger = logging.getLogger(room)
@@ -106,23 +133,34 @@ def main() -> None:
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort as error:
-        click.echo("interrupted: run the same command again to go on", err=True)
-        sys.exit(128 + (signal.SIGTERM if isinstance(error.__cause__, TerminatedError) else signal.SIGINT))
+        stopped = isinstance(error.__cause__, TerminatedError)
+        _end("interrupted: run the same command again to go on", Exit.TERMINATED if stopped else Exit.INTERRUPTED)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        if not machine.wants_json():
+            error.show()
+            sys.exit(error.exit_code)
+        _end(error.format_message(), error.exit_code)
     except HubprobeError as error:
         if "--verbose" in sys.argv or "-v" in sys.argv:
             logging.getLogger(__name__).exception("failed")
-        click.echo(f"hubprobe: {error}", err=True)
-        sys.exit(1)
+        _end(f"hubprobe: {error}", Exit.FAILED)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output is gone: nothing to say, and no one to say it to
-        sys.exit(0)
+        sys.exit(Exit.DONE)
     except OSError as error:
         if not error.strerror:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        click.echo(f"hubprobe: {place}{error.strerror}", err=True)
-        sys.exit(1)
-    sys.exit(code if isinstance(code, int) else 0)
+        _end(f"hubprobe: {place}{error.strerror}", Exit.FAILED)
+    if machine.wants_json():
+        machine.say("end", code=code if isinstance(code, int) else 0)
+    sys.exit(code if isinstance(code, int) else Exit.DONE)
+
+
+def _end(sentence: str, code: int) -> NoReturn:
+    """Say on stderr why a command ends, and end it."""
+    if machine.wants_json():
+        machine.say("end", code=int(code), message=sentence)
+    else:
+        click.echo(sentence, err=True)
+    sys.exit(code)

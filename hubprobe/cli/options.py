@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from hubprobe.machine import wants_json
 from hubprobe.output import FORMATS, duration, render, size
 from workspace.text import printable
 
@@ -52,7 +53,7 @@ def quiet_option(function: F) -> F:
     """``--quiet``: no progress bars; nor are there any where nobody looks, in a file or a pipe."""
 
     def quiet(_context: click.Context, _option: click.Parameter, value: bool) -> bool:
-        return value or not sys.stderr.isatty()
+        return value or not (sys.stderr.isatty() or wants_json())
 
     return click.option("-q", "--quiet", is_flag=True, callback=quiet, help="No progress bars.")(function)
 
@@ -156,9 +157,17 @@ class Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
+def as_done(summary: Any) -> dict[str, Any]:
+    """Return a summary's fields; those of a dry run (``would_...``, ``undecided``) only if it was one."""
+    values = asdict(summary)
+    if any(value for name, value in values.items() if name.startswith("would_")):
+        return values
+    return {name: value for name, value in values.items() if not name.startswith("would_") and name != "undecided"}
+
+
 def show_summary(summary: Any, kind: str) -> None:
     """Print a summary dataclass: a line a field as a table, or one JSON object's list, or CSV."""
-    values = asdict(summary)
+    values = as_done(summary)
     if kind == "table":
         rows = [
             {"what": n.replace("_", " "), "value": _for_people(n, v)} for n, v in values.items() if v not in ("", {})

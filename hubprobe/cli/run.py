@@ -12,6 +12,7 @@ import click
 from hubprobe.cli.options import (
     ChosenHub,
     Group,
+    as_done,
     endpoint_option,
     format_option,
     hub_options,
@@ -153,7 +154,19 @@ def build(
 @click.option("--limit", type=click.IntRange(min=1), help="Run at most this many models.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images in a forward pass; chosen when not given.")
 @click.option("--device", help="cpu, cuda, mps ...; the best there is when not given.")
-@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes; one per GPU.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes, one per GPU: 1, or as many as a cluster takes.")
+@click.option(
+    "--engine",
+    type=click.Choice(["accelerate", "ray"]),
+    default="accelerate",
+    show_default=True,
+    help="What starts them: on this machine, or on a Ray cluster.",
+)
+@click.option(
+    "--address", default="auto", show_default=True, help="Of the Ray cluster; 'local' for this machine alone."
+)
+@click.option("--cpus", type=click.FloatRange(0, min_open=True), help="Cores of a process in a Ray cluster.")
+@click.option("--gpus", type=click.FloatRange(0), help="GPUs of a process in a Ray cluster: 1 where there are any.")
 @click.option(
     "--fraction", type=click.FloatRange(0, 1, min_open=True), help="Share of the probes each model is run on."
 )
@@ -174,7 +187,11 @@ def build(
 @output_options
 def probe(
     hub: ChosenHub,
-    workers: int,
+    workers: int | None,
+    engine: str,
+    address: str,
+    cpus: float | None,
+    gpus: float | None,
     retry: str | None,
     models: str | None,
     deadlines: str | None,
@@ -192,23 +209,30 @@ def probe(
       hubprobe probe --workspace my-index --workers 8
       accelerate launch --multi_gpu --num_processes 8 -m hubprobe probe --workspace my-index
       hubprobe probe --workspace /shared/my-index --shard 2/8
+      hubprobe probe --workspace /shared/my-index --engine ray --address auto
     """
     local_offline()
     from hubprobe import front, launch
 
     workspace = hub.workspace()
-    if workers > 1:
+    if engine != "ray" and (cpus is not None or gpus is not None or address != "auto"):
+        raise click.UsageError("--address, --cpus and --gpus are for --engine ray")
+    if engine == "ray" and no_isolate:
+        raise click.UsageError("--no-isolate is for this very process: Ray's have a child each")
+    if engine == "accelerate" and (workers or 1) > 1:
         given = {**options, "retry": retry, "models": models, "deadlines": deadlines, "no_isolate": no_isolate}
         given |= {"max_disk": max_disk, "format": kind, "quiet": quiet}
         # By the environment: a command line is seen by everyone. Without a token from us they look for none themselves.
         access = {"HF_ENDPOINT": hub.config.endpoint, "HF_TOKEN": hub.token}
         access["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "" if hub.token else "1"
-        launch.probe_with_workers(hub.folder, workers, launch.as_arguments(given), **access)
+        launch.probe_with_workers(hub.folder, workers or 1, launch.as_arguments(given), **access)
         return
     settings = {name: value for name, value in options.items() if value is not None}
     settings |= {"retry": _listed(retry) or (), "models": _listed(models), "isolate": not no_isolate}
     settings["deadlines"] = _times(deadlines)
     settings["max_disk_bytes"] = None if max_disk is None else int(max_disk * 1e9)
+    if engine == "ray":
+        settings["ray"] = {"address": address, "workers": workers, "cpus": cpus, "gpus": gpus}
     summary = front.probe(workspace, token=hub.token, progress=not quiet, **settings)
     if launch.is_first_process():
         show_summary(summary, kind)
@@ -307,6 +331,9 @@ def status(folder: Path, plot: Path | None, kind: str) -> None:
 
         funnel(report, plot)
         click.echo(f"plot: {plot}", err=True)
+    if kind == "json":
+        click.echo(render([asdict(report)], [*asdict(report)], kind), nl=False)
+        return
     click.echo(render(report.by_status, ["outcome", "status", "repositories", "meaning"], kind, width=80), nl=False)
     if kind == "table":
         click.echo(
@@ -361,9 +388,8 @@ def run(
     summary = front.run(workspace, **wanted, probes_from=probes_from, progress=not quiet, check=False, shard=shard)
     report = front.status(workspace)
     if kind == "json":
-        click.echo(
-            render([{**asdict(summary), "status": asdict(report)}], [*asdict(summary), "status"], "json"), nl=False
-        )
+        steps = {name: None if step is None else as_done(step) for name, step in vars(summary).items()}
+        click.echo(render([{**steps, "status": asdict(report)}], [*steps, "status"], "json"), nl=False)
     else:
         click.echo(render(report.by_status, ["outcome", "status", "repositories", "meaning"], kind, width=80), nl=False)
     if summary.index is None:
