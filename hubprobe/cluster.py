@@ -270,12 +270,13 @@ def _connected(address: str) -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
     ray = import_module("ray")
     mine = not ray.is_initialized()
-    quiet = {"log_to_driver": False, "logging_level": logging.WARNING, "namespace": "hubprobe"}
-    if mine and address == "local":
-        quiet |= {"include_dashboard": False, "object_store_memory": 100_000_000, "_node_ip_address": "127.0.0.1"}
+    options = {"log_to_driver": False, "logging_level": logging.WARNING, "namespace": "hubprobe"}
+    if address == "local":
+        options |= {"include_dashboard": False, "object_store_memory": 100_000_000, "_node_ip_address": "127.0.0.1"}
     try:
         if mine:
-            ray.init(address=address, **quiet)
+            with _on_loopback(address):
+                ray.init(address=address, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise HubprobeError(
             f"no Ray cluster answers at '{address}' ({str(error).splitlines()[0]}): start one with 'ray start --head' "
@@ -286,6 +287,25 @@ def _connected(address: str) -> Iterator[Any]:
     finally:
         if mine:
             ray.shutdown()
+
+
+@contextmanager
+def _on_loopback(address: str) -> Iterator[None]:
+    """Have Ray keep to loopback where that is asked for.
+
+    On Linux it takes the machine's own address for 127.0.0.1, and then listens to everybody who can reach the machine:
+    whoever it lets in runs what he likes. On other systems it does not, and this is how it tells them apart.
+    """
+    constants: Any = import_module("ray._private.ray_constants")
+    several = getattr(constants, "ENABLE_RAY_CLUSTER", None)
+    if several is None or not (address == "local" or address.startswith(("127.0.0.1:", "localhost:"))):
+        yield
+        return
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = several
 
 
 class _Driver:
