@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,15 +43,19 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         made.shutdown()
 
 
+def _crawled(folder: Path, names: Path, server: HubServer) -> Workspace:
+    workspace = Workspace.create(folder, Config(endpoint=server.url))
+    probes.build(workspace, str(ROOT / "hubprobe" / "demo" / "probes.parquet"), n=24, seed=0, progress=False)
+    shutil.copytree(names, workspace.cache_dir, dirs_exist_ok=True)
+    crawler.crawl(workspace, token=False, progress=False)
+    return workspace
+
+
 @pytest.fixture
 def hub(tmp_path: Path, names: Path) -> Iterator[Workspace]:
     """A crawled workspace of the demo hub's small models, whose answers take a moment."""
-    with HubServer(demo_repos(with_unhealthy=True, with_lite0=False), latency=0.02) as server:
-        workspace = Workspace.create(tmp_path / "index", Config(endpoint=server.url))
-        probes.build(workspace, str(ROOT / "hubprobe" / "demo" / "probes.parquet"), n=24, seed=0, progress=False)
-        shutil.copytree(names, workspace.cache_dir, dirs_exist_ok=True)
-        crawler.crawl(workspace, token=False, progress=False)
-        yield workspace
+    with HubServer(demo_repos(with_lite0=False), latency=0.02) as server:
+        yield _crawled(tmp_path / "index", names, server)
 
 
 def _ok(workspace: Workspace) -> set[str]:
@@ -85,6 +89,7 @@ def test_nodes_and_the_driver_die_and_nothing_is_lost_or_run_twice(
     nodes = [cluster.add_node(**NODE) for _ in range(3)]
 
     verb = ["probe", "--workspace", str(hub.root), "--engine", "ray", "--address", cluster.address, "--cpus", "1"]
+    verb += ["--workers", "1"]
     first = subprocess.Popen([sys.executable, "-m", "hubprobe", *verb], stderr=subprocess.DEVNULL)
     _wait(lambda: len(_ok(hub)) >= 2 or first.poll() is not None)
     first.kill()
@@ -92,15 +97,14 @@ def test_nodes_and_the_driver_die_and_nothing_is_lost_or_run_twice(
     before = hub.attempts(["repo_id", "attempt", "started_at"]).to_pylist()
     assert len(_ok(hub)) < alone.ok - 4
 
-    def disturb() -> None:
-        _wait(lambda: len(_ok(hub)) >= len([r for r in before if r["repo_id"] in _ok(hub)]) + 3)
+    with ThreadPoolExecutor(1) as aside:  # nodes are added by the main thread: Ray sets signals for them
+        run = aside.submit(front.probe, hub, token="", progress=False, ray={"address": cluster.address, "cpus": 1})
+        some = len(_ok(hub)) + 3
+        _wait(lambda: len(_ok(hub)) >= some or run.done())
+        assert not run.done()
         cluster.remove_node(nodes[0], allow_graceful=False)
         cluster.add_node(**NODE)
-
-    thread = threading.Thread(target=disturb)
-    thread.start()
-    ended = front.probe(hub, token="", progress=False, ray={"address": cluster.address, "cpus": 1})
-    thread.join()
+        ended = run.result(timeout=240)
 
     assert ended.processes >= 2
     assert (ended.attempted, ended.ok, ended.skipped, ended.failed) == (
@@ -121,21 +125,22 @@ def test_nodes_and_the_driver_die_and_nothing_is_lost_or_run_twice(
 
 @pytest.mark.slow
 def test_nodes_that_do_not_see_the_workspace_say_so_and_need_a_remote(
-    cluster: Any, hub: Workspace, elsewhere: None, tmp_path: Path
+    cluster: Any, elsewhere: None, names: Path, tmp_path: Path
 ) -> None:
     cluster.add_node(**NODE)
     options: dict[str, Any] = {"token": "", "progress": False, "ray": {"address": cluster.address, "cpus": 1}}
-    with pytest.raises(HubprobeError, match=r"3 probers failed .* does not see the driver's /nowhere/at/all"):
-        front.probe(hub, **options)
-    assert not _ok(hub)
-    there = (tmp_path / "bucket").as_uri()
-    config = replace(hub.config, workspace=WorkspaceConfig(remote=there))
-    workspace = Workspace(hub.root, config)
-    sync(workspace, progress=False)
-    ended = front.probe(workspace, limit=4, **options)
-    assert (ended.run, ended.ok) == (4, 4)
-    again = sync(tmp_path / "pulled", remote=there, progress=False)
-    assert again.committed >= 4
+    with HubServer(demo_repos(with_unhealthy=False, with_lite0=False)[:4]) as server:
+        hub = _crawled(tmp_path / "index", names, server)
+        with pytest.raises(HubprobeError, match=r"3 probers failed .* does not see the driver's /nowhere/at/all"):
+            front.probe(hub, **options)
+        assert not _ok(hub)
+        there = (tmp_path / "bucket").as_uri()
+        hub = Workspace(hub.root, replace(hub.config, workspace=WorkspaceConfig(remote=there)))
+        sync(hub, progress=False)
+        ended = front.probe(hub, **options)
+    assert (ended.run, ended.ok, ended.duplicates) == (4, 4, 0)
+    assert not hub.responses_dir(hub.probe_set).exists(), "they lie where they were made, and in the remote"
+    sync(tmp_path / "pulled", remote=there, progress=False)
     pulled = Workspace.open(tmp_path / "pulled")
     assert len(set(pulled.responses()["repo_id"].to_pylist())) == 4
     assert not pulled.holes()
