@@ -165,12 +165,12 @@ def _workspace_here(spec: Spec) -> tuple[Workspace, Remote | None]:
             )
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         root, parts = cache / "hubprobe" / "ray" / short_hash(spec.remote), ["catalog", "probes", "commits"]
-    workspace, remote = Workspace(root, spec.config), None
+    workspace, remote = Workspace(root, spec.config, spec.remote), None
     if spec.remote:
-        os.environ["HUBPROBE_REMOTE"] = spec.remote
         root.parent.mkdir(parents=True, exist_ok=True)
         with lock(root.parent / f".{root.name}.lock", wait=True) or nullcontext():  # once for all actors of a node
-            remote = opened(Workspace.create(root, spec.config))
+            Workspace.create(root, spec.config)
+            remote = opened(workspace)
             remote.pull(*parts)
     if workspace.probe_set != spec.settings.probe_set:
         raise WorkspaceError(f"{socket.gethostname()} has another probe set in {workspace.root} than the driver")

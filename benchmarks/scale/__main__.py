@@ -6,6 +6,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import click
+
 from benchmarks.scale.simulation import Cluster, Outcome, run
 
 FETCHES = 4
@@ -34,24 +36,24 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=200)
     parser.add_argument("--sweep", type=int, nargs="*", default=[25, 50, 100, 400, 800])
     asked = parser.parse_args()
-    print(f"| {' | '.join(HEADING)} |", "|---" * len(HEADING) + "|", sep="\n")
+    click.echo(f"| {' | '.join(HEADING)} |\n{'|---' * len(HEADING)}|")
     cluster = Cluster(asked.workers)
     whole = replace(cluster, dead=0, late=0)
     curves: dict[str, list[tuple[int, Outcome]]] = {"shards": [], "ray": []}
     for way in curves:
         found = run(cluster, asked.models, way)
-        print(line(f"{cluster.workers} spot, {way}", found), flush=True)
+        click.echo(line(f"{cluster.workers} spot, {way}", found))
         curves[way].append((cluster.workers, found))
-        print(line(f"{cluster.workers} spot, none dead or late, {way}", run(whole, asked.models, way)), flush=True)
+        click.echo(line(f"{cluster.workers} spot, none dead or late, {way}", run(whole, asked.models, way)))
         steady = run(replace(whole, spot=False), asked.models, way)
-        print(line(f"{cluster.workers} steady, {way}", steady), flush=True)
+        click.echo(line(f"{cluster.workers} steady, {way}", steady))
     found = run(whole, asked.models, "fixed")
-    print(line(f"{cluster.workers} spot, none dead or late, a fixed split without help", found), flush=True)
+    click.echo(line(f"{cluster.workers} spot, none dead or late, a fixed split without help", found))
     for workers in asked.sweep:
         for way in curves:
             share = max(1, workers // 20)
             found = run(Cluster(workers, dead=share, late=share), asked.models, way)
-            print(line(f"{workers} spot, {way}", found), flush=True)
+            click.echo(line(f"{workers} spot, {way}", found))
             curves[way].append((workers, found))
     draw(curves, Path(__file__).with_name("scale.svg"))
 

@@ -21,8 +21,8 @@ from probing.plan import Task
 from probing.shard import Shard
 
 OUTAGES = (192, 96, 480, 256, 704, 288, 4800, 4480, 3680, 640, 544, 288, 96)
-"""Seconds that a spot machine was away: the 13 outages in the first 47 hours of a published trace of a V100 in us-west-2c,
-April 2023 (skypilot-org/spot-traces, preemption/1-node/aws-04-22-2023), ticks of 32 s, the long ones to within ten."""
+"""Seconds that a spot machine was away: the 13 outages in the first 47 hours of a trace of a V100 in us-west-2c
+(April 2023, skypilot-org/spot-traces, preemption/1-node/aws-04-22-2023), ticks of 32 s, the long ones to within ten."""
 
 UP_SECONDS = (47 * 3600 - sum(OUTAGES)) / len(OUTAGES)
 """How long it was there between two of them, on average: 3.3 hours."""
