@@ -12,10 +12,12 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import count
 
 import numpy as np
 
+from probing import shard as shard_code
 from probing.handout import HandOut
 from probing.plan import Task
 from probing.shard import Shard
@@ -117,6 +119,9 @@ class _Machine:
             if stay[1] == math.inf:
                 break
         return total
+
+
+shard_code.model_file_name = cache(shard_code.model_file_name)  # type: ignore[attr-defined]  # asked of all by each job
 
 
 def run(cluster: Cluster, number: int, way: str) -> Outcome:
