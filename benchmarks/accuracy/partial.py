@@ -43,7 +43,7 @@ def imagenet(collection: Collection, folder: Path) -> Rows:
     parts = {"validation": validation, "test": test}
     for gallery, rest in (("the other ImageNet model", real[1:]), ("that and the tiny models", real[1:] + others)):
         searched = {m.repo_id for m in real}
-        rows += _study(collection, folder, [target], rest, parts, {**about, "gallery": gallery}, searched)
+        rows += study(collection, folder, [target], rest, parts, {**about, "gallery": gallery}, searched)
     return rows
 
 
@@ -52,7 +52,7 @@ def minihub(collection: Collection, folder: Path) -> Rows:
     models = [model for model in collection.models if not model.imagenet]
     about = {"study": "partial probing, MiniHub", "target": "all tiny models", "gallery": "themselves"}
     parts = {"validation": collection.parts["validation"], "test": collection.parts["test"]}
-    return _study(collection, folder, models, [], parts, about, {m.repo_id for m in models})
+    return study(collection, folder, models, [], parts, about, {m.repo_id for m in models})
 
 
 def methods(collection: Collection, folder: Path) -> Rows:
@@ -71,7 +71,7 @@ def methods(collection: Collection, folder: Path) -> Rows:
     return rows
 
 
-def _study(
+def study(
     collection: Collection,
     folder: Path,
     targets: list[Model],
@@ -79,6 +79,8 @@ def _study(
     parts: Mapping[str, Sequence[str]],
     about: dict[str, Any],
     searched: set[str],
+    modes: Sequence[str] = MODES,
+    shares: Sequence[float] = SHARES,
 ) -> Rows:
     """Measure every mode and share; ``rest`` is run in full, only ``searched`` models are found."""
     index = open_index(build(folder, collection, [*targets, *rest], labels=hidden))
@@ -87,8 +89,8 @@ def _study(
         {**about, "part": part, "mode": "full", "share": 1.0, **_flat(whole, whole)} for part, whole in full.items()
     ]
     n = collection.probes.num_rows
-    for mode in MODES:
-        for share in SHARES:
+    for mode in modes:
+        for share in shares:
             count = subset.size(n, share, None)
             if mode == "fixed":
                 columns = np.sort(np.random.default_rng(0).permutation(n)[:count])

@@ -56,6 +56,7 @@ MEASURES = {
     "full": lambda root: studies.full(collection.load(), root),
     "unseen": lambda root: studies.full(collection.load(unseen=True), root),
     "probe_sources": lambda root: studies.probe_sources(collection.load(), root),
+    "partial": lambda root: studies.partial(collection.load(), root),
     "labelled": lambda root: studies.labelled(collection.load(), root),
 }
 

@@ -26,10 +26,10 @@ from probing import probes as probe_sets
 from workspace import Config, Workspace
 from workspace.files import table_files
 
-EACH = 2
+EACH = 1
 """Models of each kind that are checked, besides Lite0."""
-PROBES = 1_100
-"""ImageNet's and COCO's photographs."""
+PROBES = 300
+"""Of ImageNet's photographs."""
 
 log = logging.getLogger("check")
 

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks.accuracy import ask, baselines
-from benchmarks.accuracy.collection import Collection, Model
+from benchmarks.accuracy.collection import Collection
+from benchmarks.accuracy.partial import study
 from benchmarks.accuracy.studies import best_k, measured, rows_of
 from benchmarks.accuracy.variant import build, hidden, open_index
 from benchmarks.photohub.collection import shown
@@ -88,9 +88,13 @@ def _logits(
 def full(collection: Collection, folder: Path, columns: NDArray[np.int64] | None = None, name: str = "all") -> Rows:
     """Text and logits, between PhotoHub and the ImageNet models; no label is shown."""
     index = open_index(build(folder, collection, collection.models, labels=hidden, columns=columns))
+    return blind(index, collection, name, more=columns is None)
+
+
+def blind(index: Index, collection: Collection, name: str, more: bool) -> Rows:
+    """Ask an index what no label helps with; ``more`` measures besides accuracy, and other baselines."""
     real = rows_of(index, {model.repo_id for model in collection.models if model.imagenet})
     about = {"study": "full probing", "probes": name, "setting": "all labels hidden"}
-    more = columns is None
     rows = _texts(index, collection, ~real, {**about, "task": "text -> PhotoHub"}, more)
     rows += _texts(index, collection, real, {**about, "task": "text -> ImageNet"}, more)
     for task, asking, found_in in (
@@ -121,13 +125,17 @@ def probe_sources(collection: Collection, folder: Path) -> Rows:
 
 def labelled(collection: Collection, folder: Path) -> Rows:
     """Labels as the models state them, a fifth of the lists wrong or in another order; unlabelled outputs are found."""
-    index = open_index(build(folder, collection, collection.models, labels=shown(collection)))
+    return telling(open_index(build(folder, collection, collection.models, labels=shown(collection))), collection)
+
+
+def telling(index: Index, collection: Collection) -> Rows:
+    """Ask an index in which labels are as stated."""
     says = {m.repo_id for m in collection.models if shown(collection)(m) is not None}
-    telling = rows_of(index, says)
+    lending = rows_of(index, says)
     rows: Rows = []
     for setting, found_in, lend in (
-        ("labels as stated; outputs without are found", ~telling, lambda _: telling),
-        ("labels as stated; all outputs are found", np.ones(len(index), bool), lambda _: telling),
+        ("labels as stated; outputs without are found", ~lending, lambda _: lending),
+        ("labels as stated; all outputs are found", np.ones(len(index), bool), lambda _: lending),
     ):
         asked = ask.texts(index, collection, collection.parts["test"], found_in, lend)
         about = {"study": "labels", "probes": "all", "task": "text", "setting": setting}
@@ -138,6 +146,16 @@ def labelled(collection: Collection, folder: Path) -> Rows:
     return rows
 
 
-def one_captioner(models: Sequence[Model], base: int) -> list[Model]:
-    """Return the models that do not start from the captions' writer: a check that it does not recognise its own."""
-    return [model for model in models if f"lite{base}" not in model.repo_id]
+def partial(collection: Collection, folder: Path) -> Rows:
+    """A third of the probes: Lite0 alone run in part, in a gallery of all kinds; then all models but the full ones."""
+    target = next(model for model in collection.models if model.imagenet)
+    others = [model for model in collection.models if model is not target]
+    real = {model.repo_id for model in collection.models if model.imagenet}
+    about = {"study": "partial probing", "target": target.repo_id, "gallery": "all models"}
+    thirds = {"modes": ("random", "adaptive"), "shares": (1 / 3,)}
+    rows = study(collection, folder, [target], others, collection.parts, about, real, **thirds)
+    tuned = [model for model in others if model.repo_id not in real]
+    about = {**about, "target": "all of PhotoHub", "gallery": "themselves"}
+    return rows + study(
+        collection, folder, tuned, [], collection.parts, about, {model.repo_id for model in tuned}, **thirds
+    )
