@@ -8,12 +8,11 @@ from collections.abc import Sequence
 
 from crawler import estimate
 from crawler.decide.inspection import Inspector
-from crawler.departures import book_departures
 from crawler.hub.client import HubClient
 from crawler.listing.pages import Listing, Source
 from crawler.listing.query import PAGE, Query
 from crawler.listing.snapshot import Snapshot
-from crawler.pipeline import Pipeline
+from crawler.pipeline import Pipeline, book_departures
 from crawler.state import crawl_state, on_trial, page_size
 from crawler.summary import CrawlSummary
 from workspace import CrawlConfig, Workspace

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from queue import SimpleQueue
 from typing import Any
@@ -14,13 +15,16 @@ from tqdm import tqdm
 
 from crawler.catalog import departed_row, listed_columns, listing_fingerprint, malformed_row, row_of
 from crawler.decide.inspection import Decision, Inspector
-from crawler.decide.repository import Whereabouts
+from crawler.decide.repository import Whereabouts, ask_row
+from crawler.hub.client import HubClient
+from crawler.hub.transport import Deadline
 from crawler.listing.pages import Source
 from crawler.listing.query import Query
 from crawler.listing.rows import Listed, MalformedRowError, parse
 from crawler.state import CrawlState, Row
 from crawler.summary import CrawlSummary
-from workspace import Status
+from workspace import Outcome, Status
+from workspace.runs import now
 
 logger = logging.getLogger(__name__)
 
@@ -172,3 +176,39 @@ class Pipeline:
         self._state.commit(when_due=True)
         self._summary.book(row["eligibility"])
         self._bar.set_postfix(eligible=self._summary.eligible, failed=self._summary.failed, refresh=False)
+
+
+# ── what a complete listing no longer names: asked one by one, because it may be gone or renamed ──────────────────────
+SECONDS = 180.0  # for one repository
+ELSEWHERE = Whereabouts(Status.NOT_A_CLASSIFIER, "its author no longer lists it under this task")
+
+
+def book_departures(client: HubClient, query: Query, state: CrawlState, pipeline: Pipeline) -> None:
+    """Book what became of every repository that ``query`` should have listed and did not.
+
+    One that is there and still answers the query was made or moved while pages were read: it is decided as if listed.
+    """
+    missed: list[Listed] = []
+    moment = now()
+    for before in state.left_behind():
+        named = before["id"], before["author"], before["pipeline_tag"], before["library_name"], before["tags"] or ()
+        malformed = before["eligibility"] == Status.MALFORMED_ROW.value
+        if malformed or not query.covers(*named) or not state.is_first(before["id"]):
+            continue
+        answer = ask_row(client, before["id"], Deadline(SECONDS))
+        if not isinstance(answer, Whereabouts):
+            try:
+                listed = replace(parse(answer), id=before["id"])
+            except MalformedRowError:
+                answer = ELSEWHERE
+            else:
+                if query.matches(listed):
+                    missed.append(listed)
+                    continue
+                answer = ELSEWHERE
+        if answer.status.outcome is Outcome.FAILED:
+            logger.warning("%s is no longer listed, and why is not known: %s", before["id"], answer.reason)
+            continue  # the next crawl asks again
+        if (before["eligibility"], before["reason"]) != (answer.status.value, answer.reason):
+            pipeline.depart(before, moment, answer)  # else an earlier crawl booked just that
+    pipeline.decide_missed(missed, moment)

@@ -16,7 +16,7 @@ import transformers
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from crawler.decide.head import Head, find_head
+from crawler.decide.rules import Head, find_head
 from workspace.safetensors_header import Header, Tensor
 
 OUTPUTS = 37

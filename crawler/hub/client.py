@@ -7,6 +7,7 @@ else, that every hop is counted in its bucket, and that the hash and size named 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 import zlib
@@ -14,16 +15,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from importlib import metadata
 from typing import TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
 from crawler.hub.errors import RETRIED, RetryError, UnansweredError, refusal
-from crawler.hub.identity import user_agent
 from crawler.hub.pacing import Bucket, RateLimits, Retries, bucket_name, standing, stated_wait
 from crawler.hub.transport import Deadline, Transport, exchange, pause
-from workspace import Status
+from workspace import Status, __version__
 from workspace.endpoint import checked, is_loopback, is_on, origin, proxy_for
 
 logger = logging.getLogger(__name__)
@@ -333,3 +334,34 @@ def _is_private(url: str) -> bool:
 
 def _number(text: str) -> int | None:
     return int(text) if text.isdecimal() and len(text) <= 18 else None
+
+
+# ── who we say we are, in every request: the project, and whom to write to about it ───────────────────────────────────
+CONTACT = "HUBPROBE_CONTACT"
+"""Environment variable: an address (mail or web) at which whoever runs this crawl can be reached."""
+
+
+def user_agent() -> str:
+    """Return ``hubprobe/<version> (crawler of image classifiers; <project's address>; contact: <yours>)``.
+
+    The project's address is the package's own; parts that nobody has stated are left out.
+    """
+    parts = ["crawler of image classifiers"]
+    if address := _project():
+        parts.append(f"+{address}")
+    if contact := _one_line(os.environ.get(CONTACT, "")):
+        parts.append(f"contact: {contact}")
+    return f"hubprobe/{__version__} ({'; '.join(parts)})"
+
+
+def _project() -> str:
+    try:
+        stated = metadata.metadata("hubprobe").get_all("Project-URL") or []
+    except metadata.PackageNotFoundError:
+        return ""
+    return next((_one_line(line.partition(",")[2]) for line in stated), "")
+
+
+def _one_line(text: str) -> str:
+    """A header takes printable ASCII; what else an address may hold would only break it."""
+    return re.sub(r"[^\x20-\x7e]|[()]", "", text).strip()[:200]

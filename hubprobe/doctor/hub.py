@@ -54,7 +54,7 @@ def environment(_: Setting) -> Iterator[Check]:
 
 def contact(setting: Setting) -> Iterator[Check]:
     """Whether a crawl says whom to write to."""
-    from crawler.hub.identity import CONTACT, user_agent
+    from crawler.hub.client import CONTACT, user_agent
 
     stated = os.environ.get(CONTACT, "").strip()
     address = setting.endpoint or setting.own.endpoint

@@ -9,7 +9,7 @@ import pytest
 
 import crawler
 from crawler.decide.rules import STAGES
-from crawler.hub.identity import CONTACT, user_agent
+from crawler.hub.client import CONTACT, user_agent
 from hubprobe.demo import unhealthy
 from hubprobe.demo.server import HubServer
 from workspace import Config, QueryError, Status, Workspace

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from crawler.decide.head import Head, find_head
-from crawler.decide.rules import CONFIG_RULES, LIST_RULES, STAGES, Facts, first_refusal, is_safe_path
+from crawler.decide.rules import CONFIG_RULES, LIST_RULES, STAGES, Facts, Head, find_head, first_refusal, is_safe_path
 from crawler.listing.rows import File, Listed
 from workspace import CrawlConfig, ModelError, Status
 from workspace.architectures import Architectures
