@@ -84,10 +84,20 @@ def use(
         row = gallery.row(repo_id, logit, commit)
         label = gallery.logits.column("label")[row].as_py()
         names = _names(index, row) if name else ()
-    # at its own commit: the newest row may be of a later one
-    listed = _row(index.workspace.catalog([*_LISTED, "crawled_at"], history=True), "id", repo_id, commit, "crawled_at")
-    tried = _row(index.workspace.attempts([*_TRIED, "attempt"]), "repo_id", repo_id, commit, "attempt")
-    return usage(Facts(repo_id, commit, logit, label, listed, tried), names)
+    return usage(facts(tables(index.workspace), repo_id, commit, logit, label), names)
+
+
+def tables(workspace: Workspace) -> tuple[pa.Table, pa.Table]:
+    """Return the rows of the catalog, old ones too, and of the attempts that `facts` looks into."""
+    return workspace.catalog([*_LISTED, "crawled_at"], history=True), workspace.attempts([*_TRIED, "attempt"])
+
+
+def facts(
+    known: tuple[pa.Table, pa.Table], repo_id: str, sha: str, logit: int | None = None, label: str | None = None
+) -> Facts:
+    """Return what `tables` know of a model at its own commit: the newest row may be of a later one."""
+    listed = _row(known[0], "id", repo_id, sha, "crawled_at")
+    return Facts(repo_id, sha, logit, label, listed, _row(known[1], "repo_id", repo_id, sha, "attempt"))
 
 
 def usage(facts: Facts, names: tuple[tuple[str, float], ...] = ()) -> Usage:

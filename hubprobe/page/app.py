@@ -29,8 +29,18 @@ from hubprobe.page.metrics import CONTENT_TYPE, Metrics
 from hubprobe.page.picks import FOREIGN, Picks
 from hubprobe.page.picks import MOST as MOST_IMAGES
 from hubprobe.page.question import Question, address, read
-from hubprobe.page.views import MOST_LISTED, Views, model_address, models_table, outputs_table, picked_table
-from workspace import QueryError
+from hubprobe.page.views import (
+    MOST_LISTED,
+    Views,
+    compared,
+    compared_table,
+    concepts_table,
+    model_address,
+    models_table,
+    outputs_table,
+    picked_table,
+)
+from workspace import HubprobeError, MissingStepError, QueryError
 from workspace.text import printable
 
 if TYPE_CHECKING:
@@ -87,11 +97,14 @@ def application(
             await to_thread.run_sync(picks.close)
 
     errors = Middleware(ExceptionMiddleware, handlers={Exception: site.broken})
+    handlers: dict[Any, Any] = {HTTPException: site.refused} | dict.fromkeys(
+        (QueryError, MissingStepError), site.not_answered
+    )
     app = Starlette(
         routes=routes,
         lifespan=running,
         middleware=[errors],
-        exception_handlers={HTTPException: site.refused, QueryError: site.not_answered},  # type: ignore[dict-item]
+        exception_handlers=handlers,
     )
     app.router.redirect_slashes = False
     return metrics.counting(Bounded(app, limits, hosts))
@@ -109,7 +122,8 @@ class Site:
         version = sha256(b"".join(self._files.values())).hexdigest()[:12]
         self._views = Views(version, current.workspace.root.resolve().name, picking=picks is not None)
         pages = {
-            "/": self.search, "/model": self.model, "/models": self.models, "/about": self.about,
+            "/": self.search, "/model": self.model, "/models": self.models, "/compare": self.compare,
+            "/concepts": self.concepts, "/about": self.about,
             "/pick": self.pick, "/pick-image": self.pick_image, "/probe/{probe_set}/{name}": self.probe,
             "/static/{name}": self.static, "/favicon.ico": self.icon, "/health": self.health,
         }  # fmt: skip
@@ -161,6 +175,30 @@ class Site:
             return download.file(rows.slice(0, MOST_LISTED), kind, "models")
         return self._response(
             await self._in_thread(partial(self._views.models, opened, find=find, start=_start(values)))
+        )
+
+    async def compare(self, request: Request) -> Response:
+        """Models side by side."""
+        asked, opened = request.query_params.getlist("model"), self._current.get()
+        kind = download.wanted(request.query_params)
+        found = await self._in_thread(compared, opened, asked)
+        if kind:
+            return download.file(compared_table(found), kind, "compare")
+        return self._response(await self._in_thread(self._views.compare, opened, asked, found))
+
+    async def concepts(self, request: Request) -> Response:
+        """What there is to be found, and what is not."""
+        values, opened = request.query_params, self._current.get()
+        asked = {
+            "group": values.get("kind", "")[:40],
+            "show": values.get("show", ""),
+            "find": values.get("find", "")[:100],
+        }
+        kind = download.wanted(values)
+        if kind:
+            return download.file(await self._in_thread(partial(concepts_table, opened, **asked)), kind, "concepts")
+        return self._response(
+            await self._in_thread(partial(self._views.concepts, opened, start=_start(values), **asked))
         )
 
     async def image(self, request: Request) -> Response:
@@ -259,7 +297,7 @@ class Site:
         detail = ours.get(error.status_code, INSIDE) if bare else error.detail
         return self._failure(request, detail, error.status_code, error.headers)
 
-    async def not_answered(self, request: Request, error: QueryError) -> Response:
+    async def not_answered(self, request: Request, error: HubprobeError) -> Response:
         """A question that cannot be answered as asked: the error says what to do."""
         return self._failure(request, self._current.public(error), 400)
 

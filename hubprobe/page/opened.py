@@ -18,6 +18,8 @@ import pyarrow as pa
 from cachetools import LRUCache
 
 import search
+from hubprobe import front
+from hubprobe import usage as usages
 from search.naming import Name, Namer
 from search.store import versions
 from search.text.embeddings import decode
@@ -338,6 +340,26 @@ class Opened:
         table = gallery.models.select(columns).append_column("outputs", pa.array(counts))
         return table.sort_by([("downloads", "descending"), ("repo_id", "ascending")])
 
+    @cached_property
+    def concepts(self) -> pa.Table:
+        """Every concept of the bank and the models that answer it; raises `MissingStepError` when there is no list."""
+        return front.concepts(self.index.workspace)
+
+    @cached_property
+    def _known(self) -> tuple[pa.Table, pa.Table]:
+        return usages.tables(self.index.workspace)
+
+    def usage(
+        self, repo_id: str, sha: str, logit: int | None = None, label: str | None = None, names: Sequence[Name] = ()
+    ) -> usages.Usage | None:
+        """Return how a model, or one of its outputs, is called; None when the workspace's tables cannot be read."""
+        try:
+            facts = usages.facts(self._known, repo_id, sha, logit, label)
+        except HubprobeError as error:
+            _LOG.warning("the page shows no code for using models: %s", error)
+            return None
+        return usages.usage(facts, tuple((name.name, round(name.confidence, 3)) for name in names))
+
     def lookalikes(self, repo_id: str, sha: str) -> list[dict[str, Any]]:
         """Return the models that recognise what this one does, best first."""
         known = self._lookalikes.get((repo_id, sha))
@@ -406,7 +428,7 @@ class Current:
             self._images.put(key, self._example(opened, data, name))
         return key
 
-    def public(self, error: QueryError) -> str:
+    def public(self, error: HubprobeError) -> str:
         """Return what an error says, without the place of the workspace on this machine."""
         sentence, root = str(error), self.workspace.root
         for path in (root.resolve(), root.absolute()):

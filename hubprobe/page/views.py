@@ -6,8 +6,9 @@ import base64
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache, partial
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -15,19 +16,21 @@ import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from hubprobe.comparison import Comparison, compare
 from hubprobe.output import size
 from hubprobe.page import download
 from hubprobe.page.limits import is_loopback
 from hubprobe.page.picks import BUDGETS, CANDIDATES
 from hubprobe.page.picks import MOST as MOST_IMAGES
 from hubprobe.page.question import MOST, UNITS, Answer, Question, address, snippets
-from workspace import HubprobeError
+from workspace import HubprobeError, QueryError
 from workspace.text import printable
 
 if TYPE_CHECKING:
     from hubprobe.page.api import Endpoint
     from hubprobe.page.opened import Example, Opened, Strong
     from hubprobe.page.picks import Pick
+    from hubprobe.usage import Usage
 
 _COPIED = ("rank", "repo_id", "sha", "logit", "label", "score", "license", "downloads", "parameters")
 
@@ -48,6 +51,7 @@ _NAMES = {
     "sha": "commit", "createdAt": "created", "lastModified": "last modified", "license": "licence",
     "library_name": "library", "num_labels": "outputs announced", "num_logits": "outputs searchable",
     "num_excluded": "outputs excluded", "label_quality": "labels are", "bytes_fetched": "fetched", "run_id": "run",
+    "weights_bytes": "weights", "peak_memory_bytes": "peak memory",
     "started_at": "started", "pipeline_tag": "task", "crawled_at": "crawled",
 }  # fmt: skip
 _HITS = {"logit": "outputs", "model": "models", "family": "families of near-copies"}
@@ -65,12 +69,25 @@ _FOUND_BY = {
     "map": "what was learned from labels and the outputs that carry them",
 }
 _MENU = (
-    ("Search", "./", "home"), ("Models", "models", "models"), ("Pick", "pick", "pick"), ("About", "about", "about"),
-    ("API", "about#api", ""),
+    ("Search", "./", "home"), ("Models", "models", "models"), ("Concepts", "concepts", "concepts"),
+    ("Pick", "pick", "pick"), ("About", "about", "about"), ("API", "about#api", ""),
 )  # fmt: skip
 _JUDGES = {"labels": "models that answer alike and their labels", "zero-shot": "what the encoder sees in the probes"}
 NAME_FLOOR = 0.1
 """Confidence below which a suggested name is not shown: it would be a guess among many."""
+
+_COMPARED = (
+    "sha", "library_name", "architecture", "license", "downloads", "likes", "parameters", "weights_bytes", "image_size",
+    "num_logits", "label_quality", "problem_type", "images_per_second", "peak_memory_bytes", "device",
+    "reported_accuracy",
+)  # fmt: skip
+_MATCHED = ("a_repo_id", "a_logit", "a_label", "b_repo_id", "b_logit", "b_label", "similarity")
+
+MOST_COMPARED = 4
+"""Models of one comparison."""
+
+MOST_PAIRS = 4_000_000
+"""Pairs of outputs of one comparison: about two seconds."""
 
 MOST_LISTED = 10_000
 """Models in a file."""
@@ -102,9 +119,9 @@ def short(value: float) -> str:
     return f"{value:.0f}"
 
 
-def percent(share: float) -> str:
-    """Return a share for people: 21 %."""
-    return f"{100 * share:.0f} %"
+def percent(share: float) -> Markup:
+    """Return a share for people: 21 %, on one line."""
+    return Markup(f"{100 * share:.0f}&nbsp;%")
 
 
 def fact(name: str, value: Any) -> str:
@@ -119,9 +136,11 @@ def fact(name: str, value: Any) -> str:
         return f"{value:.2f} s"
     if "bytes" in name:
         return f"{value / 1e6:.1f} MB" if value < 1e9 else f"{value / 1e9:.2f} GB"
+    if name.endswith("accuracy"):
+        return f"{100 * value:.1f} %"
     if isinstance(value, (int, float)):
         return number(value)
-    return printable(value, 300)
+    return printable(_QUALITY.get(value, value) if name == "label_quality" else value, 300)
 
 
 def model_address(repo_id: str, sha: str | None = None) -> str:
@@ -144,9 +163,12 @@ def strip(probes: tuple[Strong, ...], probe_set: str, eager: bool = False) -> Ma
     return Markup(_parts().figures(probes, probe_set, eager))
 
 
-def card(hit: Mapping[str, Any], question: Question, probe_set: str, endpoint: str = "") -> Markup:
+def card(
+    hit: Mapping[str, Any], question: Question, probe_set: str, endpoint: str = "", usage: Usage | None = None
+) -> Markup:
     """Return the card of a hit of `hubprobe.page.question`; the Hub is linked when its ``endpoint`` can be followed."""
-    return Markup(_parts().card(hit, question, probe_set, hub_address(endpoint, hit["repo_id"], hit["sha"])))
+    hub = hub_address(endpoint, hit["repo_id"], hit["sha"])
+    return Markup(_parts().card(hit, question, probe_set, hub, usage))
 
 
 def _parts() -> Any:
@@ -208,7 +230,8 @@ class Views:
         picture = base64.b64encode(example.picture).decode() if example is not None else None
         return self._page(
             "results.html", opened, question, title=title(question, image_name), answer=answer, image_name=image_name,
-            picture=picture, asked_with=asked_with, rows=_lines(answer.hits),
+            picture=picture, asked_with=asked_with,
+            usages=[_usage(opened, hit) for hit in answer.hits], rows=_lines(answer.hits),
             question_files=[(kind, question.url(format=kind)) for kind in download.KINDS],
             snippets=snippets(question, self._workspace, image_name or "example.png"),
         )  # fmt: skip
@@ -235,6 +258,7 @@ class Views:
             model=_facts(facts, _MODEL), attempt=_facts(tried, _ATTEMPT) if tried else None,
             bases=[(base, base in known) for base in facts["base_models"] or []],
             copies=[c for c in opened.index.gallery.family_members.get(facts["family"], []) if c != repo_id][:20],
+            usage=opened.usage(repo_id, sha),
             alike=opened.lookalikes(repo_id, sha), matching=len(listed), pages=_pages(len(listed), start, here),
             files=[(kind, here(format=kind)) for kind in download.KINDS],
             outputs=[(one, names.get(row), opened.strips.strongest(row)[:6]) for row, one in some],
@@ -251,6 +275,32 @@ class Views:
             files=[(kind, here(format=kind)) for kind in download.KINDS],
         )  # fmt: skip
 
+    def compare(self, opened: Opened, asked: Sequence[str], found: Comparison) -> str:
+        """Return models side by side, as `compared` has them."""
+        names = [row["repo_id"] for row in found.models]
+        facts = [(_NAMES.get(n, n.replace("_", " ")), [fact(n, row.get(n)) for row in found.models]) for n in _COMPARED]
+        here = f"compare?{urlencode([('model', one) for one in asked])}"
+        outputs = [row for row in found.outputs if any(row["matches"])]
+        return self._page(
+            "compare.html", opened, title=" and ".join(printable(name, 60) for name in names), names=names, found=found,
+            facts=[row for row in facts if any(row[1])], outputs=outputs[:PER_PAGE], matched=len(outputs),
+            captions=opened.strips.captions, files=[(kind, f"{here}&format={kind}") for kind in download.KINDS],
+        )  # fmt: skip
+
+    def concepts(self, opened: Opened, *, group: str = "", show: str = "", find: str = "", start: int = 0) -> str:
+        """Return what there is to be found: concepts of a ``group`` that contain ``find``, all or those that lack."""
+        table = concepts_table(opened, group, show, find)
+        kinds = sorted(set(opened.concepts["kind"].to_pylist()))
+        start = min(max(start, 0), max(table.num_rows - 1, 0)) // PER_PAGE * PER_PAGE
+        here = partial(address, "concepts", kind=group, show=show, find=find)
+        return self._page(
+            "concepts.html", opened, title="Concepts", group=group, kinds=[(one, one) for one in kinds], show=show,
+            find=find, matching=table.num_rows, total=opened.concepts.num_rows,
+            answered=pc.sum(pc.greater(opened.concepts["models"], 0)).as_py() or 0,
+            listed=table.slice(start, PER_PAGE).to_pylist(), pages=_pages(table.num_rows, start, here),
+            files=[(kind, here(format=kind)) for kind in download.KINDS],
+        )  # fmt: skip
+
     def pick(self, opened: Opened, concepts: str = "", where: str = "") -> str:
         """Return the form that a pick is started with."""
         return self._page(
@@ -261,7 +311,9 @@ class Views:
     def picked(self, opened: Opened, pick: Pick, progress: tuple[int, int]) -> str:
         """Return how far a pick has come, its question, or what was found."""
         result = pick.result or {}
-        rows = {"models": result.get("models", []), "divided": _divided(result)}
+        models = result.get("models", [])
+        usage = opened.usage(models[0]["repo_id"], models[0]["sha"]) if models else None
+        rows = {"models": models, "divided": _divided(result), "usage": usage}
         heading = {"done": "Picked", "asking": "What does this show?"}.get(pick.state, "Picking")
         return self._page(
             "picked.html", opened, title=heading, pick=pick, progress=progress, **rows,
@@ -311,6 +363,47 @@ def outputs_table(opened: Opened, repo_id: str, sha: str | None, find: str) -> p
             }
     columns = ["repo_id", "sha", "logit", "label", "name", "name_confidence", "name_source", "evidence"]
     return download.table(made, columns)
+
+
+def compared(opened: Opened, asked: Sequence[str]) -> Comparison:
+    """Compare models, as many and as large as a page may; raises `QueryError`."""
+    asked = list(dict.fromkeys(asked[: 4 * MOST_COMPARED]))
+    if not 2 <= len(asked) <= MOST_COMPARED:
+        raise QueryError(f"tick two to {MOST_COMPARED} different models to compare, not {len(asked)}")
+    gallery = opened.index.gallery
+    sizes = []
+    for repo_id, _, sha in (one.partition("@") for one in asked):
+        sizes.append(int(np.count_nonzero(gallery.is_model(repo_id, gallery.commit(repo_id, sha or None)))))
+    if sum(a * b for a, b in combinations(sizes, 2)) > MOST_PAIRS:
+        raise QueryError("these models have too many outputs for a page: use 'hubprobe compare'")
+    return compare(opened.index, asked, limit=24)
+
+
+def compared_table(found: Comparison) -> pa.Table:
+    """Return the outputs of the first of the compared models with their matches, as a table to keep."""
+    repos = [row["repo_id"] for row in found.models]
+    rows: list[dict[str, Any]] = []
+    for output in found.outputs:
+        for repo, match in zip(repos[1:], output["matches"], strict=True):
+            if match:
+                labels = [None if v is None else printable(v, 200) for v in (output["label"], match["label"])]
+                row = [repos[0], output["logit"], labels[0], repo, match["logit"], labels[1], match["similarity"]]
+                rows.append(dict(zip(_MATCHED, row, strict=True)))
+    return download.table(rows, _MATCHED)
+
+
+def concepts_table(opened: Opened, group: str, show: str, find: str) -> pa.Table:
+    """Return the concepts of a ``group`` whose name contains ``find``; with ``show`` as ``missing`` those that lack."""
+    table = opened.concepts
+    if group:
+        table = table.filter(pc.equal(table["kind"], group))
+    if show == "missing":
+        table = table.filter(pc.and_not(pc.equal(table["models"], 0), table["covered"]))
+    return table.filter(pc.match_substring(table["concept"], find.strip().lower())) if find.strip() else table
+
+
+def _usage(opened: Opened, hit: Mapping[str, Any]) -> Usage | None:
+    return opened.usage(hit["repo_id"], hit["sha"], hit["logit"], hit["label"], hit["names"])
 
 
 def picked_table(pick: Pick) -> pa.Table:

@@ -43,7 +43,7 @@ def bridged(root: Path, **options: Any) -> Made:
 def page_made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A workspace with labels, names and evidence that mean something; no test changes it."""
     made = bridged(tmp_path_factory.mktemp("page") / "small-index", models=16, n=300)
-    made.index()
+    made.index(names=True)
     return made
 
 
@@ -80,7 +80,7 @@ def hostile_made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     write_table(
         path, probes.set_column(probes.column_names.index("caption"), records.PROBES.field("caption"), captions)
     )
-    made.index()
+    made.index(names=True)
     return made
 
 
@@ -177,6 +177,14 @@ def visiting(chromium: Any, url: str, **options: Any) -> Iterator[Visit]:
     assert not visit.errors
 
 
+def eventually(page: Any, expression: str, seconds: float = 60.0) -> None:
+    """Wait until an expression holds: Playwright's own wait evaluates it inside the page, which our policy forbids."""
+    until = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < until, expression
+        page.wait_for_timeout(50)
+
+
 @pytest.fixture
 def visit(chromium: Any, served: Served) -> Iterator[Visit]:
     yield from visiting(chromium, served.url)
@@ -184,7 +192,7 @@ def visit(chromium: Any, served: Served) -> Iterator[Visit]:
 
 @pytest.fixture
 def phone(chromium: Any, served: Served) -> Iterator[Visit]:
-    yield from visiting(chromium, served.url, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    yield from visiting(chromium, served.url, viewport={"width": 360, "height": 780}, has_touch=True, is_mobile=True)
 
 
 @pytest.fixture

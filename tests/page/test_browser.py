@@ -11,8 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.page.conftest import REPO, Served, Visit
+from hubprobe import front
+from hubprobe.comparison import compare
+from hubprobe.usage import use
+from tests.page.conftest import REPO, Served, Visit, eventually
 from tests.search.conftest import probe_png
+
+PAIR = "compare?model=owner1/model-001&model=owner2/model-002"
 
 
 def test_search_shows_cards_with_everything_on_them(visit: Visit, served: Served) -> None:
@@ -33,9 +38,9 @@ def test_search_shows_cards_with_everything_on_them(visit: Visit, served: Served
         assert f"score {hit['score']:.3f}" in re.sub(r"\s+", " ", text)
         assert all(side in text for side in hit["found_by"])
     first = cards.first
-    assert re.search(r"(answers like .+|its answers fit its label) \(\d+ % sure\)", first.inner_text())
+    assert re.search(r"(answers like .+|its answers fit its label) \(\d+\s% sure\)", first.inner_text())
     assert first.locator(".strip img").count() == 8
-    page.wait_for_function("[...document.querySelectorAll('.card:first-child img')].every(i => i.naturalWidth > 0)")
+    eventually(page, "[...document.querySelectorAll('.card:first-child img')].every(i => i.naturalWidth > 0)")
     assert "a pizza" in first.locator(".strip").inner_text()  # its evidence, with captions
     assert page.locator(".sure").inner_text().startswith("How sure:")
 
@@ -196,7 +201,7 @@ def test_keyboard_only(visit: Visit) -> None:
 
 
 def test_every_field_has_a_label_and_headings_are_in_order(visit: Visit) -> None:
-    for path in ("", "?q=dog&license=mit", "model?repo=owner1/model-001", "models", "about"):
+    for path in ("", "?q=dog&license=mit", "model?repo=owner1/model-001", "models", "about", "concepts", "pick", PAIR):
         page = visit.go(path)
         assert page.evaluate(
             "[...document.querySelectorAll('input:not([type=hidden]), select')].every(e => e.labels.length)"
@@ -240,6 +245,58 @@ def test_what_is_shown_can_be_copied_and_downloaded(visit: Visit, tmp_path: Path
         assert rows[0]["name"]
 
 
+def test_two_ticked_cards_are_compared(visit: Visit, served: Served) -> None:
+    page = visit.go("?q=dog&by=model&n=6")
+    tray = page.locator("#compare button")
+    assert not tray.is_visible()
+    repos = [repo for repo, _ in _keys(page)]
+    page.locator(".tick input").nth(0).focus()
+    page.keyboard.press("Space")  # by keyboard alone
+    assert tray.inner_text() == "Tick another to compare"
+    assert tray.is_disabled()
+    page.locator(".tick input").nth(2).check()
+    tray.click()
+    page.wait_for_url("**/compare?**")
+    asked = [repos[0], repos[2]]
+    assert page.locator("main table thead").first.locator("a").all_inner_texts() == asked
+    expected = compare(served.made.open(), asked)
+    said = page.locator(".says").inner_text()
+    assert f"{expected.pairs[0]['same']} outputs" in said
+    assert page.locator(".divided > li").count() == min(24, len(expected.differences))
+    with page.expect_download() as got:
+        page.get_by_role("link", name="JSON", exact=True).click()
+    rows = json.loads(Path(got.value.path()).read_text("utf-8"))
+    assert len(rows) == expected.pairs[0]["same"]
+
+
+def test_each_card_says_how_it_is_used(visit: Visit, served: Served) -> None:
+    visit.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = visit.go("?q=dog&n=3")
+    repo, logit = _keys(page)[1]
+    card = page.locator(".card").nth(1)
+    card.locator("summary", has_text="Use it").click()
+    card.get_by_role("button", name="Copy Python").click()
+    page.wait_for_selector("text=Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == use(served.made.open(), repo, logit).code
+    assert "licence:" in card.locator(".says").inner_text()
+
+
+def test_concepts(visit: Visit, served: Served) -> None:
+    page = visit.go("concepts?kind=animal")
+    expected = front.concepts(served.made.workspace, kind="animal")
+    assert f"{expected.num_rows} concepts" in page.locator("[role=status]").inner_text()
+    assert page.locator(".list tbody tr").first.locator("th").inner_text() == expected["concept"][0].as_py()
+    page.get_by_label("Show").select_option("missing")
+    page.get_by_role("button", name="Show").click()
+    page.wait_for_url("**show=missing**")
+    missing = front.concepts(served.made.workspace, kind="animal", missing=True).num_rows
+    assert f"{missing} concepts" in page.locator("[role=status]").inner_text()
+    page = visit.go("concepts?find=dog")
+    page.get_by_role("link", name="dog", exact=True).click()
+    page.wait_for_selector(".card")
+    assert page.url == f"{visit.url}?q=dog"
+
+
 def test_the_list_of_models(visit: Visit) -> None:
     page = visit.go()
     page.get_by_role("navigation", name="Site").get_by_role("link", name="Models").click()
@@ -255,12 +312,23 @@ def test_the_list_of_models(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["", "?q=dog&license=mit", "model?repo=owner1/model-001", "models", "about", "?q=" + "w" * 200]
+    "path",
+    [
+        "",
+        "?q=dog&license=mit",
+        "model?repo=owner1/model-001",
+        "models",
+        "about",
+        "?q=" + "w" * 200,
+        "concepts",
+        "pick",
+        PAIR,
+    ],
 )
 def test_phone(phone: Visit, path: str) -> None:
     page = phone.go(path)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert page.get_by_label("What should an output recognise?").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.get_by_label("What should an output recognise?").is_visible() or path == "pick"
     small = page.evaluate(
         "Math.min(...[...document.querySelectorAll('button')].filter(b => b.offsetHeight).map(b => b.offsetHeight))"
     )
@@ -278,19 +346,23 @@ def test_phone(phone: Visit, path: str) -> None:
         "models",
         "MODEL",
         "FIND",
+        "PAIR",
+        "concepts?find=<img src=x onerror=window.hacked=1>",
+        'pick?concepts="><img src=x onerror=window.hacked=1>',
     ],
 )
 def test_hostile_text_stays_text(attacked: Visit, path: str) -> None:
     from urllib.parse import urlencode
 
     address = {"MODEL": {"repo": REPO}, "FIND": {"repo": REPO, "find": "\"><script>window.hacked='find'</script>"}}
-    page = attacked.go(f"model?{urlencode(address[path])}" if path in address else path)
+    pair = f"compare?{urlencode({'model': [REPO, 'owner1/model-001']}, doseq=True)}"
+    page = attacked.go(f"model?{urlencode(address[path])}" if path in address else pair if path == "PAIR" else path)
     page.wait_for_timeout(150)
     assert page.evaluate("window.hacked") is None
     assert page.locator("img[src=x], [onerror], [onclick], main script").count() == 0
     assert page.locator("script").count() == 1  # ours
     assert not page.evaluate("[...document.links].some(a => !['http:', 'https:'].includes(a.protocol))")
-    if path in ("MODEL", "?q=dog&n=100"):
+    if path in ("MODEL", "PAIR", "?q=dog&n=100"):
         assert "<img src=x" in page.locator("main").inner_text()  # shown, as the text it is
         assert "\u202e" not in page.content()  # nothing that turns the text around it
 

@@ -62,6 +62,19 @@ if (search) {
   });
 }
 
+const tray = document.getElementById("compare");
+if (tray) {
+  const count = () => {
+    const ticked = new Set([...document.querySelectorAll(".tick input:checked")].map((one) => one.value)).size;
+    tray.classList.toggle("ready", ticked > 0);
+    const button = tray.querySelector("button");
+    button.disabled = ticked < 2 || ticked > 4;
+    button.textContent = ticked < 2 ? "Tick another to compare" : ticked > 4 ? "Compare at most four" : `Compare ${ticked} models`;
+  };
+  addEventListener("change", count);
+  addEventListener("pageshow", count);
+}
+
 const picker = document.getElementById("images");
 const images = (files) => [...files].filter((one) => one.type.startsWith("image/"));
 
