@@ -62,12 +62,22 @@ class RunSummary:
 
 
 def open(path: str | Path | Workspace) -> Index:  # noqa: A001 - as pathlib's and gzip's open
-    """Open the index of the workspace at ``path`` for searching.
+    """Open an index for searching.
+
+    Args:
+        path: a workspace, or the address of an index that is published: ``hf://datasets/ORG/NAME``, ``s3://``,
+            ``https://`` and so on. Of that only what a query needs is read, and kept in the user's cache.
 
     Raises `WorkspaceError` when ``path`` is no workspace, `MissingStepError` when it has no index yet.
     """
     import search
+    from workspace.published import Published, is_address
 
+    if is_address(path):
+        from hubprobe.sync import checked_index
+
+        published = Published(str(path), check=checked_index)
+        return search.open(published.workspace, source=published)
     return taking_paths(search.open)(path)
 
 

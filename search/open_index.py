@@ -21,6 +21,7 @@ from search.scan.neighbours import Neighbours
 from search.scan.scoring import Descriptor
 from search.statements import TIMEOUT_S, answered
 from search.store import versions
+from search.store.partial import Source
 from search.text.calibration import Coverage
 from search.text.encoders import Encoder, checked_text
 from search.texts import Texts
@@ -40,6 +41,7 @@ def open(  # noqa: A001
     token: str | None = None,
     device: str = "cpu",
     keep_texts: bool = True,
+    source: Source | None = None,
 ) -> Index:
     """Open the index in use.
 
@@ -50,10 +52,11 @@ def open(  # noqa: A001
         device: where codes are scanned: ``cpu``, or a torch device (``cuda``) whose memory holds all of them.
         keep_texts: keep the embeddings of texts that are asked in the index, where it can be written to, so that
             asking them again needs no encoder; False where strangers ask.
+        source: brings parts of an index that lies elsewhere; None when all of it is in the workspace.
 
     Raises `MissingStepError` when there is no index, `WorkspaceError` when it is damaged or of another format.
     """
-    return Index(workspace, encoder=encoder, token=token, device=device, keep_texts=keep_texts)
+    return Index(workspace, encoder=encoder, token=token, device=device, keep_texts=keep_texts, source=source)
 
 
 class Index:
@@ -70,10 +73,11 @@ class Index:
         token: str | None = None,
         device: str = "cpu",
         keep_texts: bool = True,
+        source: Source | None = None,
     ) -> None:
         folder, manifest, lock = versions.open_current(workspace)
         self.workspace = workspace
-        self.gallery = Gallery(folder, manifest, lock, device=device)
+        self.gallery = Gallery(folder, manifest, lock, device=device, source=source)
         self._neighbours: Neighbours | None = None
         self.texts = Texts(workspace, self.gallery, encoder=encoder, token=token, keep=keep_texts)
         self._lock = threading.Lock()

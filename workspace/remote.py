@@ -66,7 +66,10 @@ PARTS = (*ADDED, "attempts", "responses", *SETS)
 """What can be pulled and pushed. ``attempts`` are the rows; that they are there is known from ``commits``, a list."""
 
 LIMITS = {"catalog": 4 << 30, "runs": 64 << 20, "attempts": 64 << 20, "responses": 8 << 30}
-"""Bytes of one object that is read, by folder; 64 GiB in the sets."""
+"""Bytes of one object that is read, by folder."""
+
+MOST = 64 << 30
+"""Bytes of a file of a set."""
 
 LATE = timedelta(hours=2)
 """How much later than its time a commit may appear: clocks differ, and a network may be cut for a while."""
@@ -444,7 +447,7 @@ class Remote:
         pointer = self.store.tagged(f"{part}/current.json")
         if pointer is None:
             return 0
-        files = self._listed(part, pointer[0])
+        files = listed(part, pointer[0])
         state = self._states().get(part)
         local = self._local_set(part)
         if files == local:
@@ -480,7 +483,7 @@ class Remote:
             return 0
         pointer = self.store.tagged(f"{part}/current.json")
         if pointer is not None:
-            there = self._listed(part, pointer[0])
+            there = listed(part, pointer[0])
             if there == local:
                 self._remember(part, local)
                 return 0
@@ -507,21 +510,6 @@ class Remote:
                 return len(todo) + 1
             pointer = self.store.tagged(f"{part}/current.json")  # another was quicker: all of these can be made again
         raise RemoteError(f"{part}/current.json is being exchanged again and again: try later")
-
-    def _listed(self, part: str, content: bytes) -> dict[str, tuple[str, int]]:
-        """Return the files that a pointer lists: path in the workspace, and sha256 and size of each."""
-        try:
-            entries = json.loads(content)["files"]
-            files = {str(name): (str(digest), int(size)) for name, (digest, size) in entries.items()}
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise RemoteError(f"{part}/current.json in the remote cannot be read: {error}") from error
-        for name, (digest, size) in files.items():
-            own = _LOCAL.fullmatch(name) and name.split("/")[0] in (part, "factors" if part == "descriptors" else part)
-            if not own or ".." in name or not re.fullmatch("[0-9a-f]{64}", digest) or not 0 <= size <= 64 << 30:
-                raise RemoteError(f"{part}/current.json in the remote lists what no {part} consist of: {name[:100]!r}")
-            if name.endswith(_LEFT_OUT):
-                raise RemoteError(f"{part}/current.json in the remote lists what is not shared: {name[:100]!r}")
-        return files
 
     def _local_set(self, part: str) -> dict[str, tuple[str, int]]:
         """Return the files of a set as they are here, with sha256 and size; empty when there is none."""
@@ -625,6 +613,22 @@ class Remote:
         from tqdm import tqdm
 
         return tqdm(items, desc=what, unit="file", total=total, disable=None if self._progress else True)
+
+
+def listed(part: str, content: bytes) -> dict[str, tuple[str, int]]:
+    """Return the files that a pointer lists: path in the workspace, and sha256 and size of each."""
+    try:
+        entries = json.loads(content)["files"]
+        files = {str(name): (str(digest), int(size)) for name, (digest, size) in entries.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise RemoteError(f"{part}/current.json in the remote cannot be read: {error}") from error
+    for name, (digest, size) in files.items():
+        own = _LOCAL.fullmatch(name) and name.split("/")[0] in (part, "factors" if part == "descriptors" else part)
+        if not own or ".." in name or not re.fullmatch("[0-9a-f]{64}", digest) or not 0 <= size <= MOST:
+            raise RemoteError(f"{part}/current.json in the remote lists what no {part} consist of: {name[:100]!r}")
+        if name.endswith(_LEFT_OUT):
+            raise RemoteError(f"{part}/current.json in the remote lists what is not shared: {name[:100]!r}")
+    return files
 
 
 def settings_at(url: str) -> Config | None:

@@ -131,11 +131,10 @@ def write_workspace(root: Path, world: World, first_model: int, rows: int) -> Wo
                 "mean": np.zeros(size, np.float32),
                 "std": stds,
                 "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), n),
-                "observed": pa.nulls(size, pa.binary()),
-                "deviation": pa.nulls(size, pa.list_(pa.float16())),
                 "variance": np.zeros(size, np.float32),
                 "logsumexp": pa.nulls(size, pa.list_(pa.float32())),
             }
+            columns |= {f.name: pa.nulls(size, f.type) for f in schema if f.name not in columns}
             write_table(path, pa.table(columns, schema=schema))
         downloads = rng.integers(0, 10_000, count)
         for (repo, sha), popular in zip(names, downloads.tolist(), strict=True):

@@ -59,7 +59,7 @@ class TableFile:
     Raises `WorkspaceError` when it is no Parquet file of this schema, or one that would unpack to too much.
     """
 
-    def __init__(self, path: Path, name: str, schema: pa.Schema) -> None:
+    def __init__(self, path: Path, name: str, schema: pa.Schema, *, versioned: bool = True) -> None:
         self.path, self.name, self.schema = path, name, schema
         self._check_footer()
         try:
@@ -67,7 +67,7 @@ class TableFile:
             version = (stored.metadata or {}).get(b"hubprobe.schema_version", b"?").decode("utf-8", "replace")
         except _UNREADABLE as error:
             raise self._unreadable(error) from error
-        if version != SCHEMA_VERSION:
+        if versioned and version != SCHEMA_VERSION:
             raise refusal(name, f"has schema version {printable(version, 20)}, not {SCHEMA_VERSION}")
         self._columns = self._checked_columns(stored)
         self._texts = [f.name for f in schema if pa.types.is_string(f.type) and f.name in self._columns]

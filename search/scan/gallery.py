@@ -18,6 +18,7 @@ from search.scan.peers import SHARE, Peers
 from search.scan.scan import CpuScanner, Scanner
 from search.scan.scoring import CALIBRATED, Comparison, Descriptor, compile_query, score_of
 from search.store import tables, versions
+from search.store.partial import Partial, Source
 from search.store.tiles import HALF, Tile
 from search.text.calibration import COVERED, DEFAULT, Calibration, Coverage, probability, shown, standing
 from search.text.contrast import strengths
@@ -43,6 +44,7 @@ class Gallery(Finder):
         manifest: its manifest.
         lock: kept open as long as the gallery is, so that no build deletes the version.
         device: ``cpu``, or a torch device such as ``cuda`` that the codes are copied to.
+        source: brings parts of the tiles that are not here; None when all are.
 
     Attributes:
         models: table `search.store.tables.MODELS`.
@@ -51,7 +53,13 @@ class Gallery(Finder):
     """
 
     def __init__(
-        self, folder: Path, manifest: dict[str, Any], lock: Lock | None = None, *, device: str = "cpu"
+        self,
+        folder: Path,
+        manifest: dict[str, Any],
+        lock: Lock | None = None,
+        *,
+        device: str = "cpu",
+        source: Source | None = None,
     ) -> None:
         self.folder, self.manifest, self._lock = folder, manifest, lock
         self.n_probes = int(manifest["n_probes"])
@@ -64,6 +72,7 @@ class Gallery(Finder):
         models = self.model_of if self.model_of.size else np.zeros(1, np.int32)
         if self.logits.num_rows != len(self) or models.min() < 0 or models.max() > max(self.models.num_rows - 1, 0):
             raise WorkspaceError(f"the index at {folder} does not fit together: run 'hubprobe index --rebuild'")
+        self._partial = Partial(folder / "tiles", infos, self.n_probes, source) if source else None
         self.scanner = _scanner(device, self.tiles, self.starts)
         self._masks: dict[str, Mask] = {}
         self._mask_lock = threading.Lock()
@@ -77,6 +86,8 @@ class Gallery(Finder):
     @cached_property
     def database(self) -> Any:
         """LanceDB: words and whole-descriptor neighbours."""
+        if self._partial is not None:
+            self._partial.source.whole("lance")
         return tables.connect(self.folder)
 
     @cached_property
@@ -255,13 +266,26 @@ class Gallery(Finder):
             raise QueryError(f"{printable(repo_id)} is not in the index: {advice}")
         return found
 
+    def have_columns(self, comparisons: Sequence[Comparison]) -> None:
+        """See `Finder.have_columns`."""
+        if self._partial is not None:
+            self._partial.columns(np.concatenate([comparison.columns for comparison in comparisons]))
+
+    def have_rows(self, rows: Rows) -> None:
+        """See `Finder.have_rows`."""
+        if self._partial is not None:
+            tile_of = np.searchsorted(self.starts, rows, side="right") - 1
+            self._partial.rows([(int(i), rows[tile_of == i] - self.starts[i]) for i in np.unique(tile_of)])
+
     def vector(self, row: int) -> NDArray[np.float32]:
         """Return the descriptor of the logit at ``row``, float32 ``[n_probes]``."""
+        self.have_rows(np.array([row]))
         number = int(np.searchsorted(self.starts, row, side="right")) - 1
         return np.asarray(HALF[self.tiles[number].exact[row - int(self.starts[number])]])
 
     def vectors(self, rows: Rows) -> NDArray[np.float32]:
         """Return the descriptors of the logits at ``rows``, float32 ``[rows, n_probes]``."""
+        self.have_rows(rows)
         out = np.empty((rows.size, self.n_probes), np.float32)
         tile_of = np.searchsorted(self.starts, rows, side="right") - 1
         for number in np.unique(tile_of):

@@ -125,10 +125,17 @@ class Finder(ABC):
     def __len__(self) -> int:
         return int(self.starts[-1])
 
+    def have_columns(self, comparisons: Sequence[Comparison]) -> None:  # noqa: B027 - most have all
+        """Have the codes that comparisons read; those of an index that lies elsewhere are brought."""
+
+    def have_rows(self, rows: Rows) -> None:  # noqa: B027
+        """Have the exact values of ``rows``; those of an index that lies elsewhere are brought."""
+
     def distances(self, comparison: Comparison, rows: Rows | None = None) -> NDArray[np.float64]:
         """Return the exact distance of ``rows`` (all when None), float64, from the fp16 values."""
         if rows is None:
             rows = np.arange(len(self), dtype=np.int64)
+        self.have_rows(rows)
         out = np.empty(rows.size, np.float64)
         tile_of = np.searchsorted(self.starts, rows, side="right") - 1
         for number in np.unique(tile_of):
@@ -180,6 +187,7 @@ class Finder(ABC):
             with trace.step("scan") as step:
                 short, rests = zip(*(self._shortened(c) for c in chosen), strict=True)
                 keep = max(_CANDIDATES * (4 if any(rests) else 1), 4 * limit)
+                self.have_columns(short)
                 candidates = self.scanner.scan(short, allowed_by, keep, [np.inf] * len(scanned))
                 step.bytes = len(self) * sum(c.columns.size for c in short)
                 step.detail = f"{len(self)} logits x {short[0].columns.size} probes, u8, {keep} candidates"
@@ -252,6 +260,7 @@ class Finder(ABC):
         if candidates.floor <= worst and candidates.floor < np.inf:
             # too many logits lie close together for the first scan's candidates: take every one that could matter
             with trace.step("scan again") as step:
+                self.have_columns([comparison])
                 (wider,) = self.scanner.scan([comparison], [mask], 0, [worst])
                 step.bytes = len(self) * comparison.columns.size
                 step.detail = f"{wider.rows.size} candidates could be nearer than {worst:.4f}"
