@@ -37,6 +37,19 @@ def workspace_option(function: F) -> F:
     )(function)
 
 
+def index_option(function: F) -> F:
+    """``--index``: an index that is published, handed on as ``folder`` in place of the workspace's."""
+
+    @click.option(
+        "--index", "address", metavar="URL", help="Ask a published index where it lies: hf://, s3://, https://."
+    )
+    @wraps(function)
+    def with_index(*args: Any, folder: Path, address: str | None, **options: Any) -> Any:
+        return function(*args, folder=address or folder, **options)
+
+    return cast("F", with_index)
+
+
 def format_option(function: F) -> F:
     """``--format``: how the result is written to stdout."""
     return click.option(

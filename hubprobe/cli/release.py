@@ -19,7 +19,7 @@ from hubprobe.cli.options import (
     token_option,
     workspace_option,
 )
-from hubprobe.output import render
+from hubprobe.output import render, size
 from workspace.text import printable
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 @click.option("--author", help="Whom the card says to cite; [release] author, or the owner of the dataset.")
 @click.option("--diff", "earlier", metavar="OLD", help="The release before it, a folder or hf://datasets/ORG/NAME: "
               "prints what has changed since, and the card counts it. Default: the one that OUT holds.")  # fmt: skip
+@click.option("--with-index", is_flag=True, help="With an index, which can be searched where the release lies.")
 @click.option("--dry-run", is_flag=True, help="Print rows, sizes and what is left out; write and upload nothing.")
 @click.option("--yes", is_flag=True, help="Upload without asking.")
 @hub_options
@@ -53,6 +54,7 @@ def release(
     without_images: bool,
     author: str | None,
     earlier: str | None,
+    with_index: bool,
     dry_run: bool,
     yes: bool,
     quiet: bool,
@@ -68,6 +70,7 @@ def release(
       hubprobe release my-release --workspace my-index --dry-run
       hubprobe release my-release --workspace my-index --licenses permissive,copyleft
       hubprobe release my-release --workspace my-index --push my-org/classifiers
+      hubprobe release my-release --workspace my-index --with-index
       hubprobe release next --workspace my-index --diff hf://datasets/my-org/classifiers --dry-run
     """
     from hubprobe.release import push
@@ -92,6 +95,11 @@ def release(
         dry_run=dry_run,
         progress=not quiet,
     )
+    if with_index and not dry_run:
+        from hubprobe.sync import carry_index
+
+        carried = carry_index(out, token=hub.token, progress=not quiet)
+        click.echo(f"its index: {size(carried)}; 'hubprobe search --index ADDRESS' asks it where it lies", err=True)
     shown = _show(summary, kind)
     if repo is not None and not dry_run:
         pushed = push(
@@ -118,9 +126,9 @@ def _show(summary: ReleaseSummary, kind: str) -> dict[str, Any]:
     from hubprobe.release.plan import REASONS
 
     sizes = Counter[str]()
-    for name, size in summary.files.items():
+    for name, length in summary.files.items():
         table = name.split("/")[0]
-        sizes[table if table in summary.rows else name] += size
+        sizes[table if table in summary.rows else name] += length
     rows: list[dict[str, Any]] = [{"what": name, "rows": n, "bytes": sizes[name]} for name, n in summary.rows.items()]
     rows += [{"what": name, "bytes": size} for name, size in sizes.items() if name not in summary.rows]
     changes = summary.since.names if summary.since else {}

@@ -18,6 +18,7 @@ from hubprobe.cli.options import (
     OutPath,
     format_option,
     hub_options,
+    index_option,
     local_offline,
     output_options,
     show_summary,
@@ -98,6 +99,7 @@ HIT_COLUMNS = ("rank", "repo_id", "logit", "label", "score")
 
 @click.command()
 @workspace_option
+@index_option
 @click.argument("text", required=False)
 @click.option("--image", type=click.Path(path_type=Path, dir_okay=False), help="Search by an example image instead.")
 @click.option("--where", help="SQL condition on the metadata, e.g. \"downloads > 1000 and license = 'mit'\"")
@@ -114,7 +116,7 @@ HIT_COLUMNS = ("rank", "repo_id", "logit", "label", "score")
 @click.option("--evidence", type=OutPath(), help="Write a contact sheet (PNG).")
 @format_option
 def search(
-    folder: Path,
+    folder: Path | str,
     text: str | None,
     image: Path | None,
     all_of: tuple[str, ...],
@@ -132,6 +134,7 @@ def search(
       hubprobe search --workspace my-index "dog"
       hubprobe search --workspace my-index "dog" --where "downloads > 1000" --evidence dog.png
       hubprobe search --workspace my-index --image cat.jpg --by model
+      hubprobe search --index hf://datasets/my-org/classifiers "dog"
       hubprobe search --workspace my-index --all-of dog --all-of cat --none-of car
     """
     from hubprobe import front
@@ -153,6 +156,7 @@ def search(
 
 @click.command()
 @workspace_option
+@index_option
 @click.argument("repo_id")
 @click.argument("logit", type=click.IntRange(min=0), required=False)
 @click.option("--where", help="SQL condition on the metadata.")
@@ -163,7 +167,7 @@ def search(
 @click.option("--evidence", type=OutPath(), help="Write a contact sheet (PNG).")
 @format_option
 def similar(
-    folder: Path, repo_id: str, logit: int | None, sha: str | None, same_model: bool, whole: bool, **shown: Any
+    folder: Path | str, repo_id: str, logit: int | None, sha: str | None, same_model: bool, whole: bool, **shown: Any
 ) -> None:
     """Find logits of other models that respond like logit LOGIT of REPO_ID; without LOGIT, models like REPO_ID.
 

@@ -331,6 +331,8 @@ _OURS = [
     "figures/*.png",
     "croissant.json",
     "CITATION.cff",
+    "index/*",
+    "hubprobe.toml",
 ]
 """What an earlier release may have left in the dataset, and this one deletes unless it holds it too."""
 
@@ -422,7 +424,7 @@ def push(
                 repo_id=repo,
                 folder_path=home,
                 repo_type="dataset",
-                allow_patterns=[*content.files, FILE],
+                allow_patterns=[*content.files, FILE, "index/*", "hubprobe.toml"],  # the index, where it carries one
                 delete_patterns=_OURS,
                 commit_message=f"Release {content.release_id}",
             )
