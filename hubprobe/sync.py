@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,11 +12,9 @@ from typing import TYPE_CHECKING
 from workspace import Config, Workspace, WorkspaceError, records
 from workspace.config import WorkspaceConfig
 from workspace.errors import RemoteError
-from workspace.files import TEMPORARY_PREFIX
 from workspace.layout import MARKER
 
 if TYPE_CHECKING:
-    from search import Encoder
     from workspace.remote import Remote
 
 _log = logging.getLogger(__name__)
@@ -170,22 +166,3 @@ def checked_index(path: Path) -> None:
     if path.name.endswith(".parquet"):
         for _ in TableFile(path, path.name, pq.read_schema(path), versioned=False).groups():
             pass
-
-
-def carry_index(
-    release: Path, *, encoder: Encoder | None = None, token: str | None = None, progress: bool = True
-) -> int:
-    """Put an index into the folder of a release, so that it can be searched where it lies; return its bytes.
-
-    The index is made of the release and not the one of the workspace, which holds what a release leaves out.
-    """
-    from hubprobe.release import import_release
-    from workspace.remote import Remote
-
-    shutil.rmtree(release / "index", ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=release.parent, prefix=TEMPORARY_PREFIX) as scratch:
-        import_release(str(release), Path(scratch) / "copy", encoder=encoder, token=token, progress=progress)
-        there = Remote(Workspace(Path(scratch) / "copy", remote=release.absolute().as_uri()), progress=progress)
-        there.push("index")
-        there.keep_settings()
-        return there.counts["bytes_pushed"]
