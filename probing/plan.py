@@ -79,12 +79,7 @@ def make(
         fields: columns common to the skipped rows.
     """
     wanted = statuses(retry)
-    last = {
-        (a["repo_id"], a["sha"]): a
-        for a in workspace.attempts(
-            ["repo_id", "sha", "attempt", "status", "probe_set", "probes_run", "probes_refused"]
-        ).to_pylist()
-    }
+    last = {(a["repo_id"], a["sha"]): a for a in workspace.attempts(_LAST).to_pylist()}
     holes = workspace.holes(probe_set)
     deaths, busy = inflight.recover(workspace, others=others)
     started = runs.now()

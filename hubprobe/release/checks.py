@@ -336,7 +336,6 @@ _SHA256 = _form("[0-9a-f]{64}", "sha256, 64 hex digits")
 _QUALITY = _one_of([q.value for q in LabelQuality], "label quality")
 _PROBLEM = _one_of(["single_label_classification", "multi_label_classification", "regression"], "kind of problem")
 _FINITE = _number(-3.5e38, 3.5e38)
-_COUNT = _number(-(2.0**63))  # as the Hub states it, which may be anything
 
 RULES: dict[str, dict[str, Rule]] = {
     "models": {

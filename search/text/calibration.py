@@ -27,7 +27,6 @@ COVERED = 0.5
 DEFAULT = (-1.2, 0.7, 4.0, 0.5)
 """Bias and weights of the signs where a gallery has too few labels to learn from; see `benchmarks/accuracy`."""
 
-_SIGNS = ("contrast", "trust", "standing")
 _PRIOR = 1.0  # ridge towards `DEFAULT`, so that a small or one-sided gallery cannot turn a sign around
 _SHIFT, _SCALE = np.array([0.0, 0.0, 5.0]), np.array([1.0, 1.0, 2.0])
 
