@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.accuracy import ask
+from search.query import _labels
 from search.scan.scoring import Comparison
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def label_search(index: Index, collection: Collection, queries: list[ask.Asked],
     concepts = ask.concept_of(index, collection)
     found = []
     for query in queries:
-        rows = query._labels(index.gallery, collection.names[query.concept], 200, query.allowed)
+        rows = _labels(index.gallery, collection.names[query.concept], 200, query.allowed)
         right = [place for place, row in enumerate(rows, 1) if concepts[row] == query.concept]
         found.append(right[0] if right else len(index))
     return [_row(about, "full text over labels", found)]
