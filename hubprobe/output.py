@@ -280,14 +280,20 @@ def render(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], kind: str 
 
 
 def _table(cells: list[list[str]], columns: list[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    widths = [max([len(name), *(len(line[i]) for line in cells)]) for i, name in enumerate(columns)]
+    widths = [max([len(name), *(_places(line[i]) for line in cells)]) for i, name in enumerate(columns)]
     right = [bool(rows) and all(isinstance(r.get(c), (int, float, type(None))) for r in rows) for c in columns]
 
     def line(values: list[str]) -> str:
-        parts = (v.rjust(w) if r else v.ljust(w) for v, w, r in zip(values, widths, right, strict=True))
+        gaps = [" " * (width - _places(value)) for value, width in zip(values, widths, strict=True)]
+        parts = (gap + value if r else value + gap for value, gap, r in zip(values, gaps, right, strict=True))
         return "  ".join(parts).rstrip()
 
     return "\n".join([line(columns), line(["─" * w for w in widths]), *map(line, cells)]) + "\n"
+
+
+def _places(text: str) -> int:
+    """Return how many places a text takes in a terminal: ideographs take two."""
+    return len(text) if text.isascii() else sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def _markdown(lines: Iterable[Sequence[str]]) -> str:

@@ -246,7 +246,7 @@ def _dataset(place: Place, kind: str, *, streaming: bool) -> _Read:
         columns = _columns(data)
     except (*_REFUSED, datasets.exceptions.DatasetsError) as error:
         raise WorkspaceError(
-            f"cannot open the data set '{place.source}', split '{place.split}': {printable(error, 300)}"
+            f"cannot open the data set '{place.source}', split '{place.split}': {printable(error, 300).rstrip('.')}"
         ) from error
     finally:
         if bars:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
@@ -198,8 +199,10 @@ class _Checker:
         if len(names) == 1 and names[0].lower() in _EVERYDAY:
             names[0] = _EVERYDAY[names[0].lower()]  # in the parse, which is what runs
         if len(names) != 1 or names[0].lower() not in self._known:
-            known = ", ".join(sorted([*self._known.values(), *_EVERYDAY]))
-            raise QueryError(f"unknown column '{printable('.'.join(names))}'; a filter reads {known}")
+            known, asked = sorted([*self._known.values(), *_EVERYDAY]), ".".join(names)
+            near = get_close_matches(asked.lower(), known, n=2)
+            meant = f"; did you mean {' or '.join(near)}?" if near else ";"
+            raise QueryError(f"unknown column '{printable(asked)}'{meant} a filter reads {', '.join(known)}")
         name = self._known[names[0].lower()]
         self.columns.add(name)
         return _WIDTHS.get(name, _WIDTH)

@@ -57,6 +57,7 @@ class _Verbs(Group):
             return None
         module = import_module(f"hubprobe.cli.{_VERBS[cmd_name][0]}")
         command: click.Command = getattr(module, f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name)
+        _take_verbose(command)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -83,6 +84,19 @@ def _choose(_context: click.Context, _option: click.Parameter, value: str) -> st
     return value
 
 
+def _take_verbose(command: click.Command) -> None:
+    """Let a verb, and every one below it, take ``-v`` after its name as the group does before it."""
+    if not any(option.name == "verbose" for option in command.params):
+        command.params.append(
+            click.Option(
+                ["-v", "--verbose"], is_flag=True, expose_value=False, help="Show what is done, and tracebacks.",
+                callback=lambda _context, _option, value: _say(verbose=True) if value else None,
+            )
+        )  # fmt: skip
+    for below in command.commands.values() if isinstance(command, click.Group) else ():
+        _take_verbose(below)
+
+
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="hubprobe")
 @click.option("-v", "--verbose", is_flag=True, help="Show what is done, and tracebacks of errors.")
@@ -105,10 +119,15 @@ def cli(verbose: bool, log_format: str) -> None:
       hubprobe run --workspace my-index --limit 50
       hubprobe search --workspace my-index "dog"
     """
-    handler = machine.Lines() if log_format == "json" else _BesideBars()
-    handler.setFormatter(logging.Formatter("%(levelname).1s %(name)s: %(message)s"))
     if log_format == "json":
         machine.bars_as_lines()
+    _say(verbose=verbose)
+
+
+def _say(*, verbose: bool) -> None:
+    """Send what our rooms log to stderr: warnings, and with ``verbose`` what is done."""
+    handler = machine.Lines() if machine.wants_json() else _BesideBars()
+    handler.setFormatter(logging.Formatter("%(levelname).1s %(name)s: %(message)s"))
     for room in ("completion", "crawler", "hubprobe", "probing", "search", "workspace"):
         # ours alone: the libraries bring handlers of their own, and a second one would say everything twice
         logger = logging.getLogger(room)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from hubprobe.cli.options import Group, format_option, output_options, workspace_option
+from hubprobe.cli.options import Group, OutPath, format_option, output_options, workspace_option
 from hubprobe.output import render
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -29,9 +29,7 @@ def plot() -> None:
 
 
 def _out(function: F) -> F:
-    return click.option(
-        "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The picture to write."
-    )(function)
+    return click.option("-o", "--out", type=OutPath(), required=True, help="The picture to write.")(function)
 
 
 def _show(rows: list[dict[str, Any]], columns: list[str], kind: str, out: Path) -> None:

@@ -12,6 +12,7 @@ import click
 from hubprobe.cli.options import (
     ChosenHub,
     Group,
+    OutPath,
     as_done,
     endpoint_option,
     format_option,
@@ -311,7 +312,7 @@ def sync(folder: Path, remote: str | None, dry_run: bool, quiet: bool, kind: str
 
 @click.command()
 @workspace_option
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Also draw it: PNG, SVG or PDF.")
+@click.option("--plot", type=OutPath(), help="Also draw it: PNG, SVG or PDF.")
 @format_option
 def status(folder: Path, plot: Path | None, kind: str) -> None:
     """Count repositories by how they ended: attempted = ok + skipped + failed.

@@ -26,7 +26,12 @@ TRUTH = HOME / "truth.json"
 PORT = 8600
 """Where ``python -m hubprobe.demo.server`` listens; the demo's workspace names it, so that its verbs work later."""
 
-QUERIES = ("dog", "guitar", "strawberry")
+QUERIES = ("globe", "strawberry", "dog")
+"""No concept has five right outputs first here: of the first two, all or all but one that there are come first."""
+
+NEXT = "apple"
+"""What to ask next: four right hits, and the probes that they answer show it."""
+
 ENCODER = "clip:hubprobe/demo-clip"
 SCORINGS = ("bridged", "contrastive", "probelog", "full", "unnormalised")
 HITS = 5
@@ -38,7 +43,8 @@ class DemoReport:
 
     Attributes:
         workspace: its folder.
-        hits: for each query, the best logits as records.
+        hits: for each query, the best logits as records, with ``right``: whether the hub trained it on that concept.
+        right: for each query, how many outputs of the hub are right.
         evidence: for each query, the picture of what those logits answer most strongly.
         status: counts by how repositories ended.
         evaluation: accuracy over every concept of the demo hub, as rows.
@@ -47,6 +53,7 @@ class DemoReport:
 
     workspace: Path
     hits: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    right: dict[str, int] = field(default_factory=dict)
     evidence: dict[str, Path] = field(default_factory=dict)
     status: StatusReport | None = None
     evaluation: list[dict[str, Any]] = field(default_factory=list)
@@ -99,17 +106,27 @@ def demo(path: str | Path | None = None, *, workers: int = 1, progress: bool = T
     with _timed(report, "search"):
         for query in QUERIES:
             report.hits[query] = index.search(query).limit(HITS).to_dicts()
+    truth = json.loads(TRUTH.read_text(encoding="utf-8"))
+    _judge(report, truth)
     for query, hits in report.hits.items():
         report.evidence[query] = root / f"{query}.png"
         index.contact_sheet(hits, report.evidence[query], title=query)
     report.status = status(Workspace.open(root))
     with _timed(report, "evaluate"):
-        truth = json.loads(TRUTH.read_text(encoding="utf-8"))
         measured = search.evaluate(
             Workspace.open(root), truth, scorings=SCORINGS, max_logit_queries=10_000, progress=progress
         )
         report.evaluation = [*measured.rows(), *_by_origin(measured)]
     return report
+
+
+def _judge(report: DemoReport, truth: dict[str, Any]) -> None:
+    """Say of every hit whether it is right, by what the hub's models were trained on."""
+    of = {(repo, i): concept for repo, about in truth["models"].items() for i, concept in enumerate(about["logits"])}
+    for query, hits in report.hits.items():
+        report.right[query] = sum(concept == query for concept in of.values())
+        for hit in hits:
+            hit["right"] = of.get((hit["repo_id"], hit["logit"])) == query
 
 
 def _by_origin(measured: Evaluation) -> list[dict[str, Any]]:
@@ -138,8 +155,10 @@ def as_text(report: DemoReport) -> str:
     """Return the report as a person reads it."""
     parts = []
     for query, hits in report.hits.items():
-        table = render(hits, ["rank", "repo_id", "logit", "label", "score", "found_by"])
-        parts.append(f"Which logits recognise “{query}”?   (evidence: {report.evidence[query]})\n\n{table}")
+        table = render(hits, ["rank", "repo_id", "logit", "label", "score", "found_by", "right"])
+        there, first = report.right[query], sum(hit["right"] for hit in hits)
+        judged = f"By the truth {first} of these are right; {there} of all outputs are."
+        parts.append(f"Which logits recognise “{query}”?   (evidence: {report.evidence[query]})\n\n{table}\n{judged}\n")
     if report.status is not None:
         counts = report.status
         table = render(counts.by_status, ["outcome", "status", "repositories", "meaning"], width=80)
@@ -153,7 +172,7 @@ def as_text(report: DemoReport) -> str:
     steps = "  ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
     parts.append(f"Time: {steps}; {sum(report.seconds.values()):.0f} s in all\n")
     parts.append(
-        f'Next: hubprobe search --workspace {report.workspace} "owl" --evidence owl.png\n'
+        f'Next: hubprobe search --workspace {report.workspace} "{NEXT}" --evidence {NEXT}.png\n'
         f"      hubprobe serve --workspace {report.workspace}   # in the browser\n"
     )
     return "\n".join(parts)

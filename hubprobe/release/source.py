@@ -162,7 +162,8 @@ def check_file(folder: Path, name: str, facts: FileFacts) -> Path:
 def _parsed(folder: Path) -> Any:
     path = folder / FILE
     if not path.is_file() or path.is_symlink():
-        raise WorkspaceError(f"{folder} holds no release: it has no {FILE}")
+        why = f"it has no {FILE}" if folder.is_dir() else "there is no such folder"
+        raise WorkspaceError(f"{folder} holds no release: {why}; name a folder with one, or hf://datasets/OWNER/NAME")
     if path.stat().st_size > MAX_BYTES:
         raise _unusable(folder, f"it has {path.stat().st_size:,} bytes; at most {MAX_BYTES:,} are read")
     try:

@@ -69,10 +69,15 @@ def load_encoder(workspace: Workspace, name: str, *, commit: str | None = None, 
     when it cannot be fetched or loaded.
     """
     kind, repo, folder = parts_of(name)
+    is_known = commit is not None  # then an index was built with it, and a text needs no image processor
     if folder is not None:
-        return MODELS[kind](folder, name, folder_hash(folder))
-    folder, commit = fetch(workspace, kind, repo, commit, token)
-    return MODELS[kind](folder, name, commit)
+        commit = folder_hash(folder)
+    else:
+        folder, commit = fetch(workspace, kind, repo, commit, token)
+    encoder = MODELS[kind](folder, name, commit)
+    if not is_known and isinstance(encoder, ClipEncoder):
+        encoder.load_processor()
+    return encoder
 
 
 def parts_of(name: str) -> tuple[str, str, Path | None]:
@@ -173,7 +178,7 @@ class ClipEncoder:
             )
         if missing:
             raise UnfitEncoderError(f"the encoder {name} lacks weights, {printable(missing[0])} first: choose another")
-        self._processor = _processor(folder, name)
+        self._folder, self._processor = folder, None
         text = getattr(self._model.config, "text_config", None)
         context = int(getattr(text, "max_position_embeddings", 77))
         kind = str(self._model.config.model_type)
@@ -197,14 +202,24 @@ class ClipEncoder:
         """Return the part of ``text`` that is read; the rest is beyond the encoder's tokens."""
         return self._reader.kept(text)
 
+    def load_processor(self) -> Any:
+        """Return the image processor, loaded the first time; raises `HubError` when transformers cannot load it.
+
+        It takes torchvision, longer to import than a text takes to encode.
+        """
+        if self._processor is None:
+            self._processor = _processor(self._folder, self.name)
+        return self._processor
+
     @_answered
     def encode_images(self, images: Sequence[Image]) -> NDArray[np.float32]:
         """Return float32 ``[len(images), dim]``, each row of unit length; images are RGB."""
         import torch
 
+        processor = self.load_processor()
         rows = []
         for start in range(0, len(images), 64):
-            batch = self._processor(images=list(images[start : start + 64]), return_tensors="pt")
+            batch = processor(images=list(images[start : start + 64]), return_tensors="pt")
             names = [n for n in _PIXELS if n in batch]
             with torch.inference_mode():
                 out = self._model.get_image_features(**{n: batch[n].to(self._device) for n in names})

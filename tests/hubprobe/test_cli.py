@@ -104,3 +104,25 @@ def test_a_summary_reads_as_people_read_it(capsys):
 def test_wrong_usage_is_exit_code_two(tmp_path):
     assert hubprobe("search", "--workspace", str(tmp_path)).returncode == 2
     assert hubprobe("fetch").returncode == 2
+
+
+def test_verbose_stands_before_a_verb_or_after_it(tmp_path):
+    """Also below a group; what it adds is a traceback, and what the rooms say while they work."""
+    where = ["-w", str(tmp_path / "none")]
+    for line in (["-v", "status", *where], ["status", "-v", *where], ["status", *where, "--verbose"], [
+        "index", "info", *where, "-v",
+    ]):  # fmt: skip
+        done = hubprobe(*line)
+        assert done.returncode == 1, line
+        assert "Traceback" in done.stderr, line
+        assert "is not a hubprobe workspace" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in hubprobe("status", *where).stderr
+    assert "--verbose" in hubprobe("probes", "build", "--help").stdout
+
+
+@pytest.mark.parametrize("line", [["plot", "map", "--out"], ["status", "--plot"]])
+def test_a_picture_makes_no_folder(tmp_path, line):
+    done = hubprobe(*line, str(tmp_path / "nodir" / "x.png"))
+    assert done.returncode == 2
+    assert "make it first" in done.stderr
+    assert not (tmp_path / "nodir").exists()

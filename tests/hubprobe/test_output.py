@@ -29,6 +29,12 @@ def test_table_is_aligned_and_harmless():
     assert "\x1b" not in "".join(lines)
 
 
+def test_ideographs_take_two_places():
+    lines = render([{"a": "目覚まし時計", "b": 1}, {"a": "clock", "b": 2}], ["a", "b"]).splitlines()
+    assert lines[1].startswith("─" * 12 + "  ")
+    assert lines[2:] == ["目覚まし時計  1", "clock         2"]
+
+
 def test_json_and_csv_read_back():
     assert json.loads(render(ROWS, ["rank", "label"], "json")) == [
         {"rank": r["rank"], "label": r["label"]} for r in ROWS
