@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,12 +27,16 @@ from search.text.calibration import Coverage
 from search.text.encoders import Encoder, checked_text
 from search.texts import Texts
 from workspace import QueryError, Workspace
+from workspace.text import printable, require_type
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Asked: TypeAlias = Union[str, "Image", Path, Descriptor, NDArray[Any]]
 """What can be searched for: words, an image or a path to one, a descriptor, or one number per probe."""
+
+_REPOSITORY = "a model is named as 'owner/name', a text"
+_PICTURE = re.compile(r"\.(?:png|jpe?g|webp|gif|bmp|tiff?|avif|heic)$", re.IGNORECASE)
 
 
 def open(  # noqa: A001
@@ -124,6 +129,14 @@ class Index:
         Returns a lazy `Query`. Raises `QueryError` for a query that cannot be answered.
         """
         settings = self.workspace.config.search
+        require_type(k, (int, np.integer, type(None)), "k is a whole number of probes")
+        for some in (all_of, any_of, none_of):
+            require_type(some, (list, tuple), "all_of, any_of and none_of are lists of concepts")
+        if isinstance(query, str) and _PICTURE.search(query):
+            raise QueryError(
+                f"{printable(query, 60)!r} reads like the name of a picture: to search by one give "
+                "pathlib.Path(...), on the command line --image FILE"
+            )
         k = (settings.k or None) if k is None else k
         scoring = settings.scoring if scoring is None else scoring
         if all_of or any_of or none_of:
@@ -164,8 +177,9 @@ class Index:
             k: see `search`.
             scoring: see `search`.
         """
-        if not isinstance(repo_id, str) or not isinstance(logit, (int, np.integer)):
-            raise TypeError("similar() takes a repository and a logit's number: similar('owner/name', 3)")
+        says = "similar() takes a repository and a logit's number, similar('owner/name', 3)"
+        require_type(repo_id, str, says)
+        require_type(logit, (int, np.integer), says)
         query = self.search(self.logit(repo_id, logit, sha=sha), k=k, scoring="full" if whole else scoring)
         own = query.descriptor.model if other_models_only else None
         return replace(query, without_model=own, neighbours=self.neighbours if whole else None)
@@ -174,6 +188,7 @@ class Index:
         """Rank models by how well their outputs match those of a whole model; see `search.by_model`."""
         from search.by_model import similar_models
 
+        require_type(repo_id, str, _REPOSITORY)
         return similar_models(self.gallery, repo_id, sha=sha, limit=limit)
 
     def search_many(
@@ -186,6 +201,7 @@ class Index:
         scoring: str | None = None,
     ) -> list[pa.Table]:
         """Search for many queries at once, each as ``search(query).where(where).limit(limit)``; they share reads."""
+        require_type(queries, (list, tuple), "search_many() takes a list of queries")
         asked = [self.search(query, k=k, scoring=scoring).limit(limit) for query in queries]
         mask = self.gallery.mask([where] if where else [])
         comparisons = [self.gallery.compile(q.descriptor, q.scoring, q.k) for q in asked]
@@ -202,6 +218,7 @@ class Index:
 
     def sql(self, statement: str, *, allow: Sequence[str] = (), timeout_s: float | None = TIMEOUT_S) -> pa.Table:
         """Answer one SELECT over the workspace's tables, with ``search(...)`` in it; see `search.sql`."""
+        require_type(statement, str, "SQL is a text")
         with answered(self.workspace, statement, lambda: self, allow=allow, timeout_s=timeout_s) as answer:
             return pa.Table.from_batches(list(answer.batches), answer.schema)
 
@@ -246,6 +263,7 @@ class Index:
         """Name every logit of a model; see `search.naming.describe_model`."""
         from search.naming import describe_model
 
+        require_type(repo_id, str, _REPOSITORY)
         return describe_model(self.gallery, self.texts, repo_id, sha=sha, count=count, progress=progress)
 
     def audit(self, *, repo_id: str | None = None, limit: int = 50, progress: bool = True) -> pa.Table:
@@ -304,6 +322,7 @@ class Index:
 
         Raises `QueryError` without an encoder, and for a filter that is none.
         """
+        require_type(text, str, "coverage() takes a concept in words")
         return self.gallery.coverage(self.texts.of_text(text), self.gallery.mask([where] if where else []))
 
     def _fitting(self, descriptor: Descriptor) -> Descriptor:

@@ -15,7 +15,7 @@ from workspace.config import Config
 from workspace.errors import MissingStepError, WorkspaceError
 from workspace.files import damaged, read_file, read_json, read_table, replacing, short_hash, table_files, write_json
 from workspace.holes import Key, holes
-from workspace.text import printable
+from workspace.text import printable, require_type
 
 MARKER = "hubprobe.toml"
 
@@ -56,6 +56,7 @@ class Workspace:
     @classmethod
     def open(cls, root: str | Path) -> Workspace:
         """Open an existing workspace; raises `WorkspaceError` when ``root`` is none."""
+        require_type(root, (str, Path), "a workspace is named by its folder, a text or a pathlib.Path")
         path = Path(root)
         if not (path / MARKER).exists():
             which = f"{path.absolute()} is not" if path.is_dir() else f"{path.absolute()} is not there, so it is not"

@@ -35,3 +35,14 @@ _PATH = re.compile(r"(?<![\w./:~-])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+~-]+){2,}[/\\]?
 def without_paths(message: str, written: str = "") -> str:
     """Return an error's message without absolute paths, but those that ``written``, what the user asked, has itself."""
     return _PATH.sub(lambda found: found[0] if found[0] in written else "…", message)
+
+
+def require_type(value: object, kinds: type | tuple[type, ...], says: str) -> None:
+    """Raise a `TypeError` in words unless ``value`` is of ``kinds``; ``says`` is what belongs there. No bool is an int.
+
+    >>> require_type(3, str, "SQL is a text")
+    Traceback (most recent call last):
+    TypeError: SQL is a text, not int
+    """
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise TypeError(f"{says}, not {type(value).__name__}")

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from search.query import Query
+from workspace import QueryError, Workspace
 
 
 def test_a_query_is_read_like_a_list_and_runs_once(opened, monkeypatch):
@@ -52,9 +53,17 @@ def test_strangers_text_in_a_notebook_is_text(opened, monkeypatch):
     [
         lambda index: index.search("dog").limit("3"), lambda index: index.search("dog").limit(True),
         lambda index: index.search("dog").where(3), lambda index: index.similar("owner1/model-001", "0"),
-        lambda index: index.similar(1, 0),
+        lambda index: index.similar(1, 0), lambda index: index.similar("owner1/model-001", 1.5),
+        lambda index: index.describe(3), lambda index: index.sql(3), lambda index: index.coverage(3),
+        lambda index: index.search("dog", k="x"), lambda index: index.search(all_of="dog"),
+        lambda index: index.search_many("dog"), lambda index: index.similar_models(3), lambda _: Workspace.open(3),
     ],
 )  # fmt: skip
 def test_wrong_types_are_said_in_words(opened, wrong):
-    with pytest.raises(TypeError, match=r"not (str|bool|int)|takes a repository"):
+    with pytest.raises(TypeError, match=r", not (str|bool|int|float)$"):
         wrong(opened)
+
+
+def test_the_name_of_a_picture_is_no_concept(opened):
+    with pytest.raises(QueryError, match=r"'my cat.JPG' reads like the name of a picture.*--image"):
+        opened.search("my cat.JPG")
