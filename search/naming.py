@@ -132,7 +132,7 @@ class Namer:
         scores[self._gallery.model_of[rows][:, None] == self._gallery.model_of[named][None]] = 0.0
         votes: list[dict[str, float]] = []
         for row in scores * trust:
-            near = np.argsort(-row, kind="stable")[:NEIGHBOURS]
+            near = _largest(row)
             best = float(row[near[0]])
             weights = np.exp((row[near] - best) / TEMPERATURE)
             vote: dict[str, float] = {}
@@ -148,8 +148,16 @@ class Namer:
         scores -= scores.max(axis=1, keepdims=True)
         shares = np.exp(scores)
         shares /= shares.sum(axis=1, keepdims=True)
-        best = np.argsort(-shares, axis=1, kind="stable")[:, :NEIGHBOURS]
-        return [{names[i]: float(row[i]) for i in some.tolist()} for row, some in zip(shares, best, strict=True)]
+        return [{names[i]: float(row[i]) for i in _largest(row).tolist()} for row in shares]
+
+
+def _largest(row: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the places of the `NEIGHBOURS` largest, largest first, equal ones as they stand: a stable sort's first."""
+    if row.size > NEIGHBOURS:
+        some = np.flatnonzero(row >= np.partition(row, -NEIGHBOURS)[-NEIGHBOURS])
+    else:
+        some = np.arange(row.size)
+    return some[np.argsort(-row[some], kind="stable")[:NEIGHBOURS]]
 
 
 def _merged(told: dict[str, float], seen: dict[str, float], count: int) -> list[Name]:
