@@ -21,11 +21,20 @@ from benchmarks.security.watch import Report, attempt, watching
 from tests.page.conftest import bridged, serving
 
 NAMES = ("search", "search_image", "similar", "describe", "coverage", "nope", "..%2f..%2fetc%2fpasswd", "")
-ARGUMENTS = ("text", "where", "by", "limit", "image", "repo_id", "logit", "q", "like", "sort", "start", "find", "n")
+ARGUMENTS = (
+    "text", "where", "by", "limit", "image", "repo_id", "logit", "q", "like", "sort", "start", "find", "n", "format",
+    "model", "repo", "key", "kind", "show", "concepts",
+)  # fmt: skip
 PAGES = (
     "/",
     "/model",
+    "/models",
+    "/compare",
+    "/concepts",
+    "/pick",
+    "/pick-image",
     "/about",
+    "/metrics",
     "/health",
     "/config",
     "/api/openapi.json",
@@ -53,7 +62,7 @@ def run(count: int, seed: int) -> Report:
     """Send ``count`` requests; return the report."""
     with tempfile.TemporaryDirectory() as scratch:
         made = bridged(Path(scratch) / "workspace", models=6, n=64)
-        made.index()
+        made.index(names=True)
         with serving(made) as served:
             place = urlsplit(served.url)
             at = (place.hostname or "", place.port or 0)
@@ -90,7 +99,7 @@ def _request(chance: Random) -> tuple[str, str, bytes | None, dict[str, str]]:
         return chance.choice(METHODS), chance.choice(OLD), odd.encoded(odd.value(chance), chance), headers
     if kind == 3:
         body, headers["Content-Type"] = _form(chance)
-        return "POST", "/image", body, headers
+        return "POST", chance.choice(("/image", "/pick")), body, headers
     path = chance.choice(CALLS) + chance.choice(NAMES)
     if kind == 4 and path.startswith("/api/"):
         return "GET", f"{path}?{_query({a: _scalar(chance) for a in ARGUMENTS[:4]}, chance)}", None, headers
@@ -118,7 +127,11 @@ def _argument(chance: Random) -> Any:
 
 
 def _scalar(chance: Random) -> str:
-    return str(chance.choice((*odd.NUMBERS, *odd.TEXTS, "dog", "owner0/m0", "model")))
+    return str(
+        chance.choice(
+            (*odd.NUMBERS, *odd.TEXTS, "dog", "owner0/m0", "model", "owner1/model-001", "csv", "parquet", "missing")
+        )
+    )
 
 
 def _query(values: dict[str, str], chance: Random) -> str:
@@ -131,7 +144,7 @@ def _query(values: dict[str, str], chance: Random) -> str:
 
 def _form(chance: Random) -> tuple[bytes, str]:
     edge = chance.choice(("x", "-" * 60, "", "a\r\nb"))
-    name = chance.choice(("file", "q", "", 'a"; filename="b'))
+    name = chance.choice(("file", "images", "concepts", "do", "key", "q", "", 'a"; filename="b'))
     file = chance.choice(("a.png", "../x", ""))
     head = f'--{edge}\r\nContent-Disposition: form-data; name="{name}"; filename="{file}"\r\n\r\n'
     body = head.encode() + picture(chance) + f"\r\n--{edge}--\r\n".encode()

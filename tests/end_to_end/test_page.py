@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow.parquet as pq
 import pytest
 
+from hubprobe.demo.run import PROBES
+from hubprobe.demo.server import serve_demo
 from tests.docs.pages import blocks
 from tests.page.conftest import chromium, eventually, visiting
 from tests.seconds import seconds_of
@@ -34,9 +39,13 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(demo: Any) -> Iterator[Served]:
+    hub = serve_demo()
+    hub.start()
     command = [sys.executable, "-m", "hubprobe", "serve", "--workspace", "demo-index", "--port", "0"]
     environment = os.environ | {"PYTHONPATH": str(demo.site)}
-    server = subprocess.Popen(command, cwd=demo.cwd, env=environment, stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [*command, "--endpoint", hub.url], cwd=demo.cwd, env=environment, stderr=subprocess.PIPE, text=True
+    )
     said = ""
     while "http://" not in said:
         line = server.stderr.readline()
@@ -53,6 +62,8 @@ def served(demo: Any) -> Iterator[Served]:
     yield Served(address, server.pid)
     server.terminate()
     server.communicate(timeout=60)
+    hub.stop()
+    assert not list(Path(tempfile.gettempdir()).glob(f"hubprobe-page-{server.pid}-*"))
 
 
 @pytest.fixture
@@ -122,3 +133,75 @@ def test_documented_calls(url: str) -> None:
 
 def test_a_text_that_it_does_not_cover(url: str) -> None:
     assert "Probably not covered." in httpx.get(f"{url}?q=quantum+chromodynamics", trust_env=False, timeout=600).text
+
+
+CONCEPTS = ("tiger", "car", "airplane")
+DROP = """files => {
+    const transfer = new DataTransfer();
+    for (const [name, data] of files)
+        transfer.items.add(new File([Uint8Array.from(atob(data), c => c.charCodeAt(0))], name, {type: "image/png"}));
+    return transfer;
+}"""
+
+
+def dropped(page: Any, each: int) -> None:
+    """Drop drawings of every concept anywhere on the form of a pick, and wait for their previews."""
+    counts = dict.fromkeys(CONCEPTS, 0)
+    files = []
+    for row in pq.read_table(PROBES, columns=["image", "caption"]).to_pylist():
+        name = row["caption"]
+        if counts.get(name, each) < each:
+            files.append((f"{name}-{counts[name]}.png", base64.b64encode(row["image"]["bytes"]).decode()))
+            counts[name] += 1
+    page.dispatch_event("h1", "drop", {"dataTransfer": page.evaluate_handle(DROP, files)})
+    page.locator("#previews li").nth(len(files) - 1).wait_for()
+
+
+def test_a_model_is_picked_with_twelve_dropped_images(served: Served, chromium: Any) -> None:
+    visits = visiting(chromium, served.url)
+    page = next(visits).go("pick")
+    page.get_by_label("What should be told apart?").fill(", ".join(CONCEPTS))
+    page.get_by_label("Models to try").select_option("5")
+    dropped(page, 4)
+    assert page.locator("#chosen").inner_text().startswith("12 images")
+    page.get_by_role("button", name="Pick", exact=True).click()
+    asked = 0
+    while "Best:" not in (heading := page.locator("h1").inner_text()):
+        assert "did not work" not in heading, page.locator("main").inner_text()
+        if heading == "What does this show?":
+            shown = page.locator("figcaption").inner_text().partition("-")[0]
+            page.keyboard.press(str(CONCEPTS.index(shown) + 1))  # a key answers, and the page asks the next
+            asked += 1
+        page.wait_for_timeout(500)
+    assert asked
+    rows = page.locator(".list tbody tr")
+    assert rows.count() == 5
+    with page.expect_download() as got:
+        page.get_by_role("link", name="JSON", exact=True).click()
+    models = json.loads(Path(got.value.path()).read_text("utf-8"))
+    assert [row["rank"] for row in models] == [1, 2, 3, 4, 5]
+    assert heading == f"Best: {models[0]['repo_id']}"
+    assert models[0]["accuracy"] > 0.6  # three concepts: a third is chance
+    page.locator("summary", has_text="Use the best").click()
+    assert models[0]["sha"] in page.locator(".use code").first.inner_text()
+    until = time.monotonic() + 30
+    while list(Path(tempfile.gettempdir()).glob(f"hubprobe-page-{served.pid}-*/*")):  # its process is about to end
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    address = page.url
+    page.get_by_role("button", name="Forget it now").click()
+    page.wait_for_url("**/pick")
+    assert "not there any more" in page.goto(address).text()
+    assert next(visits, None) is None
+
+
+def test_a_pick_is_stopped(served: Served, chromium: Any) -> None:
+    visits = visiting(chromium, served.url)
+    page = next(visits).go(f"pick?concepts={','.join(CONCEPTS)}")
+    dropped(page, 1)
+    page.get_by_role("button", name="Pick", exact=True).click()
+    page.wait_for_selector("progress")
+    page.get_by_role("button", name="Stop").click()
+    page.wait_for_selector("text=Stopped")
+    assert not list(Path(tempfile.gettempdir()).glob(f"hubprobe-page-{served.pid}-*/*/images/*"))
+    assert next(visits, None) is None
