@@ -268,7 +268,7 @@ class Picks:
             "workspace": str(workspace.root.resolve()), "endpoint": endpoint, "images": str(pick.folder / "images"),
             "concepts": pick.concepts, "budget": pick.budget, "candidates": pick.candidates, "where": pick.where,
             "folder": str(pick.folder / "pick"), "token": token_for(endpoint, self._current.token) or "",
-            "max_disk_bytes": _DISK_BYTES, "max_images": max(len(pick.names), 2),
+            "max_disk_bytes": _DISK_BYTES, "max_images": MOST + 1,
         }  # fmt: skip
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         process = subprocess.Popen(

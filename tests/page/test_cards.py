@@ -10,6 +10,7 @@ from markupsafe import Markup
 from hubprobe.page.opened import Strong
 from hubprobe.page.question import Question, count, literal, read
 from hubprobe.page.views import ENVIRONMENT, card, exact, hub_address, short, shown
+from hubprobe.usage import Facts, usage
 from search.naming import Name
 from workspace import QueryError
 
@@ -60,8 +61,13 @@ def test_a_card_of_hostile_text_has_only_our_elements(
         "parameters": 1_200_000, "downloads": 9, "license": licence, "copies": [repo],
         "names": [Name(name, 0.5, "labels"), Name(label, 0.2, "labels")], "evidence": (Strong(0, caption, 3.0),),
     }  # fmt: skip
-    made = Elements(card(hit, Question(q=label), "ab12"))
-    assert made.names <= {"li", "article", "div", "span", "h3", "p", "a", "b", "ul", "img"}
+    listed = {"license": licence, "weights_sha": "0", "weights_ref": name}
+    tried = {"processor": name, "processor_assumed": caption, "processor_settings": "{}", "label_quality": label}
+    found = usage(Facts(repo, "f" * 40, 3, label, listed, tried), ((name, 0.5),))
+    made = Elements(card(hit, Question(q=label), "ab12", usage=found))
+    shown = {"li", "article", "div", "span", "h3", "p", "a", "b", "ul", "img", "label", "input"}
+    assert made.names <= shown | {"details", "summary", "pre", "code"}
+    assert [value for name, value in made.attributes if name == "value"] == [f"{repo}@{'f' * 40}"]
     assert not [name for name, _ in made.attributes if name.startswith("on") or name == "style"]
     assert all(value.startswith(("model?", "./?")) for name, value in made.attributes if name == "href" and value)
     assert [value for name, value in made.attributes if name == "src"] == ["probe/ab12/0.webp"]
