@@ -143,7 +143,8 @@ def synced(workspace: Workspace, verb: str, *, progress: bool = False, alone: bo
     yield there
     if pushes:
         there.push(*pushes)
-        there.keep_settings()
+        if verb != "probe":  # there are many that probe, after one that crawled
+            there.keep_settings()
         _log.info("%s: %s, %d requests", workspace.remote, dict(there.counts), there.requests)
 
 

@@ -434,7 +434,7 @@ class Remote:
     def _push_added(self, part: str, dry_run: bool) -> int:
         there = {f"{n[2]}.{n[4]}" for found in self.store.list(part) if (n := _FILE.fullmatch(found.name))}
         folder = self.workspace.root / part
-        endings = (".parquet",) if part == "catalog" else (".json", ".md")
+        endings = (".parquet",) if part == "catalog" else (".json",)
         files = sorted(p for p in folder.glob("*") if p.suffix in endings and not p.name.startswith("."))
         todo = [p for p in files if p.name not in there and p.is_file() and not _PART_OF_CRAWL.fullmatch(p.name)]
         for path in () if dry_run else self._bar(todo, part):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import builtins
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -154,7 +153,7 @@ class ObjectStore:
         """See `Store.write`."""
         for name, content in files.items():
             self.requests += 1
-            with self._wrapped():
+            with self._wrapped(writes=True):
                 self._do.put(self._store, name, content)
 
     def swap(self, name: str, content: bytes, tag: Any) -> bool:
@@ -167,18 +166,20 @@ class ObjectStore:
             self.write({name: content})
             return True
         try:
-            with self._wrapped():
+            with self._wrapped(writes=True):
                 self._do.put(self._store, name, content, mode="create" if tag is None else tag, use_multipart=False)
         except FileExistsError:
             return False
         return True
 
     @contextmanager
-    def _wrapped(self) -> Iterator[None]:
+    def _wrapped(self, *, writes: bool = False) -> Iterator[None]:
         found = self._errors
         try:
             yield
         except (FileNotFoundError, found.NotFoundError) as error:
+            if writes or "NoSuchBucket" in str(error):
+                raise RemoteError(f"{self.url} is not there: make the bucket first ({safe(error)})") from None
             raise FileNotFoundError(safe(error)) from None
         except (found.AlreadyExistsError, found.PreconditionError) as error:
             raise FileExistsError(safe(error)) from None
@@ -227,7 +228,6 @@ class HubStore:
         self.repo, self._below = "/".join(place[:2]), "/".join(p for p in place[2:] if p)
         self._api = HfApi(token=token)
         self._files = HfFileSystem(token=token, use_listings_cache=False)
-        self._lock = threading.Lock()
 
     def list(self, prefix: str, after: str = "") -> Iterator[Object]:
         """See `Store.list`; the Hub lists whole folders only."""

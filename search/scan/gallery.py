@@ -126,7 +126,10 @@ class Gallery(Finder):
     @cached_property
     def calibration(self) -> Calibration | None:
         """The bank's columns; None for an index without text queries."""
-        return Calibration.load(self.folder)
+        found = Calibration.load(self.folder)
+        if found is not None and found.hubness.shape != (len(self),):  # the kernels read it by position
+            raise WorkspaceError(f"the index at {self.folder} does not fit together: run 'hubprobe index --rebuild'")
+        return found
 
     @cached_property
     def bridge(self) -> Bridge | None:

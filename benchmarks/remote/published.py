@@ -1,0 +1,58 @@
+"""The 200,000-logit index of ``benchmarks.search`` on a web server of this machine, with 50 ms before every answer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import search
+from benchmarks.remote.proxy import Proxy
+from benchmarks.remote.web import serving
+from benchmarks.search.data import World
+from hubprobe.sync import checked_index
+from workspace import Workspace
+from workspace.published import Published
+from workspace.remote import Remote
+
+LATENCY_S = 0.05
+QUERIES = 10
+KINDS: dict[str, dict[str, Any]] = {
+    "probelog, 64 probes": {"scoring": "probelog"},
+    "strong, 64 probes": {"scoring": "strong"},
+    "strong, 512 probes, as many as a text's": {"scoring": "strong", "k": 512},
+}
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """Publish the index of ``folder/workspace-200000-4000-0``, open it, ask ten queries of two kinds."""
+    local = Workspace.open(folder / "workspace-200000-4000-0")
+    remote = folder / "published"
+    Remote(Workspace(local.root, remote=remote.absolute().as_uri())).push("index")
+    world, here = World.make(4_000, 0), search.open(local)
+    queries = world.queries(QUERIES)
+    figures: dict[str, Any] = {"logits": len(here), "latency_ms": 1e3 * LATENCY_S}
+    codes = len(here) * here.gallery.n_probes
+    with serving(remote) as target, Proxy(target, LATENCY_S) as proxy:
+        for name, options in KINDS.items():
+            os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+            shutil.rmtree(folder / "cache", ignore_errors=True)
+            proxy.counts.clear()
+            started = time.perf_counter()
+            there = Published(f"http://127.0.0.1:{proxy.port}", check=checked_index)
+            index = search.open(there.workspace, source=there)
+            opened = {"open_s": round(time.perf_counter() - started, 2), "open_requests": sum(proxy.counts.values())}
+            seconds, read, equal, requests = [], [], [], []
+            for query in queries:
+                before, asked = there.bytes_read, sum(proxy.counts.values())
+                started = time.perf_counter()
+                found = index.search(query, **options).limit(10).to_arrow()
+                seconds.append(round(time.perf_counter() - started, 3))
+                read.append(round((there.bytes_read - before) / codes, 4))
+                requests.append(sum(proxy.counts.values()) - asked)
+                equal.append(found.equals(here.search(query, **options).limit(10).to_arrow()))
+            figures[name] = opened | {"seconds": seconds, "share_of_codes_read": read, "requests": requests,
+                                      "as_local": all(equal)}  # fmt: skip
+    return figures
