@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from search.scan.gallery import Gallery
 from search.scan.neighbours import SAMPLE, Reduction, measured_recall
 from search.scan.peers import Peers, measure
 from search.store import sources, tables, tiles, versions
-from search.store.tables import LOGITS, MODELS, PRINT_LOGITS, families, models_table, prints, with_families
+from search.store.tables import LOGITS, PRINT_LOGITS, families, models_table, prints, with_families
 from search.store.versions import folder_bytes
 from search.text import bank, encoder_choice, lists
 from search.text.calibration import Calibration, calibrate
@@ -29,6 +30,7 @@ from search.text.encoders import Encoder, load_encoder
 from search.text.known import KnownTexts
 from search.text.labels import Named
 from search.text.labels_fit import build as build_bridge
+from search.text.quality import Estimator
 from search.texts import Texts
 from workspace import Workspace, WorkspaceError
 from workspace.files import read_array, read_json, using, write_array, write_json
@@ -353,7 +355,10 @@ def _texts(
     found = calibrate(gallery.vectors, len(gallery), bank_texts, probes, previous=older, progress=progress)
     found.save(folder)
     same = older is not None and np.array_equal(older.centre, found.centre) and np.array_equal(older.texts, found.texts)
-    labels, quality = _judged(folder, gallery, partial(embed, kind="labels"), probes, found, previous)
+    models = _models_of(gallery)
+    judged = _judged(folder, gallery, models, partial(embed, kind="labels"), probes, found, previous)
+    quality = [lists.quality(model, *verdict) for model, *verdict in zip(models, *judged.values(), strict=True)]
+    labels = pa.chunked_array([pa.array(gallery.labels(np.arange(len(gallery))), pa.string())])
     named = Named.of(labels, gallery.model_of, quality)
     continued = previous[0] if previous and same else None
     built = build_bridge(
@@ -361,6 +366,15 @@ def _texts(
     )
     for part in built or ():
         part.save(folder)
+    accuracy: list[float | None] = [None] * len(models)
+    if built:
+        moments, texts_of = gallery.raw_moments(np.arange(len(gallery))), partial(embed, kind="labels")
+        estimator = Estimator(
+            named, built[0], gallery.vectors, moments, gallery.family_of, texts_of, probes, found.centre
+        )  # fmt: skip
+        before = tables.read_models(previous[0]).column("estimated_accuracy").to_pylist() if previous else []
+        accuracy = before + [estimator.of(np.sort(model.rows)) for model in models[len(before) :]]
+    tables.with_learned(folder, gallery.models, **judged, estimated_accuracy=accuracy)
     content["labels"] = int(built[0].trust.size) if built else 0
     if names:
         embed(bank.names(everyday_only=False), kind="bank")
@@ -373,37 +387,30 @@ def _texts(
 def _judged(
     folder: Path,
     gallery: Gallery,
+    models: Sequence[lists.Model],
     embed: Embed,
     probes: NDArray[np.float32],
     calibration: Calibration,
     previous: tuple[Path, dict[str, Any]] | None,
-) -> tuple[pa.ChunkedArray, list[str | None]]:
-    """Compare models with whole lists of labels; return every logit's label and every model's label quality after that.
+) -> dict[str, list[Any]]:
+    """Compare models with whole lists of labels and write the names; return ``labels_from`` and ``labels_fit`` of each.
 
     Models of the version that this one continues keep their verdicts: `hubprobe index --rebuild` compares them anew.
     """
-    models = _models_of(gallery)
-    before, kept = 0, tables.LISTED.empty_table()
-    source: list[str | None] = []
-    fit: list[float | None] = []
+    source, fit, kept = [], [], tables.LISTED.empty_table()
     if previous is not None:
         older, kept = tables.read_models(previous[0]), tables.read_listed(previous[0])
-        before, source, fit = older.num_rows, *(older.column(n).to_pylist() for n in ("labels_from", "labels_fit"))
+        source, fit = (older.column(name).to_pylist() for name in ("labels_from", "labels_fit"))
     judge = lists.Judge(models, gallery.vectors, embed, probes, calibration.centre)
     names: dict[int, str] = dict(zip(kept.column("row").to_pylist(), kept.column("name").to_pylist(), strict=True))
-    for model in models[before:]:
+    for model in models[len(source) :]:
         verdict = judge.verdict(model)
         source.append(verdict.source)
         fit.append(verdict.fit)
         names |= verdict.names
-    table = gallery.models
-    for name, values in (("labels_from", source), ("labels_fit", fit)):
-        field = MODELS.field(name)
-        table = table.set_column(table.column_names.index(name), field, pa.array(values, field.type))
     rows = sorted(names)
-    tables.write_listed(folder, table, pa.table([rows, [names[r] for r in rows]], schema=tables.LISTED))
-    quality = [lists.quality(model, named, value) for model, named, value in zip(models, source, fit, strict=True)]
-    return pa.chunked_array([pa.array(gallery.labels(np.arange(len(gallery))), pa.string())]), quality
+    tables.write_listed(folder, pa.table([rows, [names[row] for row in rows]], schema=tables.LISTED))
+    return {"labels_from": source, "labels_fit": fit}
 
 
 def _models_of(gallery: Gallery) -> list[lists.Model]:

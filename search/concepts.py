@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from search.scan.scoring import Descriptor, compile_query
 from search.text import bank
-from search.text.calibration import COVERED, DEFAULT, probability, standing
+from search.text.calibration import Certainty, standing
 from search.text.contrast import strengths
 from workspace import MissingStepError
 from workspace.files import conformed, open_table, write_table
@@ -94,15 +94,15 @@ def concepts_table(gallery: Gallery, texts: Texts, *, progress: bool = True) -> 
         concept, output = np.nonzero(found >= least[:, None])
         pairs = np.union1d(pairs, concept * models + gallery.model_of[rows[output]])
     signs = np.array([query.signs for query in queries])
-    weights = gallery.bridge.coverage if gallery.bridge is not None else DEFAULT
-    shares = probability(np.column_stack([signs, standing(best, sample)]), weights)
+    certainty = gallery.bridge.coverage if gallery.bridge is not None else Certainty()
+    shares = certainty.of(np.column_stack([signs, standing(best, sample)]))
     logits = gallery.logits.take(pa.array(nearest))
     return pa.table(
         {
             "concept": [concept.name for concept, _ in known],
             "kind": [concept.group for concept, _ in known],
             "models": np.bincount(pairs // max(models, 1), minlength=len(queries)).astype(np.int32),
-            "covered": shares >= COVERED,
+            "covered": shares >= certainty.answer,
             "probability": shares.astype(np.float32),
             "model": gallery.model_of[nearest],
             "logit": logits.column("logit"),

@@ -128,7 +128,7 @@ class Query:
     fused score), ``distance``, ``repo_id``, ``sha``, ``logit``, ``label`` (untrusted text), ``observed``, ``variance``,
     then the model's metadata; ``copies`` by family, ``matches`` of several concepts. ``found_by`` says of a text's hits
     which sides found them: ``zero-shot``, ``labels`` (of other models), ``map``; of a hybrid query ``behaviour``,
-    ``label`` (its own) and ``name``.
+    ``label`` (its own) and ``name``. ``probability`` says of a text's hits how probable it is that each is right.
     """
 
     gallery: Gallery
@@ -260,7 +260,7 @@ class Query:
             exact = not self.approximate
             found = self.gallery.nearest_of(comparison, self.top, mask, groups, exact=exact, trace=trace)
         with trace.step("metadata") as step:
-            table = self._with_copies(self._with_sides(self.gallery.hits(*found), found[0]))
+            table = self._with_copies(self._with_sides(self.gallery.hits(*found), *found))
             step.detail, step.bytes = f"{table.num_rows} hits", table.nbytes
         return table
 
@@ -284,8 +284,8 @@ class Query:
         found_by = pa.array([sides[i] for i in keep], pa.list_(pa.string()))
         return table.add_column(3, "found_by", found_by)
 
-    def _with_sides(self, table: pa.Table, rows: Rows) -> pa.Table:
-        """Say of every hit of a text which sides found it: those that make a quarter of its score or more."""
+    def _with_sides(self, table: pa.Table, rows: Rows, distances: NDArray[np.float64]) -> pa.Table:
+        """Say of a text's hits which sides found each, by a quarter of its score or more, and how probable it is."""
         if self.scoring != "bridged" or self.descriptor.kind != "text" or not self.descriptor.sides:
             return table
         parts = self.gallery.parts(self.descriptor, rows)
@@ -294,7 +294,11 @@ class Query:
             sorted((n for n in parts if parts[n][i] >= 0.25 * total[i]), key=lambda n, i=i: -parts[n][i])  # type: ignore[misc]
             for i in range(rows.size)
         ]
-        return table.add_column(3, "found_by", pa.array(sides, pa.list_(pa.string())))
+        table = table.add_column(3, "found_by", pa.array(sides, pa.list_(pa.string())))
+        if self.descriptor.signs is None:
+            return table
+        share = self.gallery.certain(self.descriptor, distances, self._mask())
+        return table.add_column(2, "probability", pa.array(share, pa.float64()))
 
     def _with_copies(self, table: pa.Table) -> pa.Table:
         if self.unit != "family":

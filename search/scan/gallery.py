@@ -20,7 +20,7 @@ from search.scan.scoring import CALIBRATED, Comparison, Descriptor, compile_quer
 from search.store import tables, versions
 from search.store.partial import Partial, Source
 from search.store.tiles import HALF, Tile
-from search.text.calibration import COVERED, DEFAULT, Calibration, Coverage, probability, shown, standing
+from search.text.calibration import Calibration, Certainty, Coverage, shown, standing
 from search.text.contrast import strengths
 from search.text.labels import Bridge
 from workspace import QueryError, WorkspaceError
@@ -172,19 +172,40 @@ class Gallery(Finder):
 
         Raises `QueryError` for another kind of query, or an index without an encoder.
         """
+        return self._certain(query, allowed)[0]
+
+    def certain(self, query: Descriptor, distances: NDArray[np.float64], allowed: Mask | None) -> NDArray[np.float64]:
+        """Return the probability that each hit of a text is right, float64 ``[hits]``, from their distances, ascending.
+
+        Args:
+            query: of a text; see `coverage`.
+            distances: of the hits of `bridged`, the nearest first.
+            allowed: which logits could be found.
+        """
+        found, mean, deviation = self._certain(query, allowed)
+        scores = 1.0 - distances
+        lag, above = (scores[:1] - scores) / deviation, (scores - mean) / deviation
+        return self._certainty.of_hits(found.probability, lag, above)
+
+    @property
+    def _certainty(self) -> Certainty:
+        return self.bridge.coverage if self.bridge is not None else Certainty()
+
+    def _certain(self, query: Descriptor, allowed: Mask | None) -> tuple[Coverage, float, float]:
+        """Return a text's coverage, and mean and standard deviation of the scores of the logits allowed."""
         if query.signs is None:
             raise QueryError("coverage is known of texts only, and of an index that was built with an encoder")
         rows = np.arange(len(self)) if allowed is None else np.flatnonzero(allowed)
         if not rows.size:
-            return Coverage(0.0, False, *query.signs, 0.0)
+            return Coverage(0.0, False, *query.signs, 0.0), 0.0, 1.0
         comparison = self.compile(query, "bridged")
         spread = rows[np.unique(np.linspace(0, rows.size - 1, min(_SAMPLE, rows.size)).astype(np.int64))]
-        nearest = 1.0 - self.nearest(comparison, 1, allowed)[1]
-        above = standing(nearest, 1.0 - self.distances(comparison, spread)[None])
-        weights = self.bridge.coverage if self.bridge is not None else DEFAULT
-        share = float(probability(np.array([[*query.signs, above[0]]]), weights)[0])
+        sample = 1.0 - self.distances(comparison, spread)
+        above = standing(1.0 - self.nearest(comparison, 1, allowed)[1], sample[None])
+        share = float(self._certainty.of(np.array([[*query.signs, above[0]]]))[0])
         seen = shown(query.about, self.manifest.get("cover"))
-        return Coverage(share, share >= COVERED, *query.signs, float(above[0]), seen)
+        found = Coverage(share, share >= self._certainty.answer, *query.signs, float(above[0]), seen)
+        return found, float(sample.mean()), max(float(sample.std()), 1e-9)
 
     def mask(self, conditions: Sequence[str | Condition]) -> Mask | None:
         """Return which logits meet every condition, bool ``[logits]``, or None when there is no condition."""

@@ -48,6 +48,7 @@ MODELS = pa.schema(
         pa.field("family", pa.string(), nullable=False),  # first indexed of its near-copies; itself without any
         pa.field("labels_from", pa.string()),  # whole list that names its outputs: a data set's, or of another model
         pa.field("labels_fit", pa.float32()),  # how far that list, or its own, agrees with them: standard deviations
+        pa.field("estimated_accuracy", pa.float32()),  # share of the probes it answers as others would, 0 to 1
     ]
 )
 """One row per model with a descriptor, in order of ``model``. Names are the catalog's and the attempts' own."""
@@ -112,9 +113,16 @@ LISTED = pa.schema([pa.field("row", pa.int64(), nullable=False), pa.field("name"
 """Names of outputs by a list that is not their model's own, or that it does not state for certain; by position."""
 
 
-def write_listed(folder: Path, models: pa.Table, listed: pa.Table) -> None:
-    """Write the names that lists give, and the table of models with what is known of their lists."""
+def write_listed(folder: Path, listed: pa.Table) -> None:
+    """Write the names that lists give."""
     write_table(folder / "listed.parquet", listed, row_group_rows=_ROW_GROUP)
+
+
+def with_learned(folder: Path, models: pa.Table, **learned: Sequence[Any]) -> None:
+    """Write the table of models again with columns that were learned from the gallery, a value a model."""
+    for name, values in learned.items():
+        field = MODELS.field(name)
+        models = models.set_column(models.column_names.index(name), field, pa.array(values, field.type))
     write_table(folder / "models.parquet", models, row_group_rows=_ROW_GROUP)
 
 

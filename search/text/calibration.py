@@ -22,10 +22,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COVERED = 0.5
-"""Probability under which a query is declined."""
+"""Probability under which a query is declined, where a gallery has too few labels to learn from."""
+
+RISK = 0.2
+"""Share of the answers that may be wrong where no label of the gallery names the concept; see `Certainty.learn`."""
+
+HITS = (0.0, 1.0, -1.0, 0.3)
+"""Bias and weights of a hit's signs where nothing was learned: its query's log-odds, its lag behind the first, its
+standing."""
 
 DEFAULT = (-1.2, 0.7, 4.0, 0.5)
 """Bias and weights of the signs where a gallery has too few labels to learn from; see `benchmarks/accuracy`."""
+
+GROUP = 20
+"""Cases of one step of `isotonic`, at least."""
 
 _PRIOR = 1.0  # ridge towards `DEFAULT`, so that a small or one-sided gallery cannot turn a sign around
 _SHIFT, _SCALE = np.array([0.0, 0.0, 5.0]), np.array([1.0, 1.0, 2.0])
@@ -37,7 +47,7 @@ class Coverage:
 
     Attributes:
         probability: that one of the ten nearest logits recognises what was asked, 0 to 1.
-        covered: whether that is at least `COVERED`.
+        covered: whether that is at least what `Certainty.answer` asks.
         contrast: best probe's contrast, in standard deviations of the bank's.
         trust: in the nearest label being the same thing, 0 to 1.
         standing: nearest logit's score, in standard deviations above all logits'.
@@ -61,6 +71,122 @@ class Coverage:
         return f"probably not covered ({why}{label}): probability {self.probability:.2f}"
 
 
+@dataclass(frozen=True)
+class Certainty:
+    """How probable an answer is, and each hit, learned from a gallery's own labels.
+
+    Attributes:
+        weights: bias and weights of a query's signs, of a logistic regression.
+        stated: what that states, ascending, and ``right``: the share that was right where it stated so (isotonic).
+        answer: probability from which a query counts as answered.
+        hits: bias and weights of a hit's signs; ``hits_stated`` and ``hits_right`` as above.
+    """
+
+    weights: tuple[float, ...] = DEFAULT
+    stated: tuple[float, ...] = (0.0, 1.0)
+    right: tuple[float, ...] = (0.0, 1.0)
+    answer: float = COVERED
+    hits: tuple[float, ...] = HITS
+    hits_stated: tuple[float, ...] = (0.0, 1.0)
+    hits_right: tuple[float, ...] = (0.0, 1.0)
+
+    @classmethod
+    def of_json(cls, known: dict[str, Any]) -> Certainty:
+        """Return what `dataclasses.asdict` and JSON made of it."""
+        lists = {name: tuple(float(v) for v in values) for name, values in known.items() if name != "answer"}
+        return cls(**lists, answer=float(known.get("answer", COVERED)))
+
+    def of(self, signs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the probability that one of the ten nearest logits is right, from signs ``[queries, 3]``."""
+        found: NDArray[np.float64] = np.interp(probability(signs, self.weights), self.stated, self.right)
+        return found
+
+    def of_hits(
+        self, query: float | NDArray[np.float64], lag: NDArray[np.float64], above: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return the probability that each hit is right, never above that of its query.
+
+        Args:
+            query: of `of`.
+            lag: how far each hit's score is behind the first one's, in standard deviations of all scores.
+            above: how far it stands above their mean.
+        """
+        signs = _hit_signs(query, lag, above)
+        found = np.interp(_logistic(signs @ np.array(self.hits)), self.hits_stated, self.hits_right)
+        return np.asarray(np.minimum(found, query), np.float64)
+
+    @classmethod
+    def learn(
+        cls,
+        signs: NDArray[np.float64],
+        answered: NDArray[np.bool_],
+        hidden: NDArray[np.bool_],
+        hits: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]],
+    ) -> Certainty:
+        """Return what a gallery's labels teach, each asked for in several ways.
+
+        A query counts as answered from the least probability at which, of the cases ``hidden`` everywhere that reach
+        it, at most `RISK` are wrong, one more being counted: conformal risk control (Angelopoulos et al., 2022).
+
+        Args:
+            signs: float64 ``[queries, 3]``.
+            answered: whether one of the ten nearest was right.
+            hidden: whether the concept's name was hidden in all models.
+            hits: lag and standing of every query's first ten, ``[queries, 10]``, whether each was right, and whether
+                that is known.
+        """
+        weights = fit(signs, answered)
+        raw = probability(signs, weights)
+        stated, right = isotonic(raw, answered)
+        found = cls(weights, stated, right)
+        share = found.of(signs)
+        answer = COVERED
+        if hidden.any():
+            order = np.argsort(-share[hidden], kind="stable")
+            wrong = np.cumsum(~answered[hidden][order]) + 1
+            allowed = np.flatnonzero(wrong / np.arange(2, wrong.size + 2) <= RISK)
+            answer = float(share[hidden][order][allowed[-1] if allowed.size else 0])
+        lag, above, correct, known = hits
+        query = np.broadcast_to(share[:, None], lag.shape)
+        inputs = _hit_signs(query[known], lag[known], above[known])
+        learned = logistic_fit(inputs, correct[known], HITS)
+        hits_stated, hits_right = isotonic(_logistic(inputs @ np.array(learned)), correct[known])
+        return cls(weights, stated, right, answer, learned, hits_stated, hits_right)
+
+
+def _hit_signs(query: Any, lag: NDArray[np.float64], above: NDArray[np.float64]) -> NDArray[np.float64]:
+    share = np.clip(np.broadcast_to(np.asarray(query, np.float64), lag.shape), 1e-3, 1 - 1e-3)
+    odds = np.log(share / (1.0 - share))
+    return np.stack([np.ones(lag.shape), odds, lag, (above - 5.0) / 2.0], axis=-1)
+
+
+def isotonic(stated: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the ascending step function nearest to what was right, as points to interpolate between.
+
+    Pool adjacent violators (Ayer et al., 1955), over groups of `GROUP` cases, each end drawn half a case inwards: no
+    finite number of cases shows that something is certain.
+
+    >>> isotonic(np.linspace(0, 1, 40), np.arange(40) >= 20)[1]
+    (0.0125, 0.0125, 0.9875, 0.9875)
+    """
+    order = np.argsort(stated, kind="stable")
+    x, y = stated[order].astype(np.float64), right[order].astype(np.float64)
+    blocks: list[list[float]] = []  # sum, count, first, last
+    for start in range(0, x.size, GROUP):
+        part = slice(start, start + GROUP)
+        blocks.append([float(y[part].sum()), float(y[part].size), float(x[part][0]), float(x[part][-1])])
+        while len(blocks) > 1 and blocks[-2][0] * blocks[-1][1] >= blocks[-1][0] * blocks[-2][1]:
+            total, count, _, last = blocks.pop()
+            blocks[-1] = [blocks[-1][0] + total, blocks[-1][1] + count, blocks[-1][2], last]
+    points: list[float] = []
+    shares: list[float] = []
+    most = 1.0 - 0.5 / max(x.size, 1)
+    for total, count, first, last in blocks:
+        points += [first, last]
+        shares += [min(max(total / count, 1.0 - most), most)] * 2
+    return tuple(points), tuple(shares)
+
+
 def probability(signs: NDArray[np.float64], weights: tuple[float, ...]) -> NDArray[np.float64]:
     """Return the probability of an answer, float64 ``[queries]``, from signs ``[queries, 3]``."""
     logit = weights[0] + ((signs - _SHIFT) / _SCALE) @ np.array(weights[1:])
@@ -68,14 +194,18 @@ def probability(signs: NDArray[np.float64], weights: tuple[float, ...]) -> NDArr
 
 
 def fit(signs: NDArray[np.float64], answered: NDArray[np.bool_]) -> tuple[float, ...]:
-    """Return bias and weights of a logistic regression by Newton's method, drawn towards `DEFAULT`."""
-    inputs = np.column_stack([np.ones(len(signs)), (signs - _SHIFT) / _SCALE])
-    prior = np.array(DEFAULT)
-    weights = prior.copy()
+    """Return bias and weights of `probability`, drawn towards `DEFAULT`."""
+    return logistic_fit(np.column_stack([np.ones(len(signs)), (signs - _SHIFT) / _SCALE]), answered, DEFAULT)
+
+
+def logistic_fit(inputs: NDArray[np.float64], right: NDArray[np.bool_], prior: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the weights of a logistic regression by Newton's method, drawn towards ``prior``."""
+    before = np.array(prior)
+    weights = before.copy()
     for _ in range(30):
         p = _logistic(inputs @ weights)
-        hessian = (inputs * (p * (1.0 - p))[:, None]).T @ inputs + _PRIOR * np.eye(len(prior))
-        step = np.linalg.solve(hessian, inputs.T @ (answered - p) - _PRIOR * (weights - prior))
+        hessian = (inputs * (p * (1.0 - p))[:, None]).T @ inputs + _PRIOR * np.eye(len(before))
+        step = np.linalg.solve(hessian, inputs.T @ (right - p) - _PRIOR * (weights - before))
         weights += step
         if float(np.abs(step).max()) < 1e-8:
             break

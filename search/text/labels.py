@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from search.scan.scoring import BRIDGE, MAP
-from search.text.calibration import DEFAULT
+from search.text.calibration import Certainty
 from search.text.contrast import Vectors, strengths, unit
 from workspace.files import damaged, read_tensors, write_tensors
 
@@ -72,7 +72,7 @@ class Bridge:
         mapped: float16 ``[dim, n]``, the linear map from text to strong responses; of no rows without one.
         width: similarity to the nearest label at which trust in it falls by e.
         share: how much the map counts beside the zero-shot side, which counts 1.
-        coverage: bias and weights of `search.text.calibration.probability`.
+        coverage: how probable an answer is.
     """
 
     centre: NDArray[np.float32]
@@ -84,7 +84,7 @@ class Bridge:
     mapped: NDArray[np.float16]
     width: float = 0.1
     share: float = 0.3
-    coverage: tuple[float, ...] = DEFAULT
+    coverage: Certainty = field(default_factory=Certainty)
 
     def sides(
         self,
@@ -161,7 +161,7 @@ class Bridge:
         """Write it into a version's folder."""
         names = ("centre", "embeddings", "trust", "first", "rows", "weights", "mapped")
         tensors = {name: getattr(self, name) for name in names}
-        about = {"width": repr(self.width), "share": repr(self.share), "coverage": json.dumps(self.coverage)}
+        about = {"width": repr(self.width), "share": repr(self.share), "coverage": json.dumps(asdict(self.coverage))}
         write_tensors(folder / BRIDGE_FILE, tensors, about)
 
     @classmethod
@@ -172,7 +172,9 @@ class Bridge:
             return None
         try:
             tensors, about = read_tensors(path)
-            coverage = tuple(float(w) for w in json.loads(about["coverage"]))
+            known = json.loads(about["coverage"])
+            # a list: as it was before hits had a probability
+            coverage = Certainty.of_json(known if isinstance(known, dict) else {"weights": known})
             return cls(**tensors, width=float(about["width"]), share=float(about["share"]), coverage=coverage)
         except (KeyError, TypeError, ValueError) as error:
             raise damaged(path, error) from error

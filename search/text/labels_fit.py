@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search.text.calibration import Calibration, fit, standing
+from search.text.calibration import Calibration, Certainty
 from search.text.contrast import Embed, Vectors, strengths, unit, zero_shot
 from search.text.labels import ENOUGH, LOGITS, Bridge, Named, Near, Trust, counting, extend, learn
 
@@ -30,6 +31,8 @@ _RIDGES = (1.0, 3.0, 10.0)  # per thousand labels
 _WIDTHS, _SHARES = (0.05, 0.1, 0.2), (0.0, 0.15, 0.3, 0.6)
 _QUERIES, _CANDIDATES = 300, 20_000
 _ROWS = 4_096
+_FILTERED = 0.1  # share of the models that a filter leaves, where one is learned from
+_MANY = 2**31  # logits before one that is not there
 _FIRST_PAGE = 10  # hits among which one must be right for a query to count as answered
 
 
@@ -202,19 +205,35 @@ def _weighed(
     best, found = -1.0, bridge
     for width in _WIDTHS:
         for share in _SHARES if leave_out else (0.0,):
-            above, _ = trial.ranked(own_model_hidden, width, share)
+            above = trial.ranked(own_model_hidden, width, share).above
             score = float((1.0 / (1.0 + above)).mean())
             if score > best + 1e-4:
                 best, found = score, replace(bridge, width=width, share=share)
-    # what decides about a query is whether anybody named it, so both cases are learned from
-    cases = []
-    for near in (own_model_hidden, trial.lent(everywhere=True)):
-        any_of = near is not own_model_hidden
-        above, standing = trial.ranked(near, found.width, found.share, any_of=any_of)
+    # what decides about a query is whether anybody named it, and whether a filter left what was named
+    cases, hidden = [], []
+    for everywhere in (False, True):
+        near = trial.lent(everywhere=True) if everywhere else own_model_hidden
         trust = np.array([0.0 if n is None else n.trust(found.width) for n in near])
-        cases.append((np.column_stack([contrast[asked], trust, standing]), above < _FIRST_PAGE))
-    signs, answered = (np.concatenate(part) for part in zip(*cases, strict=True))
-    return replace(found, coverage=fit(signs, answered))
+        for kept in (1.0, _FILTERED):
+            one = trial.ranked(near, found.width, found.share, any_of=everywhere, kept=kept)
+            signs = np.column_stack([contrast[asked], trust, one.standing])
+            cases.append((signs, one.above < _FIRST_PAGE, one.lag, one.stands, one.right, one.known))
+            hidden.append(np.full(asked.size, everywhere and kept == 1.0))
+    signs, answered, *hits = (np.concatenate(part) for part in zip(*cases, strict=True))
+    lag, stands, right, known = hits
+    certainty = Certainty.learn(signs, answered, np.concatenate(hidden), (lag, stands, right, known))
+    return replace(found, coverage=certainty)
+
+
+class _Ranked(NamedTuple):
+    """What came of asking: see `_Trial.ranked`. The last four are of each query's first ten, ``[queries, 10]``."""
+
+    above: NDArray[np.int64]
+    standing: NDArray[np.float64]
+    lag: NDArray[np.float64]
+    stands: NDArray[np.float64]
+    right: NDArray[np.bool_]
+    known: NDArray[np.bool_]
 
 
 class _Trial:
@@ -244,6 +263,8 @@ class _Trial:
         others = np.random.default_rng(3).permutation(model_of.size)[:_CANDIDATES]
         parts = [strengths(vectors(others[i : i + _ROWS])) for i in range(0, others.size, _ROWS)]
         self._strong, self._common = np.concatenate(parts), hubness[others]
+        self._others, self._models = others, int(model_of.max(initial=-1)) + 1
+        self._has_label = np.isin(others, bridge.rows)
         self._hubness = hubness
         self._named = [bridge.rows[bridge.first[label] : bridge.first[label + 1]] for label in asked.tolist()]
         self._rivals = np.stack([~np.isin(others, named) for named in self._named])
@@ -262,11 +283,12 @@ class _Trial:
         return found
 
     def ranked(
-        self, near: Sequence[Near | None], width: float, share: float, *, any_of: bool = False
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        self, near: Sequence[Near | None], width: float, share: float, *, any_of: bool = False, kept: float = 1.0
+    ) -> _Ranked:
         """Return how many rivals come before each query's logit, or ``any_of`` those that carry its label.
 
-        Also how far the best score stands out. Logits that carry the label are no rivals.
+        Also how far the best score stands out, and the same of the first ten hits; whether one is right is known of
+        those that carry a label. Logits that carry the query's are no rivals. A filter leaves ``kept`` of the models.
         """
         fused = self._expected + np.float32(share) * self._mapped
         for i, one in enumerate(near):
@@ -274,10 +296,30 @@ class _Trial:
                 fused[i] += np.float32(counting(one.trust(width))) * one.side
         fused = unit(fused)
         right = self._named if any_of else [self._target[i : i + 1] for i in range(self._target.size)]
-        vectors = self._vectors
-        own = np.array(
-            [(strengths(vectors(rows)) @ q - self._hubness[rows]).max() for q, rows in zip(fused, right, strict=True)]
-        )
-        scores = (fused @ self._strong.T - self._common).astype(np.float64)
-        above = ((scores > own[:, None]) & self._rivals).sum(axis=1)
-        return above, standing(np.maximum(scores.max(axis=1), own), scores)
+        rng = np.random.default_rng(5)
+        parts = []
+        every = fused @ self._strong.T - self._common
+        for q, found, rows, rivals in zip(fused, every, right, self._rivals, strict=True):
+            there = np.ones(self._models, bool) if kept == 1.0 else rng.random(self._models) < kept
+            own = rows[there[self._model_of[rows]]]
+            scores = (strengths(self._vectors(own)) @ q - self._hubness[own]).astype(np.float64)
+            allowed = there[self._model_of[self._others]]
+            parts.append(_one(scores, found[allowed].astype(np.float64), rivals[allowed], self._has_label[allowed]))
+        return _Ranked(*(np.stack(part) for part in zip(*parts, strict=True)))
+
+
+def _one(
+    own: NDArray[np.float64], others: NDArray[np.float64], rivals: NDArray[np.bool_], labelled: NDArray[np.bool_]
+) -> tuple[Any, ...]:
+    """Return one query's row of `_Ranked` from the scores of its own logits and of the others."""
+    mean, deviation = (float(others.mean()), max(float(others.std()), 1e-9)) if others.size else (0.0, 1.0)
+    against, told = others[rivals], labelled[rivals]
+    scores = np.concatenate([own, against, np.full(_FIRST_PAGE, -np.inf)])
+    right = np.arange(scores.size) < own.size
+    known = np.concatenate([np.ones(own.size, bool), told, np.zeros(_FIRST_PAGE, bool)])
+    first = np.argsort(-scores, kind="stable")[:_FIRST_PAGE]
+    best = float(scores[first[0]]) if np.isfinite(scores[first[0]]) else mean
+    shown = np.where(np.isfinite(scores[first]), scores[first], mean)
+    above = int((against > own.max()).sum()) if own.size else _MANY
+    lag, stands = (best - shown) / deviation, (shown - mean) / deviation
+    return np.int64(above), np.float64((best - mean) / deviation), lag, stands, right[first], known[first]

@@ -13,7 +13,7 @@ from search.scan.scan import CpuScanner
 from search.scan.scoring import BRIDGE, MAP, Comparison
 from search.store.tiles import Tile, write_tile
 from search.text.bank import names
-from search.text.calibration import BANK, Coverage, standing
+from search.text.calibration import BANK, Certainty, Coverage, standing
 from search.text.contrast import strengths
 from search.text.labels import WITHOUT_EVIDENCE, Bridge, Named, Near, learn
 
@@ -58,7 +58,7 @@ def test_contrast_is_measured_from_the_banks_mean_in_its_deviations(opened):
 def test_coverage_is_a_logistic_regression_with_the_gallerys_own_weights(made, monkeypatch):
     index = made.open()
     weights = (0.3, -0.4, 0.9, 0.2)  # not those that are used where a gallery has too few labels
-    monkeypatch.setattr(index.gallery, "bridge", replace(index.gallery.bridge, coverage=weights))
+    monkeypatch.setattr(index.gallery, "bridge", replace(index.gallery.bridge, coverage=Certainty(weights)))
     for text in ("dog", "a thing nobody has"):
         found = index.coverage(text)
         signs = (found.contrast, found.trust, (found.standing - 5.0) / 2.0)

@@ -1,0 +1,139 @@
+"""Whole lists on PhotoHub: true ones accepted, wrong ones refused, and what naming its models is worth to a search.
+
+    python -m benchmarks.photohub.lists WORKSPACE TRUTH
+
+``WORKSPACE`` is PhotoHub's, with an index, ``TRUTH`` what `search.evaluate` takes. Every model is judged as if it said
+nothing of its outputs: once beside its own true list, once beside each of twelve wrong ones: four other orders, the
+order moved by one either way, other classes in ImageNet's order (three draws), and each class's nearest, second and
+third neighbour by name. Then the index is built again, the true lists of the models that state none being known, and
+the names of the classes' test half are asked among these models. Thresholds were chosen on logits of EfficientNet-Lite.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import search
+from benchmarks.accuracy.encoder import captions
+from benchmarks.photohub.plan import halves
+from search import build
+from search.text import lists
+from search.text.encoders import text_embeddings
+from search.text.labels import NAMED
+from workspace import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from search.text.lists import Model
+
+WRONG = 12
+
+
+def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+    """Embed texts as a caption encoder's index does."""
+    return text_embeddings(captions(), texts, ("{}",))
+
+
+def wrong_lists(
+    true: list[str], names: list[str], near: NDArray[np.int64], rng: np.random.Generator
+) -> list[list[str]]:
+    """Return twelve lists that are not a model's own, as long as it."""
+    at = [names.index(name) for name in true]
+    others = np.setdiff1d(np.arange(len(names)), at)
+    found = [[true[i] for i in rng.permutation(len(true))] for _ in range(4)]
+    found += [true[1:] + true[:1], true[-1:] + true[:-1]]
+    if len(true) < len(names):
+        found += [[names[i] for i in np.sort(rng.choice(others, len(true), replace=False))] for _ in range(3)]
+        found += [[names[near[i, k]] for i in at] for k in (1, 2, 3)]
+    return [one for one in found if one != true]
+
+
+def judged(workspace: Workspace, truth: dict[str, Any]) -> None:
+    """Print how many true and wrong lists are accepted."""
+    index = search.open(workspace, encoder=captions())
+    gallery = index.gallery
+    calibration = gallery.calibration
+    assert calibration is not None
+    names = [str(about["name"]) for about in truth["concepts"].values()]
+    rows = embed(names)
+    near = np.argsort(-(rows @ rows.T), axis=1)
+    rng, accepted, refused, total, missed = np.random.default_rng(0), 0, 0, 0, []
+    own_fits = []
+    for model in build._models_of(gallery):
+        true = [truth["concepts"][c]["name"] for c in truth["models"][model.repo_id]["logits"]]
+        if len(true) < lists.FEWEST:
+            continue
+        silent = lists.Model(model.repo_id, "LABEL_i", model.count, model.rows, model.outputs, [None] * model.count)
+
+        def source(candidates: list[list[str]], silent: Model = silent) -> str | None:
+            lenders = [
+                lists.Model(str(i), NAMED, silent.count, silent.rows[:0], silent.outputs, labels)
+                for i, labels in enumerate(candidates)
+            ]
+            judge = lists.Judge([silent, *lenders], gallery.vectors, embed, index.probe_embeddings, calibration.centre)
+            return judge.verdict(silent).source
+
+        if source([true]) is not None:
+            accepted += 1
+        else:
+            missed.append((model.repo_id, len(true)))
+        for wrong in wrong_lists(true, names, near, rng):
+            total += 1
+            refused += source([wrong]) in (None, "imagenet-1k")
+        own_fits.append(len(true))
+    _say(models=len(own_fits), true_accepted=accepted, share=round(accepted / len(own_fits), 3))
+    _say(wrong=total, accepted=total - refused)
+    _say(missed=missed)
+
+
+def searched(workspace: Workspace, truth: dict[str, Any]) -> None:
+    """Print text top-1 among models that state no labels, their lists unknown and known."""
+    test = set(halves()["test"])
+    before = lists.shipped()
+    for known in (False, True):
+        index = search.open(workspace, encoder=captions())
+        quality = dict(
+            zip(*(index.gallery.models.column(n).to_pylist() for n in ("repo_id", "label_quality")), strict=True)
+        )
+        silent = {
+            repo for repo, q in quality.items() if q != NAMED and len(truth["models"][repo]["logits"]) >= lists.FEWEST
+        }
+        if known:
+            told = {r: tuple(truth["concepts"][c]["name"] for c in truth["models"][r]["logits"]) for r in silent}
+            lists.shipped = lambda told=told: {**before, **told}  # type: ignore[assignment,misc]
+            search.index(workspace, encoder=captions(), rebuild=True, names=False, progress=False)
+            index = search.open(workspace, encoder=captions())
+        repos = index.gallery.models.column("repo_id").to_pylist()
+        allowed = np.array([repo in silent for repo in repos])[index.gallery.model_of]
+        concept = [
+            truth["models"][repo]["logits"][logit] for repo, _, logit in index.gallery.keys(np.arange(len(index)))
+        ]
+        asked = sorted({c for c, ok in zip(concept, allowed, strict=True) if ok} & test)
+        hits = []
+        for one in asked:
+            comparison = index.gallery.compile(index.descriptor(truth["concepts"][one]["name"]), "bridged")
+            best = index.gallery.nearest(comparison, 5, allowed)[0].tolist()
+            hits.append([concept[row] == one for row in best])
+        right = np.array(hits)
+        named = sum(source is not None for source in index.gallery.models.column("labels_from").to_pylist())
+        top1, top5 = round(float(right[:, 0].mean()), 3), round(float(right.any(axis=1).mean()), 3)
+        _say(lists_known=known, silent=len(silent), named_by_lists=named, asked=len(asked), top1=top1, top5=top5)
+
+
+def _say(**row: Any) -> None:
+    sys.stdout.write(json.dumps(row) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    opened, told_ = Workspace.open(Path(sys.argv[1])), json.loads(Path(sys.argv[2]).read_text("utf-8"))
+    judged(opened, told_)
+    searched(opened, told_)
