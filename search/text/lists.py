@@ -6,8 +6,8 @@ known list of as many names is compared: those that come with the package (``dat
 their outputs, and in another order do not, proves much.
 
 Agreement with the order alone would accept lists that are only alike: two halves of ImageNet, each in its order, begin
-with fishes and end with fungi. So the names must also be those that fit: the best of their list for most outputs, and
-for many of them the best beside a bank of other concepts. Agreement also says whether a model's own list is believed.
+with fishes and end with fungi. So the names must also be the best of their list for many of the outputs. The same two
+say whether a model's own list is believed.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from search.text import bank
-from search.text.calibration import spread
 from search.text.contrast import strengths, zero_shot
 from search.text.labels import NAMED, plain
 
@@ -35,30 +33,21 @@ DATA = Path(__file__).parent.parent / "data" / "lists.tsv"
 TIMM = ("imagenet-12k", "imagenet-21k-goog", "imagenet-21k-miil", "imagenet-22k", "imagenet-22k-ms")
 """ImageNet's larger lists, by timm's names."""
 
-FEWEST = 5
+FEWEST = 7
 """Outputs of a model that a list can be told from others by."""
 
 MOST = 256
 """Outputs that are compared, evenly spread over a longer list."""
 
-ACCEPTED = 3.0
-"""Agreement from which a list may name a model, in standard deviations over the orders of its names."""
+ACCEPTED, BEST = 4.0, 0.45
+"""Agreement from which a list may name a model, in standard deviations over the orders of its names, and the share of
+the outputs for which their name must be the best of the list: see `benchmarks/photohub/LISTS.md`."""
 
-OWN_ACCEPTED = 5.0
-"""Agreement from which a list is believed that a model states itself, though not for certain."""
-
-BEST, FIRST = 0.75, 0.4
-"""Shares of the outputs for which their name must be the best of another's list, and the best beside the bank's names.
-
-On photographs true lists come to 0.83 and more, and about 0.8; other orders to 0.67 and 0.67 at most, lists of each
-class's neighbour to 1.00 and 0.33 (`benchmarks/photohub/LISTS.md`).
-"""
+OWN_ACCEPTED, OWN_BEST = 5.0, 0.05
+"""The same for a list that a model states itself, though not for certain: off by one, it is the best for none."""
 
 REFUTED = 1.0
 """Agreement below which a model's own list of words is not believed."""
-
-BESIDE = 512
-"""Concepts of the bank that names are compared with."""
 
 REFUSED = "refuted"
 """In place of the label quality of such a model, where labels are lent."""
@@ -102,12 +91,10 @@ class Fit(NamedTuple):
             with output j, centred over names and over outputs, the sum of S[i, i] over random orders has mean 0 and
             variance ``sum of S^2 / (n - 1)`` (Hoeffding, 1951).
         best: share of the outputs whose name has the largest S of all names.
-        first: share of the outputs that their name fits better than all others of the list and of a bank do.
     """
 
     agreement: float
     best: float
-    first: float = 0.0
 
     @classmethod
     def of(cls, expected: NDArray[np.float32], strong: NDArray[np.float32]) -> Fit:
@@ -115,9 +102,9 @@ class Fit(NamedTuple):
         scores = (expected @ strong.T).astype(np.float64)
         scores -= scores.mean(axis=0, keepdims=True)
         scores -= scores.mean(axis=1, keepdims=True)
-        spread_ = float(np.sqrt((scores**2).sum() / max(len(scores) - 1, 1)))
+        deviation = float(np.sqrt((scores**2).sum() / max(len(scores) - 1, 1)))
         own = np.diag(scores)
-        return cls(float(own.sum()) / max(spread_, 1e-12), float((scores <= own[None]).all(axis=0).mean()))
+        return cls(float(own.sum()) / max(deviation, 1e-12), float((scores <= own[None]).all(axis=0).mean()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +172,6 @@ class Judge:
     ) -> None:
         self._vectors, self._embed, self._probes, self._centre = vectors, embed, probes, centre
         self._expected: dict[tuple[str, ...], NDArray[np.float32]] = {}
-        self._others: dict[tuple[str, ...], NDArray[np.bool_]] = {}
         wanted = {model.count for model in models if model.quality != NAMED}
         counted: dict[int, Counter[tuple[str, ...]]] = {count: Counter() for count in wanted}
         self._lender: dict[tuple[str, ...], str] = {}
@@ -204,15 +190,13 @@ class Judge:
         stated = Fit.of(self._of(_part(own, outputs)), strong) if own else None
         if model.quality == NAMED:
             return Verdict(fit=stated.agreement if stated else None)
-        if own and stated and stated.agreement >= OWN_ACCEPTED:
+        if own and stated and stated.agreement >= OWN_ACCEPTED and stated.best >= OWN_BEST:
             return Verdict("its own", stated.agreement, _names(model, own))
         lists = [*known(model.count), *((self._lender[labels], labels) for labels in self._lent[model.count])]
         found = Verdict()
         for source, labels in lists:
             fit = Fit.of(self._of(_part(labels, outputs)), strong)
-            if fit.agreement < max(ACCEPTED, found.fit or 0.0) or fit.best < BEST:
-                continue
-            if self._first(_part(labels, outputs), strong) >= FIRST:
+            if fit.agreement >= max(ACCEPTED, found.fit or 0.0) and fit.best >= BEST:
                 found = Verdict(source, fit.agreement, _names(model, labels))
         return found
 
@@ -220,23 +204,6 @@ class Judge:
         if names not in self._expected:
             self._expected[names] = zero_shot(self._embed(names) @ self._probes.T, self._centre)
         return self._expected[names]
-
-    def _first(self, names: tuple[str, ...], strong: NDArray[np.float32]) -> float:
-        """Return `Fit.first`; what a name is related to is no rival of it."""
-        others, expected = self._bank
-        if names not in self._others:
-            related = [bank.related(name) for name in names]
-            self._others[names] = np.array([[other not in some for other in others] for some in related])
-        listed = self._of(names) @ strong.T
-        beside = np.where(self._others[names].T, expected @ strong.T, -np.inf)
-        own = np.diag(listed) + np.float32(1e-6)  # two names may be read alike
-        return float(((listed <= own[None]).all(axis=0) & (beside <= own[None]).all(axis=0)).mean())
-
-    @cached_property
-    def _bank(self) -> tuple[list[str], NDArray[np.float32]]:
-        """Names of everyday concepts, and what each expects of the probes."""
-        names = spread(bank.names(), BESIDE)
-        return names, zero_shot(self._embed(names) @ self._probes.T, self._centre)
 
 
 def _part(labels: tuple[str, ...], outputs: NDArray[np.int64]) -> tuple[str, ...]:

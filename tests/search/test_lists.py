@@ -101,8 +101,8 @@ def test_labels_of_its_own_are_confirmed_or_refused(world):
 
 
 def test_too_few_outputs_are_not_judged(world):
-    honest = world.model(range(4), of(world, range(4)), "named")
-    few = world.model(range(4), ["0"] * 4)
+    honest = world.model(range(6), of(world, range(6)), "named")
+    few = world.model(range(6), ["0"] * 6)
     assert world.judge([honest, few]).verdict(few) == lists.Verdict()
 
 
@@ -117,11 +117,11 @@ def test_known_lists_have_their_length():
     assert [n for n, _ in lists.known(11_821)] == ["imagenet-12k"]
 
 
-def in_catalog(made, quality, outputs=14):
+def in_catalog(made, quality):
     """Give repositories a catalog row and an attempt, as the other rooms would."""
     some = made.workspace.catalog().to_pylist()[0], made.workspace.attempts().to_pylist()[0]
-    key = {"sha": "f" * 40, "num_logits": outputs}
-    catalog = [{**some[0], **key, "id": repo, "label_quality": q, "num_labels": outputs} for repo, q in quality.items()]
+    key = {"sha": "f" * 40, "num_logits": 14}
+    catalog = [{**some[0], **key, "id": repo, "label_quality": q, "num_labels": 14} for repo, q in quality.items()]
     attempts = [{**some[1], **key, "repo_id": repo} for repo in quality]
     tables = (
         (made.workspace.catalog_dir, catalog, records.CATALOG),
