@@ -37,7 +37,7 @@ def test_published_baselines_answer_texts(made, opened):
     assert rows["text", "semanticlens"]["k"] == 15
     for name in BASELINES:
         assert rows["text", name]["top5"] > 0.8
-    texts = opened.embedded(["dog"], "asked")
+    texts = opened.texts.embedded(["dog"], "asked")
     positives = np.argsort(-(opened.probe_embeddings @ texts[0]))[:15]
     for row in (0, len(opened) - 1):  # the area by hand
         order = np.argsort(-opened.gallery.vector(row).astype(np.float64), kind="stable")
