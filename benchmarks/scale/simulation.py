@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -82,7 +83,7 @@ class Outcome:
 def models(number: int, seed: int = 0) -> tuple[list[Task], np.ndarray]:
     """Return tasks, the largest first as in a plan, and the seconds of each: log-normal, median 14 s."""
     megabytes = np.sort(np.random.default_rng(seed).lognormal(math.log(343), 1.0, number))[::-1]
-    tasks = [Task(f"owner-{i % 997}/model-{i}", f"{i:040x}", 1) for i in range(number)]
+    tasks = [Task(f"owner-{i % 997}/model-{i}", f"{i:040x}", i) for i in range(number)]
     return tasks, 2.0 + megabytes * SECONDS_PER_MB
 
 
@@ -128,9 +129,8 @@ def run(cluster: Cluster, number: int, way: str) -> Outcome:
     """Simulate a crawl by ``shards``, ``ray``, or a ``fixed`` split without help, for comparison."""
     tasks, seconds = models(number, cluster.seed)
     machines = [_Machine(w, cluster) for w in range(cluster.workers)]
-    place = {task.repo_id: i for i, task in enumerate(tasks)}
     result = Outcome(number)
-    done = np.zeros(number, bool)
+    done, left = bytearray(number), number
     committed = _shards(cluster, tasks, way) if way != "ray" else None
     handout: HandOut[int] = HandOut(tasks)
     queues: list[list[Task]] = [[] for _ in machines]
@@ -145,7 +145,7 @@ def run(cluster: Cluster, number: int, way: str) -> Outcome:
 
     def ask(w: int, now: float) -> None:
         """Count a list of what was committed: the last five minutes, a thousand a request."""
-        recent = len(ends) - int(np.searchsorted(ends, now - 300)) if ends else 0
+        recent = len(ends) - bisect_left(ends, now - 300)
         if now - asked[w] > 10.0 * (1 + recent // 1000):
             asked[w] = now
             result.lists += 1 + recent // 1000
@@ -153,7 +153,7 @@ def run(cluster: Cluster, number: int, way: str) -> Outcome:
     def following(w: int, now: float) -> Task | None:
         if committed is not None:
             for task in committed[w]:
-                if not done[place[task.repo_id]]:
+                if not done[task.number]:
                     ask(w, now)
                     return task
             return None
@@ -173,7 +173,7 @@ def run(cluster: Cluster, number: int, way: str) -> Outcome:
         work(w, i, now)
 
     def work(w: int, i: int, now: float) -> None:
-        if i != current[w] or done.all():
+        if i != current[w] or not left:
             return
         stay = machines[w].turn(i)
         assert stay is not None
@@ -183,7 +183,7 @@ def run(cluster: Cluster, number: int, way: str) -> Outcome:
         if task is None:
             waits.add(w)
             return
-        model = place[task.repo_id]
+        model = task.number
         result.begun.append(now)
         takes = seconds[model] / machines[w].speed
         if now + takes <= stay[1]:
@@ -195,12 +195,14 @@ def run(cluster: Cluster, number: int, way: str) -> Outcome:
             committed[w] = _first(task, committed[w])
 
     def end(w: int, i: int, task: Task, takes: float, now: float) -> None:
-        model = place[task.repo_id]
+        nonlocal left
+        model = task.number
         if done[model]:
             result.duplicates += 1
             result.repeated += takes
         else:
             done[model] = True
+            left -= 1
             ends.append(now)
             result.busy += takes
             result.makespan = now
@@ -235,13 +237,13 @@ def run(cluster: Cluster, number: int, way: str) -> Outcome:
 
     for w in range(cluster.workers):
         come(w, 0)
-    while events and not done.all() and events[0][0] < LONGEST_SECONDS:
+    while events and left and events[0][0] < LONGEST_SECONDS:
         moment, _, do = heapq.heappop(events)
         do(moment)
     result.bound = _bound(machines, seconds)
     there = sum(machine.there(result.makespan) for machine in machines)
     result.idle = 1 - (result.busy + result.lost + result.repeated) / there
-    if not done.all():
+    if left:
         result.makespan = math.inf
     return result
 
