@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from workspace import Config, Workspace, WorkspaceError, records
 from workspace.config import WorkspaceConfig
-from workspace.errors import RemoteError
+from workspace.errors import DamagedFileError, RemoteError
 from workspace.layout import MARKER
 
 if TYPE_CHECKING:
@@ -149,13 +149,21 @@ def synced(workspace: Workspace, verb: str, *, progress: bool = False, alone: bo
 
 
 def _checked(kind: str, path: Path) -> None:
-    """Look through a table that came from a remote, as through one of a release: no bombs, no values out of bounds."""
+    """Look through a table that came from a remote, as through one of a release: no bombs, no values out of bounds.
+
+    Raises `DamagedFileError`, so that this object is refused and the others are not.
+    """
     from hubprobe.release.checks import RULES, TableFile, check_rows
 
     schema = {"catalog": records.CATALOG, "attempts": records.ATTEMPTS, "responses": records.RESPONSES}.get(kind)
-    for first, rows in TableFile(path, path.name, schema).groups() if schema is not None else ():
-        if kind in RULES:
-            check_rows(path.name, first, kind, rows)
+    try:
+        for first, rows in TableFile(path, path.name, schema).groups() if schema is not None else ():
+            if kind in RULES:
+                check_rows(path.name, first, kind, rows)
+    except DamagedFileError:
+        raise
+    except WorkspaceError as error:
+        raise DamagedFileError(Path(path.name), error, "nothing was kept of it") from error
 
 
 def checked_index(path: Path) -> None:

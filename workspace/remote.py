@@ -79,6 +79,7 @@ _DIGITS = 32
 _THREADS = 16
 _FILE = re.compile(rf"(catalog|runs)/([0-9A-Za-z_-]{{1,120}})\.([0-9a-f]{{{_DIGITS}}})\.(parquet|json|md)")
 _ROWS = re.compile(rf"attempts/([0-9a-f]{{16}})/rows-([0-9a-f]{{16}})\.([0-9a-f]{{{_DIGITS}}})\.parquet")
+_COMMIT = re.compile("[0-9a-f]{40}")
 _LOCAL = re.compile(r"(probes|descriptors|factors|index)(/[0-9A-Za-z_-][0-9A-Za-z_.-]{0,150}){1,8}")
 _PART_OF_CRAWL = re.compile(r".*-[0-9]{6}\.parquet")
 _LOOSE = re.compile(r"[0-9a-f]{16}-[0-9]{3,6}\.parquet")
@@ -267,6 +268,8 @@ class Remote:
         for i in self._bar(range(len(keys)), "push"):
             key, place = (keys[i]["repo_id"], keys[i]["sha"]), _place(keys[i])
             if place in self.commits or place in held or place in done or not keys[i]["probe_set"]:
+                continue
+            if _COMMIT.fullmatch(keys[i]["sha"]) is None:  # a row of the Hub that cannot be read: every host skips it
                 continue
             done.add(place)
             if keys[i]["status"] != "ok" or last[key] != i:

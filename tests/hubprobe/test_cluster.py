@@ -55,7 +55,7 @@ def _crawled(folder: Path, names: Path, server: HubServer) -> Workspace:
 def hub(tmp_path: Path, names: Path) -> Iterator[Workspace]:
     """A crawled workspace of some of the demo hub's models and all that must not be probed; answers take a moment."""
     repos = demo_repos(with_lite0=False)
-    with HubServer(repos[:14] + repos[26:], latency=0.02) as server:
+    with HubServer(repos[:14] + repos[27:], latency=0.02) as server:
         yield _crawled(tmp_path / "index", names, server)
 
 
@@ -132,7 +132,8 @@ def test_nodes_that_do_not_see_the_workspace_say_so_and_need_a_remote(
 ) -> None:
     cluster.add_node(**NODE)
     options: dict[str, Any] = {"token": "", "progress": False, "ray": {"address": cluster.address, "cpus": 1}}
-    with HubServer(demo_repos(with_unhealthy=False, with_lite0=False)[:4]) as server:
+    repos = demo_repos(with_lite0=False)
+    with HubServer([*repos[:4], *(repo for repo in repos if "malformed" in repo.id)]) as server:
         hub = _crawled(tmp_path / "index", names, server)
         with pytest.raises(HubprobeError, match=r"3 probers failed .* does not see the driver's /nowhere/at/all"):
             front.probe(hub, **options)

@@ -123,3 +123,14 @@ def test_names_that_leave_the_folder_are_refused(address, tmp_path, probe_once, 
     (address / "index" / "current.json").write_text(json.dumps({"files": {name: ["a" * 64, 1]}}))
     with pytest.raises(Exception, match=r"lists what no index consist"):
         sync(Workspace.create(tmp_path / "other"), progress=False)
+
+
+def test_a_row_that_no_host_may_read_is_left_to_each(address, tmp_path, probe_once, repos):
+    here = probe_once(1)
+    repos.list("odd", "malformed_row", "its row cannot be read", sha="")
+    repos.write_catalog(here)
+    probing.probe(here, repos.fetch, progress=False, isolate=False)
+    assert here.attempts().num_rows == 2
+    sync(here, progress=False)
+    other, _ = joined(tmp_path, "other")
+    assert [row["repo_id"] for row in other.attempts(["repo_id"]).to_pylist()] == ["model-0"]
