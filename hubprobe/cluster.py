@@ -272,6 +272,7 @@ def _connected(address: str) -> Iterator[Any]:
     mine = not ray.is_initialized()
     options = {"log_to_driver": False, "logging_level": logging.WARNING, "namespace": "hubprobe"}
     if address == "local":
+        os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default, so that whatever else runs would go first
         options |= {"include_dashboard": False, "object_store_memory": 100_000_000, "_node_ip_address": "127.0.0.1"}
     try:
         if mine:
