@@ -52,7 +52,7 @@ def pick(
 
     Candidates that may know the CONCEPTS are found by search, run on your images, and ranked by what they get right
     where labels are, by what the models say together where not ("estimated"). A folder for each class, or a CSV, gives
-    labels; --budget 25 asks for those that separate the leaders.
+    labels; --budget 25 asks you for up to 25.
 
     \b
     Examples:

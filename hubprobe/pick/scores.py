@@ -1,15 +1,15 @@
 """How good models are on images of which few, or none, have a label.
 
 A model's answer to an image is the concept whose outputs it answers most strongly. Answers are compared with the labels
-that are known and, where none is, with what the models say together: the one-coin model of Dawid and Skene
-(Applied Statistics, 1979), in which model m is right with probability p(m) and otherwise takes any other concept.
-Labels are asked for where the models that may still be the best disagree, as in active model selection
-(CODA, ICCV 2025; Model Selector, AISTATS 2025).
+that are known and, where none is, with what the models say together: the mean of the logarithms of their
+probabilities, each less its own mean over the images, for a model that favours a concept says little by naming it.
+Measured against others: benchmarks/pick/RESULTS.md.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +17,19 @@ from numpy.typing import NDArray
 UNKNOWN = -1
 """In place of a concept: an answer or a label that is not there."""
 
-LABEL_WEIGHT = 20.0
-"""What a known label counts where it is decided whom to believe, beside an image without one. Not in the accuracies:
-labels are asked for where models disagree, so that the share of them that a model gets right is no share of all images.
-Of 1, 4, 12 and 40, simulated with models that make the same mistakes, 12 and 40 lost least, and 1 believed a clique."""
+LABEL_WEIGHT = 2.0
+"""What an image with a label counts beside one without, where models are compared."""
+
+SHARPNESS = 3.0
+"""How many times the mean of the models' log-probabilities counts: together they are surer than each alone."""
+
+FLOOR = 1e-3
+"""Added to a model's probabilities, so that no model alone can rule a concept out."""
 
 PRIOR = (2.0, 1.0)
 """Right and wrong answers that every model is believed to have given before any image was looked at."""
 
-_ROUNDS = 50
-_DRAWS = 4_000
+_DRAWS = 400
 
 
 def concept_scores(raw: NDArray[np.float32], outputs: list[NDArray[np.int64]]) -> NDArray[np.float32]:
@@ -55,94 +58,84 @@ def answers(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.where(np.isfinite(scores.max(axis=1)), best, UNKNOWN)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Belief:
     """What is believed of models and images.
 
     Attributes:
         images: float64 [images, concepts], how probable each concept is for each image; rows sum to 1.
-        right, wrong: float64 [models], images each model is believed to have got right and wrong, with `PRIOR`.
+        right, wrong: float64 [models], images each model is believed to have got right and wrong, with `PRIOR`; an
+            image with a label counts `LABEL_WEIGHT` times.
+        votes: int64 [models, images], the models' answers.
+        counts: float64 [images], what each image counts.
     """
 
     images: NDArray[np.float64]
     right: NDArray[np.float64]
     wrong: NDArray[np.float64]
+    votes: NDArray[np.int64]
+    counts: NDArray[np.float64]
 
     @property
     def accuracy(self) -> NDArray[np.float64]:
         """Share of the images that each model is believed to get right, float64 [models]."""
         return self.right / (self.right + self.wrong)
 
+    @cached_property
     def best(self) -> NDArray[np.float64]:
-        """Return how probable it is of each model to be the best, float64 [models], by seeded draws of accuracies."""
-        draws = np.random.default_rng(0).beta(self.right, self.wrong, (_DRAWS, len(self.right)))
-        return np.bincount(draws.argmax(axis=1), minlength=len(self.right)) / _DRAWS
+        """How probable it is of each model to be the best, float64 [models].
+
+        By seeded draws of what each image shows and of images with replacement (the Bayesian bootstrap), the same for
+        all models: those that answer alike are compared by where they do not. As far as ``images`` is right: what all
+        models get wrong together no draw knows.
+        """
+        chance = np.random.default_rng(0)
+        edges = self.images.cumsum(axis=1)
+        wins = np.zeros(len(self.votes))
+        for _ in range(_DRAWS):
+            shown = (edges < chance.random((len(edges), 1))).sum(axis=1).clip(max=edges.shape[1] - 1)
+            weights = self.counts * chance.exponential(size=len(edges))
+            wins[((self.votes == shown) @ weights).argmax()] += 1
+        return wins / _DRAWS
 
 
 def believe(
-    votes: NDArray[np.int64], labels: NDArray[np.int64], concepts: int, weights: NDArray[np.float64] | None = None
+    scores: NDArray[np.float32],
+    votes: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    weights: NDArray[np.float64] | None = None,
 ) -> Belief:
-    """Fit the one-coin model by expectation and maximisation.
+    """Compare models with the labels that are known and with one another.
+
+    Without labels the concepts are taken to be about equally frequent among the images: a model's mean over the images
+    says how much it favours each.
 
     Args:
+        scores: float32 [models, images, concepts], `concept_scores` of each model.
         votes: int64 [models, images], each model's answers; `UNKNOWN` where it was not asked.
         labels: int64 [images], what is known; `UNKNOWN` where nothing is.
-        concepts: how many there are.
         weights: float64 [models], what a model's voice counts; near-copies share one. All 1 when None.
     """
-    models, images = votes.shape
+    models, images, concepts = scores.shape
     voice = np.ones(models) if weights is None else weights
     given = votes != UNKNOWN
-    picked = np.where(given, votes, 0)
-    known = labels != UNKNOWN
-    belief = np.zeros((images, concepts))
+    together = np.zeros((images, concepts))
     for m in range(models):
-        np.add.at(belief, (np.flatnonzero(given[m]), picked[m, given[m]]), voice[m])
-    belief += 1e-3
+        own = np.nan_to_num(scores[m, given[m]].astype(np.float64), neginf=-1e9, posinf=1e9)
+        if not len(own):
+            continue
+        shares = np.exp(own - own.max(axis=1, keepdims=True))
+        logs = np.log(shares / shares.sum(axis=1, keepdims=True) + FLOOR)
+        together[given[m]] += voice[m] * (logs - logs.mean(axis=0))
+    heard = np.maximum(voice @ given, 1e-9)[:, None]
+    evidence = SHARPNESS * together / heard
+    belief = np.exp(evidence - evidence.max(axis=1, keepdims=True))
     belief /= belief.sum(axis=1, keepdims=True)
+    known = labels != UNKNOWN
     belief[known] = np.eye(concepts)[labels[known]]
     counts = np.where(known, LABEL_WEIGHT, 1.0)
-
-    def judged(weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        agreed = belief[np.arange(images)[None, :], picked] * given
-        return PRIOR[0] + agreed @ weights, PRIOR[1] + (given - agreed) @ weights
-
-    for _ in range(_ROUNDS):
-        right, wrong = judged(counts)
-        accuracy = right / (right + wrong)
-        # log-odds of an answer that is right over one that is wrong, spread over the other concepts
-        gain = voice * np.log(np.maximum(concepts - 1, 1) * accuracy / (1 - accuracy))
-        evidence = np.zeros((images, concepts))
-        for m in range(models):
-            np.add.at(evidence, (np.flatnonzero(given[m]), picked[m, given[m]]), gain[m])
-        evidence -= evidence.max(axis=1, keepdims=True)
-        fresh = np.exp(evidence)
-        fresh /= fresh.sum(axis=1, keepdims=True)
-        fresh[known] = np.eye(concepts)[labels[known]]
-        moved = np.abs(fresh - belief).max()
-        belief = fresh
-        if moved < 1e-6:
-            break
-    return Belief(belief, *judged(np.ones(images)))
-
-
-def worth_asking(votes: NDArray[np.int64], labels: NDArray[np.int64], belief: Belief) -> int:
-    """Return the image whose label says most about which model is best; `UNKNOWN` when no label would say anything.
-
-    It is the one on which the models that may be the best disagree most, weighted by how probable that is of each,
-    and of which little is known.
-    """
-    chance = belief.best() + 1.0 / (10 * len(votes))  # the others may be misjudged
-    chance /= chance.sum()
-    shares = np.zeros_like(belief.images)
-    for m in range(len(votes)):
-        given = np.flatnonzero(votes[m] != UNKNOWN)
-        np.add.at(shares, (given, votes[m, given]), chance[m])
-    total = shares.sum(axis=1)
-    disagreement = np.where(total > 0, 1 - (shares**2).sum(axis=1) / np.maximum(total, 1e-12) ** 2, 0.0)
-    doubt = 1 - belief.images.max(axis=1)
-    worth = np.where(labels == UNKNOWN, disagreement * (0.05 + doubt), 0.0)
-    return int(worth.argmax()) if worth.max() > 1e-9 else UNKNOWN
+    agreed = belief[np.arange(images)[None, :], np.where(given, votes, 0)] * given
+    return Belief(belief, PRIOR[0] + agreed @ counts, PRIOR[1] + (given - agreed) @ counts, votes, counts)
 
 
 def interval(right: float, count: float, z: float = 1.96) -> tuple[float, float]:

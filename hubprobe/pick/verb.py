@@ -15,7 +15,7 @@ import pyarrow as pa
 from hubprobe.comparison import speed
 from hubprobe.pick.candidates import Candidate, shortlist
 from hubprobe.pick.images import FOREIGN, Task, prepare
-from hubprobe.pick.scores import UNKNOWN, Belief, answers, believe, concept_scores, interval, worth_asking
+from hubprobe.pick.scores import UNKNOWN, Belief, answers, believe, concept_scores, interval
 from workspace import QueryError, Status, Workspace
 from workspace.files import write_json, write_table
 
@@ -33,7 +33,10 @@ FEWEST = 12
 """Images of the first round, at least: fewer tell no two models apart."""
 
 SURE = 0.95
-"""Probability of being the best from which no more labels are asked for."""
+"""Probability of being the best from which no more labels are asked for ..."""
+
+LEAST = 10
+"""... but not before so many: what the models say together may be wrong, and only labels know."""
 
 Ask = Callable[[str, bytes, Sequence[str]], "int | None"]
 """Asks a person which concept an image shows, given its path, its encoded bytes and the concepts.
@@ -147,9 +150,11 @@ def pick(
     asked = 0
     jury = _Jury(task, ran)
     while ask is not None and asked < budget:
-        image = worth_asking(jury.votes, jury.labels, jury.belief)
-        if image == UNKNOWN or jury.belief.best().max() >= SURE:
+        left = np.flatnonzero((jury.labels == UNKNOWN) & jury.counted)
+        alike = bool((jury.votes == jury.votes[0]).all())
+        if not left.size or alike or (asked >= LEAST and jury.belief.best.max() >= SURE):
             break
+        image = int(left[0])  # images are in seeded order; asking where models disagree was measured to lose more
         label = ask(task.sources[image], _encoded(task.inner, image), task.concepts)
         if label is None:
             break
@@ -258,7 +263,7 @@ class _Jury:
         self.votes = votes
         sizes = Counter(r.candidate.family for r in ran)
         voices = np.array([1.0 / sizes[r.candidate.family] for r in ran])
-        self.belief: Belief = believe(votes, self.labels, len(task.concepts), voices)
+        self.belief: Belief = believe(np.stack(self.scores), votes, self.labels, voices)
 
     def _outputs(self, ran: _Ran) -> list[NDArray[np.int64]]:
         """Take the outputs that labels speak for, where these are right more often than those of the search."""
@@ -343,7 +348,7 @@ def _summary(task: Task, found: Sequence[Candidate], jury: _Jury, notes: list[st
         images=len(task.sources),
         labelled=len(known),
         asked=asked,
-        sure=float(jury.belief.best().max()),
+        sure=float(jury.belief.best.max()),
         notes=tuple(notes),
         folder=task.root,
     )
