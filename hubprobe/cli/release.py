@@ -130,7 +130,9 @@ def _show(summary: ReleaseSummary, kind: str) -> dict[str, Any]:
         table = name.split("/")[0]
         sizes[table if table in summary.rows else name] += length
     rows: list[dict[str, Any]] = [{"what": name, "rows": n, "bytes": sizes[name]} for name, n in summary.rows.items()]
-    rows += [{"what": name, "bytes": size} for name, size in sizes.items() if name not in summary.rows]
+    rows += [{"what": name, "bytes": count} for name, count in sizes.items() if name not in summary.rows]
+    if kind == "table":
+        rows = [{**row, "bytes": size(row["bytes"])} for row in rows]
     changes = summary.since.names if summary.since else {}
     rows += [
         {"what": f"since: {kind}", "rows": len(names), "meaning": f"{KINDS[kind]}: {_some(names)}"}

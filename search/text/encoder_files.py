@@ -83,10 +83,12 @@ def fetch(workspace: Workspace, kind: str, repo: str, commit: str | None, token:
     """
     from huggingface_hub import hf_hub_download
 
-    cache = workspace.cache_dir / "encoders"
-    if commit and is_here(workspace, repo, commit):
-        return _snapshot(cache, repo, commit), commit
-    workspace.require_own_files(cache)
+    own, elsewhere = _caches(workspace)
+    for cache in (own, elsewhere) if commit else ():
+        if _mark(cache, repo, commit or "").is_file():
+            return _snapshot(cache, repo, commit or ""), commit or ""
+    cache = own if _can_be_written(own) else elsewhere
+    workspace.require_own_files(own)
     with _asking(workspace, repo, token) as (endpoint, secret):
         found = patiently(lambda: _listed(workspace, kind, repo, commit, token))
         for file in found.names:
@@ -113,8 +115,19 @@ def examine(workspace: Workspace, kind: str, repo: str, commit: str | None, toke
 
 
 def is_here(workspace: Workspace, repo: str, commit: str) -> bool:
-    """Return whether an encoder's files are complete in the workspace's cache."""
-    return _mark(workspace.cache_dir / "encoders", repo, commit).is_file()
+    """Return whether an encoder's files are complete on disk: in the workspace's cache, or the user's."""
+    return any(_mark(cache, repo, commit).is_file() for cache in _caches(workspace))
+
+
+def _caches(workspace: Workspace) -> tuple[Path, Path]:
+    """Return where encoders lie: in the workspace, or in the user's cache where nobody may write into that."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return workspace.cache_dir / "encoders", base / "hubprobe" / "encoders"
+
+
+def _can_be_written(folder: Path) -> bool:
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return os.access(there, os.W_OK)
 
 
 def _listed(workspace: Workspace, kind: str, repo: str, commit: str | None, token: str | None) -> EncoderFiles:

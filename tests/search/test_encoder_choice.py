@@ -1,7 +1,9 @@
 """``encoder = "auto"``: the first of the list that can be loaded is taken, told, written down, and kept."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import pytest
 import search
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer
-from search.text import encoder_choice
+from search.text import encoder_choice, encoders
 from search.text.encoder_choice import PREFERRED
 from tests.hubs.recorded import pickled
 from workspace import Config, HubError, QueryError, SearchConfig, Workspace
@@ -192,3 +194,22 @@ def test_an_old_index_keeps_its_encoder(fresh):
     assert encoder_choice.built_with(fresh.workspace, "auto") is None  # its files are not on disk
     rows = search.open(fresh.workspace, encoder=fresh.encoder).search("dog").limit(3).to_arrow()
     assert np.all(np.diff(rows.column("distance").to_numpy()) >= 0)
+
+
+def test_where_nobody_may_write_the_encoder_lies_in_the_users_cache(tmp_path, clip, monkeypatch):
+    """A read-only index answers a new text although its encoder's cache is empty; the second time no hub is asked."""
+    workspace_cache, home = tmp_path / "workspace" / "cache", tmp_path / "home"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    real = os.access
+    closed = tmp_path / "workspace"
+    monkeypatch.setattr("os.access", lambda path, mode, **more: closed != Path(path) and real(path, mode, **more))
+    with HubServer([Repo.of(CLIP, files(clip))]) as hub:
+        workspace = at(hub, tmp_path / "workspace")
+        workspace.root.mkdir(exist_ok=True)
+        found = encoder_choice.load(workspace, f"clip:{CLIP}")
+        assert found.encode_texts(["dog"]).shape[0] == 1
+        assert not workspace_cache.exists()
+        assert (home / "hubprobe" / "encoders").is_dir()
+        hub.requests.clear()
+        assert encoders.load_encoder(workspace, f"clip:{CLIP}", commit=found.commit).commit == found.commit
+        assert not hub.requests
