@@ -40,6 +40,9 @@ from workspace.version import __version__
 
 _log = logging.getLogger(__name__)
 
+ANSWER_SECONDS = 10.0
+"""How long a cluster's head may take to let the driver in."""
+
 UPLOAD_SECONDS = 900.0
 """How long a model that was committed on a node may take to arrive in the remote."""
 
@@ -276,9 +279,10 @@ def _connected(address: str) -> Iterator[Any]:
         options |= {"include_dashboard": False, "object_store_memory": 100_000_000, "_node_ip_address": "127.0.0.1"}
     try:
         if mine:
+            _require_answer(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
             with _on_loopback(address):
                 ray.init(address=address, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise HubprobeError(
             f"no Ray cluster answers at '{address}' ({str(error).splitlines()[0]}): start one with 'ray start --head' "
             "or 'ray up CLUSTER.yaml', name it with --address, or use this machine alone with --address local"
@@ -288,6 +292,13 @@ def _connected(address: str) -> Iterator[Any]:
     finally:
         if mine:
             ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Raise `OSError` when nobody listens at a host and port: Ray would ask for twenty minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
 
 
 @contextmanager
