@@ -31,8 +31,8 @@ _SUFFIX = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 _NUMBERS = ("min_downloads", "min_parameters", "max_parameters", "logit", "n")
 _LONGEST = 10_000  # characters of one value
 _COLUMNS = (
-    "rank", "score", "found_by", "repo_id", "sha", "logit", "label", "library_name", "license", "downloads",
-    "parameters", "label_quality", "family", "copies",
+    "rank", "score", "probability", "found_by", "repo_id", "sha", "logit", "label", "library_name", "license",
+    "downloads", "parameters", "label_quality", "family", "copies",
 )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def test_search_shows_cards_with_everything_on_them(visit: Visit, served: Served
     first = cards.first
     assert re.search(r"(answers like .+|its answers fit its label) \(\d+\s% sure\)", first.inner_text())
     assert first.locator(".strip img").count() == 8
-    eventually(page, "[...document.querySelectorAll('.card:first-child img')].every(i => i.naturalWidth > 0)")
+    eventually(page, "[...document.querySelectorAll('.cards > li:first-child img')].every(i => i.naturalWidth > 0)")
     assert "a pizza" in first.locator(".strip").inner_text()  # its evidence, with captions
     assert page.locator(".sure").inner_text().startswith("How sure:")
 
