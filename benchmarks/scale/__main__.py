@@ -79,6 +79,10 @@ def draw(curves: dict[str, list[tuple[int, Outcome]]], path: Path) -> None:
     for name, quota in QUOTAS.items():
         right.axhline(quota, linestyle="--", color="grey")
         right.annotate(f"quota, {name}", (50, quota * 1.08), color="grey")
+    ticks = sorted({number for points in curves.values() for number, _ in points})
+    for axes in (left, middle, right):
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
     left.legend()
     figure.savefig(path)
 
