@@ -195,11 +195,11 @@ class Gallery(Finder):
         """Return a text's coverage, and mean and standard deviation of the scores of the logits allowed."""
         if query.signs is None:
             raise QueryError("coverage is known of texts only, and of an index that was built with an encoder")
-        rows = np.arange(len(self)) if allowed is None else np.flatnonzero(allowed)
-        if not rows.size:
+        if allowed is not None and not allowed.any():
             return Coverage(0.0, False, *query.signs, 0.0), 0.0, 1.0
         comparison = self.compile(query, "bridged")
-        spread = rows[np.unique(np.linspace(0, rows.size - 1, min(_SAMPLE, rows.size)).astype(np.int64))]
+        # above all logits, whatever the filter leaves: what is best of a few may be nothing
+        spread = np.unique(np.linspace(0, len(self) - 1, min(_SAMPLE, len(self))).astype(np.int64))
         sample = 1.0 - self.distances(comparison, spread)
         above = standing(1.0 - self.nearest(comparison, 1, allowed)[1], sample[None])
         share = float(self._certainty.of(np.array([[*query.signs, above[0]]]))[0])

@@ -304,15 +304,21 @@ class _Trial:
             own = rows[there[self._model_of[rows]]]
             scores = (strengths(self._vectors(own)) @ q - self._hubness[own]).astype(np.float64)
             allowed = there[self._model_of[self._others]]
-            parts.append(_one(scores, found[allowed].astype(np.float64), rivals[allowed], self._has_label[allowed]))
+            moments = float(found.mean()), max(float(found.std()), 1e-9)  # of all, whatever the filter leaves
+            others = found[allowed].astype(np.float64)
+            parts.append(_one(scores, others, moments, rivals[allowed], self._has_label[allowed]))
         return _Ranked(*(np.stack(part) for part in zip(*parts, strict=True)))
 
 
 def _one(
-    own: NDArray[np.float64], others: NDArray[np.float64], rivals: NDArray[np.bool_], labelled: NDArray[np.bool_]
+    own: NDArray[np.float64],
+    others: NDArray[np.float64],
+    moments: tuple[float, float],
+    rivals: NDArray[np.bool_],
+    labelled: NDArray[np.bool_],
 ) -> tuple[Any, ...]:
     """Return one query's row of `_Ranked` from the scores of its own logits and of the others."""
-    mean, deviation = (float(others.mean()), max(float(others.std()), 1e-9)) if others.size else (0.0, 1.0)
+    mean, deviation = moments
     against, told = others[rivals], labelled[rivals]
     scores = np.concatenate([own, against, np.full(_FIRST_PAGE, -np.inf)])
     right = np.arange(scores.size) < own.size
