@@ -50,7 +50,6 @@ CONCEPTS = pa.schema(
 
 _ROWS = 2_048  # outputs scored at once
 _TEXTS = 512  # texts looked up at once; `Texts` remembers more
-_SAMPLE = 2_048  # outputs over which scores are averaged, as `Index.coverage` does
 
 
 def concepts_table(gallery: Gallery, texts: Texts, *, progress: bool = True) -> pa.Table:
@@ -77,8 +76,7 @@ def concepts_table(gallery: Gallery, texts: Texts, *, progress: bool = True) -> 
         found: NDArray[np.float32] = wanted @ strengths(gallery.vectors(rows)).T - hubness[rows]
         return found
 
-    spread = np.unique(np.linspace(0, len(gallery) - 1, min(_SAMPLE, len(gallery))).astype(np.int64))
-    sample = scores(spread).astype(np.float64)
+    sample = scores(gallery.sample).astype(np.float64)
     least = sample.mean(axis=1) + STANDS_OUT * np.maximum(sample.std(axis=1), 1e-9)
     best, nearest = np.full(len(queries), -np.inf), np.zeros(len(queries), np.int64)
     pairs = np.empty(0, np.int64)

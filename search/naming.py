@@ -31,7 +31,6 @@ LISTED = 0.95
 """Confidence in a whole list's name for an output."""
 
 _ROWS = 256
-_SAMPLE = 2_048
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,7 @@ class Namer:
         names = bank.names(everyday_only=False)
         texts = self._texts.embedded(names, "bank", progress=self._progress)
         expected = zero_shot(texts @ self._texts.probes.T, calibration.centre)
-        rows = np.unique(np.linspace(0, len(self._gallery) - 1, min(_SAMPLE, len(self._gallery))).astype(np.int64))
-        scores = expected @ strengths(self._gallery.vectors(rows)).T / np.float32(TEMPERATURE)
+        scores = expected @ strengths(self._gallery.vectors(self._gallery.sample)).T / np.float32(TEMPERATURE)
         most = scores.max(axis=1, keepdims=True)
         common = (np.log(np.exp(scores - most).mean(axis=1)) + most[:, 0]) * np.float32(TEMPERATURE)
         return names, expected, common

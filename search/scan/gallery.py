@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from workspace.locks import Lock
 
 _REMEMBERED_MASKS = 32  # a byte per logit each
-_SAMPLE = 2_048  # logits that the nearest one is compared with
+_SAMPLE, _RUN = 2_048, 16  # logits that stand for all, and how many of them lie side by side on the disk
 
 
 class Gallery(Finder):
@@ -100,6 +100,14 @@ class Gallery(Finder):
         """Return what each of ``rows`` is called: by a whole list, else by its own model."""
         own: list[str | None] = self.logits.column("label").take(pa.array(rows)).to_pylist()
         return [self.listed.get(row, label) for row, label in zip(rows.tolist(), own, strict=True)]
+
+    @cached_property
+    def sample(self) -> Rows:
+        """Logits that stand for all, ascending: 2,048, in runs of neighbours, which cost one read each; or all."""
+        if len(self) <= _SAMPLE:
+            return np.arange(len(self), dtype=np.int64)
+        starts = np.linspace(0, len(self) - _RUN, _SAMPLE // _RUN).astype(np.int64)
+        return np.unique(starts[:, None] + np.arange(_RUN))
 
     @cached_property
     def family_of(self) -> NDArray[np.int32]:
@@ -182,7 +190,7 @@ class Gallery(Finder):
             distances: of the hits of `bridged`, the nearest first.
             allowed: which logits could be found.
         """
-        found, mean, deviation = self._certain(query, allowed)
+        found, mean, deviation = self._certain(query, allowed, distances[:1])
         scores = 1.0 - distances
         lag, above = (scores[:1] - scores) / deviation, (scores - mean) / deviation
         return self._certainty.of_hits(found.probability, lag, above)
@@ -191,17 +199,23 @@ class Gallery(Finder):
     def _certainty(self) -> Certainty:
         return self.bridge.coverage if self.bridge is not None else Certainty()
 
-    def _certain(self, query: Descriptor, allowed: Mask | None) -> tuple[Coverage, float, float]:
-        """Return a text's coverage, and mean and standard deviation of the scores of the logits allowed."""
+    def _certain(
+        self, query: Descriptor, allowed: Mask | None, nearest: NDArray[np.float64] | None = None
+    ) -> tuple[Coverage, float, float]:
+        """Return a text's coverage, and mean and standard deviation of the scores of all logits.
+
+        ``nearest`` is the distance of the nearest logit that is allowed, ``[1]``, where it is known.
+        """
         if query.signs is None:
             raise QueryError("coverage is known of texts only, and of an index that was built with an encoder")
         if allowed is not None and not allowed.any():
             return Coverage(0.0, False, *query.signs, 0.0), 0.0, 1.0
         comparison = self.compile(query, "bridged")
         # above all logits, whatever the filter leaves: what is best of a few may be nothing
-        spread = np.unique(np.linspace(0, len(self) - 1, min(_SAMPLE, len(self))).astype(np.int64))
-        sample = 1.0 - self.distances(comparison, spread)
-        above = standing(1.0 - self.nearest(comparison, 1, allowed)[1], sample[None])
+        sample = 1.0 - self.distances(comparison, self.sample)
+        if nearest is None or not nearest.size:
+            nearest = self.nearest(comparison, 1, allowed)[1]
+        above = standing(1.0 - nearest, sample[None])
         share = float(self._certainty.of(np.array([[*query.signs, above[0]]]))[0])
         seen = shown(query.about, self.manifest.get("cover"))
         found = Coverage(share, share >= self._certainty.answer, *query.signs, float(above[0]), seen)

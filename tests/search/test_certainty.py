@@ -88,3 +88,16 @@ def test_every_hit_of_a_text_has_a_probability_and_a_filter_counts(tmp_path):
     assert "probability" not in index.search("dog", scoring="probelog").limit(1).to_arrow().column_names
     nobody = index.search("dog", scoring="bridged").where("downloads < 0")
     assert (nobody.coverage().probability, len(nobody)) == (0.0, 0)
+
+
+def test_a_sample_stands_for_all_logits_in_runs_of_neighbours(made, monkeypatch):
+    gallery = made.open().gallery
+    assert gallery.sample.tolist() == list(range(len(gallery)))
+    monkeypatch.setattr("search.scan.gallery._SAMPLE", 16)
+    monkeypatch.setattr("search.scan.gallery._RUN", 4)
+    del gallery.sample
+    assert gallery.sample.size == 16
+    assert (np.diff(gallery.sample) > 0).all()
+    assert gallery.sample[0] == 0
+    assert gallery.sample[-1] == len(gallery) - 1
+    assert (np.diff(gallery.sample) == 1).sum() >= 12
