@@ -299,8 +299,9 @@ class HubStore:
 
     def _calm(self, ask: Callable[[], T]) -> T:
         """Return what ``ask`` returns, tried again while the Hub is busy or cannot be reached."""
-        from httpx import TransportError
-        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
+        from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+
+        from workspace.hub_client import transport_errors
 
         until, wait = time.monotonic() + PATIENCE.total_seconds(), 0.5
         while True:
@@ -309,7 +310,7 @@ class HubStore:
                 return ask()
             except (EntryNotFoundError, RepositoryNotFoundError, FileNotFoundError) as error:
                 raise FileNotFoundError(safe(error)) from None
-            except (HfHubHTTPError, TransportError, ConnectionError, TimeoutError) as error:
+            except transport_errors() as error:
                 code = getattr(getattr(error, "response", None), "status_code", 503)
                 if code == 412:
                     raise FileExistsError(safe(error)) from None

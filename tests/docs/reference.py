@@ -93,8 +93,9 @@ and read by every verb; an unknown name or a value of another type is an error. 
 setting, for that one command. The hash of all settings but `endpoint`, `[release]` and `[workspace]`, which measure
 nothing, is in every run's manifest and with every attempt.
 
-When a setting of `[crawl]` changes, the next crawl decides every repository again. `[search] encoder` and
-`image_encoder` are settled when the index is built; `scoring` and `k` when it is asked.
+When a setting of `[crawl]` but `pipeline_tag` changes, the next crawl decides again what it lists; a repository that
+it does not list stays as it was decided. `[search] encoder` and `image_encoder` are settled when the index is built;
+`scoring` and `k` when it is asked.
 
 """
 

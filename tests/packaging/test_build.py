@@ -97,6 +97,6 @@ def test_the_metadata_says_what_pip_must_know(built: Built) -> None:
     stated = about(built.wheel)
     assert stated["Requires-Python"] == [">=3.10"]
     assert stated["License-Expression"] == ["Apache-2.0"]
-    assert set(stated["Provides-Extra"]) == {"page", "plots", "dev"}
+    assert set(stated["Provides-Extra"]) == {"page", "plots", "ray", "remote", "dev"}
     pythons = {c.rpartition(" ")[2] for c in stated["Classifier"] if "Python :: 3." in c}
     assert pythons == {"3.10", "3.11", "3.12", "3.13"}

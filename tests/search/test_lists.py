@@ -117,11 +117,11 @@ def test_known_lists_have_their_length():
     assert [n for n, _ in lists.known(11_821)] == ["imagenet-12k"]
 
 
-def in_catalog(made, quality):
+def in_catalog(made, quality, outputs=14):
     """Give repositories a catalog row and an attempt, as the other rooms would."""
     some = made.workspace.catalog().to_pylist()[0], made.workspace.attempts().to_pylist()[0]
-    key = {"sha": "f" * 40, "num_logits": 14}
-    catalog = [{**some[0], **key, "id": repo, "label_quality": q, "num_labels": 14} for repo, q in quality.items()]
+    key = {"sha": "f" * 40, "num_logits": outputs}
+    catalog = [{**some[0], **key, "id": repo, "label_quality": q, "num_labels": outputs} for repo, q in quality.items()]
     attempts = [{**some[1], **key, "repo_id": repo} for repo in quality]
     tables = (
         (made.workspace.catalog_dir, catalog, records.CATALOG),
