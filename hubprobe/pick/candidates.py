@@ -101,9 +101,9 @@ def shortlist(
     Args:
         index: an open index.
         concepts: what they should tell apart.
-        count: models at most.
+        count: models at most, where none are named.
         where: SQL condition on the metadata.
-        models: repositories to keep to; all when empty.
+        models: repositories to try instead, each of them.
 
     Raises `QueryError` for a repository that is not in the index, and when no model is left.
     """
@@ -139,7 +139,7 @@ def shortlist(
     if not found:
         raise QueryError("no model of this index is left to try: loosen --where, or name models with --models")
     found.sort(key=lambda c: (-c.score, c.repo_id))
-    return found[:count]
+    return found if models else found[:count]
 
 
 def _rows(model_of: NDArray[np.int32], ordinals: Sequence[int]) -> dict[int, NDArray[np.int64]]:
