@@ -13,10 +13,10 @@ import io
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,6 +47,7 @@ WRITER: dict[str, Any] = {
 }
 """Options of every Parquet file: PLAIN + zstd, a page index (for DuckDB and the Hub), a CRC32 in every page."""
 
+T = TypeVar("T")
 _COLUMNS = "hubprobe.columns"  # hash of the column names: a footer has no checksum of its own
 _SUM = "sha256"  # of a safetensors file's tensors and the rest of its metadata
 _REMEDIES = {
@@ -313,6 +314,16 @@ def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     if expected is not None and expected != _tensor_sum(tensors, notes):
         raise damaged(path, "its checksum is another")
     return tensors, notes
+
+
+def read_kept(path: Path, kind: Callable[..., T]) -> T | None:
+    """Return ``kind`` made of the arrays of a file of ours, by their names, or None where there is no such file."""
+    if not path.exists():
+        return None
+    try:
+        return kind(**read_tensors(path)[0])
+    except TypeError as error:
+        raise damaged(path, error) from error
 
 
 def read_array(path: Path) -> NDArray[Any]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from search.scan.scoring import OWN_POWER
 from search.text.contrast import Vectors, unit
-from workspace.files import damaged, read_tensors, write_tensors
+from workspace.files import read_kept, write_tensors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,12 +58,7 @@ class Peers:
     @classmethod
     def load(cls, folder: Path) -> Peers | None:
         """Read what `save` wrote, or None when the version has none; raises `WorkspaceError` when it is damaged."""
-        if not (folder / FILE).exists():
-            return None
-        try:
-            return cls(**read_tensors(folder / FILE)[0])
-        except TypeError as error:
-            raise damaged(folder / FILE, error) from error
+        return read_kept(folder / FILE, cls)
 
 
 def own_weights(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

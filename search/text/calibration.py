@@ -16,7 +16,7 @@ import numpy as np
 
 from search.text import bank
 from search.text.contrast import Embed, Vectors, hubness, offered, strengths, zero_shot
-from workspace.files import damaged, read_tensors, write_tensors
+from workspace.files import read_kept, write_tensors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -270,12 +270,7 @@ class Calibration:
     @classmethod
     def load(cls, folder: Path) -> Calibration | None:
         """Read what `save` wrote, or None when the version has none; raises `WorkspaceError` when it is damaged."""
-        if not (folder / FILE).exists():
-            return None
-        try:
-            return cls(**read_tensors(folder / FILE)[0])
-        except TypeError as error:
-            raise damaged(folder / FILE, error) from error
+        return read_kept(folder / FILE, cls)
 
 
 def calibrate(
