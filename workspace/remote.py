@@ -62,9 +62,6 @@ _log = logging.getLogger(__name__)
 
 ADDED = ("catalog", "runs")
 SETS = ("probes", "descriptors", "index")
-PARTS = (*ADDED, "attempts", "responses", *SETS)
-"""What can be pulled and pushed. ``attempts`` are the rows; that they are there is known from ``commits``, a list."""
-
 LIMITS = {"catalog": 4 << 30, "runs": 64 << 20, "attempts": 64 << 20, "responses": 8 << 30}
 """Bytes of one object that is read, by folder."""
 
@@ -391,10 +388,6 @@ class Remote:
 
             list(self._parallel(bring, todo, "responses"))
         return len(todo)
-
-    def _push_responses(self, dry_run: bool) -> int:
-        """Do nothing: responses go with their attempts."""
-        return 0 * dry_run
 
     def _shards(self) -> dict[Key, Path]:
         folder = self.workspace.responses_dir(self.workspace.probe_set)
