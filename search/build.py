@@ -26,7 +26,7 @@ from search.store.versions import folder_bytes
 from search.text import bank, encoder_choice, lists
 from search.text.calibration import Calibration, calibrate
 from search.text.embeddings import cache, embed_probes, read_embeddings
-from search.text.encoders import Encoder, load_encoder
+from search.text.encoders import Encoder
 from search.text.known import KnownTexts
 from search.text.labels import Named
 from search.text.labels_fit import build as build_bridge
@@ -333,7 +333,7 @@ def _cover(workspace: Workspace) -> dict[str, Any] | None:
 def _image_encoder(workspace: Workspace, token: str | None) -> Encoder | None:
     name = workspace.config.search.image_encoder
     with using(workspace.cache_dir / "encoders", "write"):
-        return load_encoder(workspace, name, token=token) if name else None
+        return encoder_choice.load_named(workspace, name, token, "image_encoder") if name else None
 
 
 def _texts(

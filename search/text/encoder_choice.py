@@ -53,7 +53,7 @@ def load(workspace: Workspace, name: str, token: str | None = None) -> Encoder |
     if name == NONE:
         return None
     if name != AUTO:
-        return load_encoder(workspace, name, token=token)
+        return load_named(workspace, name, token)
     if (known := pinned(workspace)) is not None:
         return load_encoder(workspace, known[0], commit=known[1], token=token)
     passed_over = []
@@ -66,6 +66,23 @@ def load(workspace: Workspace, name: str, token: str | None = None) -> Encoder |
         pin(workspace, found.name, found.commit, passed_over)
         return found
     raise _none_left(passed_over)
+
+
+def load_named(workspace: Workspace, name: str, token: str | None = None, side: str = "encoder") -> Encoder:
+    """Return the encoder ``name`` at its newest commit; where the Hub cannot be asked, at the index's, if it is here.
+
+    Raises `HubError` when it can be had neither way. ``side`` is ``encoder`` or ``image_encoder``.
+    """
+    try:
+        return load_encoder(workspace, name, token=token)
+    except UnfitEncoderError:
+        raise
+    except HubError as error:
+        known = built_with(workspace, name, side)
+        if known is None:
+            raise
+        _LOG.warning("%s; taken as the index had it, at %s", error, known[1])
+        return load_encoder(workspace, known[0], commit=known[1], token=token)
 
 
 def load_choice(workspace: Workspace, name: str | None = None, token: str | None = None) -> Encoder | None:
