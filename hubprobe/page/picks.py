@@ -115,6 +115,11 @@ class Pick:
         """Whether nothing more will come."""
         return self.state in ("done", "failed", "stopped")
 
+    @property
+    def shown(self) -> str:
+        """The state as a visitor is told it: ``ending`` until the images are gone, which the end is said to mean."""
+        return "ending" if self.over and not self.ended.is_set() else self.state
+
     def progress(self) -> tuple[int, int]:
         """Return how many models were run, and how many will be; zeros before that is known."""
         inner = Workspace(self.folder / "pick" / "work", Config())
@@ -161,6 +166,7 @@ class Picks:
             _keep(pick, files)
         except BaseException:
             self.forget(key)
+            shutil.rmtree(folder, ignore_errors=True)
             raise
         threading.Thread(target=self._run, args=(pick,), name="pick", daemon=True).start()
         return key
@@ -193,7 +199,7 @@ class Picks:
     async def soon(self, key: str, seconds: float = 3.0) -> None:
         """Wait a moment for the next question or the end, so that a visitor need not look again."""
         pick, until = self.get(key), time.monotonic() + seconds
-        while pick.state == "running" and time.monotonic() < until:
+        while pick.shown in ("running", "ending") and time.monotonic() < until:
             await asyncio.sleep(0.05)
 
     def stop(self, key: str) -> None:
@@ -204,6 +210,7 @@ class Picks:
                 return
             pick.state, pick.asked = "stopped", None
         _end(pick)
+        pick.ended.wait(_END_S)
 
     def forget(self, key: str) -> None:
         """End a pick and remember nothing of it."""

@@ -314,7 +314,7 @@ class Views:
         models = result.get("models", [])
         usage = opened.usage(models[0]["repo_id"], models[0]["sha"]) if models else None
         rows = {"models": models, "divided": _divided(result), "usage": usage}
-        heading = {"done": "Picked", "asking": "What does this show?"}.get(pick.state, "Picking")
+        heading = {"done": "Picked", "asking": "What does this show?"}.get(pick.shown, "Picking")
         return self._page(
             "picked.html", opened, title=heading, pick=pick, progress=progress, **rows,
             files=[(kind, address("pick", key=pick.key, format=kind)) for kind in download.KINDS],

@@ -63,6 +63,7 @@ def test_images_are_bounded_in_pixels(held: Picks, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "SUM_PIXELS", 2 * 40 * 40 - 1)
     with pytest.raises(QueryError, match="million pixels"):
         held.start("dog, cat", TWO, 20, 25, "")
+    assert not list(held._root.iterdir())  # what is refused is not kept
 
 
 def test_what_is_kept_is_small_and_named_by_us(held: Picks) -> None:
@@ -77,9 +78,10 @@ def test_what_is_kept_is_small_and_named_by_us(held: Picks) -> None:
     assert (pick.folder.stat().st_mode & 0o777) == 0o700
     assert len(key) >= 32  # whoever has it may see the images
     held.stop(key)
-    assert pick.ended.wait(10)
-    assert not pick.folder.exists()
-    assert held.get(key).state == "stopped"
+    assert not pick.folder.exists()  # before anybody is told that it ended
+    assert held.get(key).shown == "stopped"
+    pick.ended.clear()
+    assert pick.shown == "ending"
     held.forget(key)
     with pytest.raises(QueryError, match="not there any more"):
         held.get(key)
