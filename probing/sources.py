@@ -199,9 +199,9 @@ def _kind(place: Place) -> tuple[str, list[Path]]:
         if path.suffix.lower() != ".parquet":
             raise WorkspaceError(f"{path} is no Parquet file: name a folder of images, a Parquet file or a data set")
         return "parquet", []
-    if place.is_local:
+    if place.is_local or "/" not in str(place.source):  # a data set of the Hub has an owner
         raise WorkspaceError(
-            f"there is nothing at {place.source}: name a folder, a Parquet file or a data set of the Hub"
+            f"there is nothing at {place.source}: name a folder, a Parquet file or a data set of the Hub (OWNER/NAME)"
         )
     return "hub", []
 

@@ -20,7 +20,7 @@ from workspace.files import read_json, replacing, sha256_of, short_hash, using, 
 from workspace.layout import MARKER, Workspace
 from workspace.locks import lock
 from workspace.remote import MOST, listed, settings_at
-from workspace.stores import Store, open_store
+from workspace.stores import IMPATIENT, Store, open_store
 
 Span = tuple[Path, int, int]
 """A file, and the bytes of it from the one number to before the other."""
@@ -66,7 +66,7 @@ class Published:
     @cached_property
     def store(self) -> Store:
         """Where it lies."""
-        return open_store(self.url)
+        return open_store(self.url, IMPATIENT)
 
     def _opened(self) -> dict[str, tuple[str, int]]:
         """Copy what is small, make room for what is large; return the object of every file, and its size."""

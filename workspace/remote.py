@@ -55,7 +55,7 @@ from workspace.files import (
 from workspace.holes import Key, contents, contents_note
 from workspace.layout import Workspace, model_file_name
 from workspace.runs import now
-from workspace.stores import Object, Store, open_store
+from workspace.stores import IMPATIENT, Object, Store, open_store
 from workspace.text import printable
 
 _log = logging.getLogger(__name__)
@@ -629,7 +629,7 @@ def listed(part: str, content: bytes) -> dict[str, tuple[str, int]]:
 
 def settings_at(url: str) -> Config | None:
     """Return the settings that a remote keeps for workspaces that are made from it; None when it keeps none."""
-    found = open_store(url).tagged(_SETTINGS)
+    found = open_store(url, IMPATIENT).tagged(_SETTINGS)
     if found is None:
         return None
     with tempfile.TemporaryDirectory() as scratch:

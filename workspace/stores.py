@@ -29,7 +29,11 @@ SCHEMES = ("s3", "gs", "az", "hf", "file", "http", "https")
 PATIENCE = timedelta(minutes=4)
 """How long one request is tried again; above five minutes its signature may have run out."""
 
+IMPATIENT = timedelta(seconds=15)
+"""The same where somebody waits for an answer."""
+
 _BACKOFF = {"init_backoff": timedelta(milliseconds=250), "max_backoff": timedelta(seconds=8), "base": 2}
+_AGAIN = "nothing here is lost: check the address and the network, then run the same command again"
 _SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|ACCESS_KEY|ACCOUNT_KEY|SAS", re.IGNORECASE)
 
 
@@ -64,8 +68,11 @@ class Store(Protocol):
         """Write an object if it is still the one of ``tag`` (None: if there is none); return whether it was."""
 
 
-def open_store(url: str) -> Store:
-    """Return the store at ``url``; raises `ConfigError` for an address that is not understood."""
+def open_store(url: str, patience: timedelta = PATIENCE) -> Store:
+    """Return the store at ``url``, asked again for ``patience`` while it is busy or away.
+
+    Raises `ConfigError` for an address that is not understood.
+    """
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES or not (parts.netloc or parts.path):
         raise ConfigError(f"a remote is {', '.join(f'{s}://' for s in SCHEMES[:5])}..., not '{safe(url)}'")
@@ -74,7 +81,7 @@ def open_store(url: str) -> Store:
             "a remote's address holds no credentials and no parameters: put those where its tools look for them, such "
             f"as AWS_ACCESS_KEY_ID, and write {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         )
-    return HubStore(url) if parts.scheme == "hf" else ObjectStore(url)
+    return HubStore(url, patience) if parts.scheme == "hf" else ObjectStore(url, patience)
 
 
 def safe(text: object, limit: int = 300) -> str:
@@ -90,7 +97,7 @@ def safe(text: object, limit: int = 300) -> str:
 class ObjectStore:
     """S3 and what speaks it, Google Cloud Storage, Azure, a folder; http(s) to read from. See `Store`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience: timedelta = PATIENCE) -> None:
         try:
             import obstore
             from obstore import exceptions, store
@@ -103,7 +110,7 @@ class ObjectStore:
             plain = url.startswith("http:") or os.environ.get("AWS_ENDPOINT_URL", "").startswith("http:")
             client = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=120), "allow_http": plain}
             options = {"client_options": client}
-            options["retry_config"] = {"backoff": _BACKOFF, "max_retries": 60, "retry_timeout": PATIENCE}
+            options["retry_config"] = {"backoff": _BACKOFF, "max_retries": 60, "retry_timeout": patience}
             if url.startswith("s3:") and (provider := _aws_profile()):
                 options["credential_provider"] = provider
         else:
@@ -188,7 +195,7 @@ class ObjectStore:
                 f"{self.url} refuses: {safe(error)}; are this machine's credentials for it set?"
             ) from None
         except found.BaseError as error:  # its cause holds the request
-            raise RemoteError(f"{self.url}: {safe(error)}; what is here stands, 'hubprobe sync' goes on") from None
+            raise RemoteError(f"{self.url}: {safe(error)}; {_AGAIN}") from None
 
 
 def _tag(meta: Any) -> dict[str, str]:
@@ -214,7 +221,7 @@ class HubStore:
     condition, and the last writer of a name wins. See `Store`.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience: timedelta = PATIENCE) -> None:
         from huggingface_hub import HfApi, HfFileSystem, constants
 
         from workspace.endpoint import token_for
@@ -224,7 +231,7 @@ class HubStore:
         if kind not in ("datasets", "buckets") or len(place) < 2 or not all(place[:2]):
             raise ConfigError(f"an address on the Hub is hf://datasets/ORG/NAME or hf://buckets/ORG/NAME, not '{url}'")
         token = token_for(constants.ENDPOINT) or False
-        self.url, self.requests, self.bucket = url, 0, kind == "buckets"
+        self.url, self.requests, self.bucket, self._patience = url, 0, kind == "buckets", patience.total_seconds()
         self.repo, self._below = "/".join(place[:2]), "/".join(p for p in place[2:] if p)
         self._api = HfApi(token=token)
         self._files = HfFileSystem(token=token, use_listings_cache=False)
@@ -303,7 +310,7 @@ class HubStore:
 
         from workspace.hub_client import transport_errors
 
-        until, wait = time.monotonic() + PATIENCE.total_seconds(), 0.5
+        until, wait = time.monotonic() + self._patience, 0.5
         while True:
             self.requests += 1
             try:
@@ -315,8 +322,6 @@ class HubStore:
                 if code == 412:
                     raise FileExistsError(safe(error)) from None
                 if code not in (408, 429, 500, 502, 503, 504) or time.monotonic() > until:
-                    raise RemoteError(
-                        f"{self.url}: {safe(error)}; what is here stands, 'hubprobe sync' goes on"
-                    ) from None
+                    raise RemoteError(f"{self.url}: {safe(error)}; {_AGAIN}") from None
             time.sleep(wait)
             wait = min(2 * wait, 30.0)

@@ -26,8 +26,8 @@ TRUTH = HOME / "truth.json"
 PORT = 8600
 """Where ``python -m hubprobe.demo.server`` listens; the demo's workspace names it, so that its verbs work later."""
 
-QUERIES = ("globe", "strawberry", "dog")
-"""No concept has five right outputs first here: of the first two, all or all but one that there are come first."""
+QUERIES = ("strawberry", "globe", "dog")
+"""Of the first two all outputs that there are come first, five and four. Of dogs there are two small models."""
 
 NEXT = "apple"
 """What to ask next: four right hits, and the probes that they answer show it."""
