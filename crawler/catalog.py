@@ -14,6 +14,7 @@ from crawler.listing.rows import MAX_FILES, Listed, MalformedRowError
 from workspace import Status
 from workspace.files import canonical_json
 from workspace.records import CATALOG
+from workspace.reported import of_prose
 
 _INT32 = 2**31 - 1
 
@@ -21,7 +22,7 @@ _INT32 = 2**31 - 1
 def row_of(decision: Decision, crawled_at: datetime) -> dict[str, Any]:
     """Return the catalog row of a decision."""
     listed, config, header = decision.listed, decision.config, decision.header
-    offer = decision.offer
+    offer, said = decision.offer, decision.reported or listed.reported or of_prose(decision.card)
     weights = offer.weights if offer else ()
     listed_files = [decision.known.get(file.path, file) for file in listed.files or ()]
     files = [asdict(file) for file in (*listed_files[: MAX_FILES - len(weights)], *weights)]
@@ -38,8 +39,9 @@ def row_of(decision: Decision, crawled_at: datetime) -> dict[str, Any]:
         "weights_sha": offer.sha if offer else None,
         "weights_bytes": header.size if header else None,
         "card_summary": decision.card,
-        "reported_accuracy": decision.reported.accuracy if decision.reported else None,
-        "reported_on": decision.reported.dataset if decision.reported else None,
+        "reported_accuracy": said.accuracy if said else None,
+        "reported_on": said.dataset if said else None,
+        "reported_by": said.source if said else None,
         "crawled_at": crawled_at,
         "eligibility": decision.status.value,
         "reason": decision.reason,

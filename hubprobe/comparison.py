@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -32,7 +31,7 @@ SURE = 2.0
 _FACTS = (
     "repo_id", "sha", "library_name", "model_type", "architecture", "license", "gated", "downloads", "likes",
     "base_models", "last_modified", "parameters", "weights_bytes", "image_size", "num_logits", "label_quality",
-    "problem_type", "family",
+    "problem_type", "family", "estimated_accuracy", "reported_accuracy", "reported_on", "reported_by",
 )  # fmt: skip
 
 
@@ -43,9 +42,9 @@ class Comparison:
     Attributes:
         models: a dict a model, as asked: what the index and the catalog say of it (``repo_id, sha, license, parameters,
             ...``), as measured here when it was probed ``images_per_second``, ``peak_memory_bytes`` (of the process,
-            which other models may have run in before), ``device``; ``reported_accuracy``, 0 to 1, as the beginning of
-            its card claims; ``picked``, a list of what `hubprobe pick` measured or estimated: ``pick, accuracy, low,
-            high, basis, concepts``.
+            which other models may have run in before), ``device``; ``estimated_accuracy``, 0 to 1, without labels;
+            ``reported_accuracy``, 0 to 1, ``reported_on`` and ``reported_by``, unverified; ``picked``,
+            a list of what `hubprobe pick` measured or estimated: ``pick, accuracy, low, high, basis, concepts``.
         pairs: a dict a pair of models, by their places ``a`` and ``b``: ``same``, outputs that recognise the same in
             both; ``similarity``, their mean, 0 to 1; ``probes``, those that such an output of either answers;
             ``agreement``, the share of these on which both answer with the same, or None without such outputs.
@@ -182,7 +181,7 @@ def _facts(index: Index, keys: Sequence[tuple[str, str]]) -> list[dict[str, Any]
     from search.views import everyday
 
     models = everyday(index.gallery.models)
-    named = [name for name in (*_FACTS, "card_summary") if name in models.column_names]
+    named = [name for name in _FACTS if name in models.column_names]
     known = {(r["repo_id"], r["sha"]): r for r in models.select(named).to_pylist()}
     columns = ["repo_id", "sha", "attempt", "status", "seconds_preprocess", "seconds_forward", "probes_run", "device",
                "peak_memory_bytes"]  # fmt: skip
@@ -193,14 +192,12 @@ def _facts(index: Index, keys: Sequence[tuple[str, str]]) -> list[dict[str, Any]
     rows = []
     for key in keys:
         row, attempt = dict(known[key]), attempts.get(key, {})
-        reported = reported_accuracy(row.pop("card_summary", None))
         rows.append(
             row
             | {
                 "images_per_second": speed(attempt),
                 "peak_memory_bytes": attempt.get("peak_memory_bytes"),
                 "device": attempt.get("device"),
-                "reported_accuracy": reported,
                 "picked": picked.get(key[0], []),
             }
         )
@@ -211,22 +208,6 @@ def speed(attempt: Mapping[str, Any]) -> float | None:
     """Return the images a second of an attempt, preparing them included; None where it does not say."""
     seconds = sum(float(attempt.get(f"seconds_{phase}") or 0) for phase in ("preprocess", "forward"))
     return round(int(attempt.get("probes_run") or 0) / seconds, 1) if seconds else None
-
-
-_ACCURACY = re.compile(r"\baccuracy\b(?: of| is)?[\s:=]{1,3}(\d{1,3}(?:\.\d{1,6})?)\s?(%)?", re.IGNORECASE)
-
-
-def reported_accuracy(summary: str | None) -> float | None:
-    """Return the accuracy that the beginning of a card claims, 0 to 1; None where it claims none that makes sense.
-
-    >>> reported_accuracy("It achieves the following results: Loss: 0.08 Accuracy: 0.9715")
-    0.9715
-    """
-    found = _ACCURACY.search(summary or "")
-    if found is None:
-        return None
-    value = float(found[1]) / (100 if found[2] or float(found[1]) > 1 else 1)
-    return round(value, 6) if 0 < value <= 1 else None
 
 
 def _picked(workspace: Workspace, wanted: set[str]) -> dict[str, list[dict[str, Any]]]:

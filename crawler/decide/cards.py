@@ -7,21 +7,14 @@ from __future__ import annotations
 
 import html
 import re
-from typing import Any, NamedTuple
 
 import yaml  # type: ignore[import-untyped]
 
-from workspace.text import MAX_LABEL, plain
+from workspace.reported import Reported, of_model_index
 
 CARD = "README.md"
 READ = 16_384
 """Bytes of a card that are read: its summary is at the top, and some cards hold megabytes of tables."""
-
-ACCURACY = ("accuracy", "acc", "top-1", "top1", "top_1")
-"""How the metric that is wanted is called, in lower case, at its beginning."""
-
-MOST_RESULTS = 20
-"""Results, and metrics of a result, that are looked at."""
 
 SUMMARY = 600
 """Characters of a summary."""
@@ -45,18 +38,8 @@ _TABLE = re.compile(r"^\|.*$|^[-=:|+ ]{3,}$", re.MULTILINE)
 _UNFILLED = re.compile(r"\[?\s?more information needed\s?\]?", re.IGNORECASE)
 
 
-class Reported(NamedTuple):
-    """What an author says of a model: its share of right answers, 0 to 1, and the data set, where that is named."""
-
-    accuracy: float
-    dataset: str | None
-
-
 def reported(card: bytes) -> Reported | None:
-    """Return the accuracy that a card's ``model-index`` reports, the first of several; None where it reports none.
-
-    A number above 1 is taken for percent. Whatever is not of the Hub's shape counts as not reported.
-    """
+    """Return the accuracy that a card's ``model-index`` reports, the first of several; None where it reports none."""
     text = card.decode("utf-8", "replace").removeprefix("\ufeff").replace("\r\n", "\n")
     front = _FRONT.match(text)
     if front is None:
@@ -68,25 +51,7 @@ def reported(card: bytes) -> Reported | None:
         data = yaml.safe_load(matter)
     except (yaml.YAMLError, ValueError, RecursionError):  # of a date that is none, or lists in lists
         return None
-    for entry in _dicts(data.get("model-index") if isinstance(data, dict) else None):
-        for result in _dicts(entry.get("results")):
-            task = result.get("task")
-            if isinstance(task, dict) and task.get("type", "image-classification") != "image-classification":
-                continue
-            for metric in _dicts(result.get("metrics")):
-                value = metric.get("value")
-                if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 100:
-                    continue
-                if str(metric.get("type", metric.get("name"))).lower().startswith(ACCURACY):
-                    where = result.get("dataset")
-                    name = where.get("name") or where.get("type") if isinstance(where, dict) else None
-                    share = float(value) / (100.0 if value > 1 else 1.0)
-                    return Reported(share, plain(name, MAX_LABEL) if isinstance(name, str) else None)
-    return None
-
-
-def _dicts(value: Any) -> list[dict[Any, Any]]:
-    return [entry for entry in value[:MOST_RESULTS] if isinstance(entry, dict)] if isinstance(value, list) else []
+    return of_model_index(data.get("model-index")) if isinstance(data, dict) else None
 
 
 def summary(card: bytes) -> str | None:

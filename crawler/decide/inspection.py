@@ -23,7 +23,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from crawler.decide.cards import CARD, READ, Reported, reported, summary
+from crawler.decide.cards import CARD, READ, reported, summary
 from crawler.decide.repository import (
     MAX_ANSWER,
     Offer,
@@ -58,6 +58,7 @@ from workspace import CrawlConfig, HubError, ModelError, Status, conversions
 from workspace.architectures import Architectures
 from workspace.model_config import MAX_CONFIG, ModelConfig, parse_config
 from workspace.model_rules import Verdict
+from workspace.reported import Reported
 from workspace.safetensors_header import FIRST_READ, Header, header_length, parse_header
 from workspace.text import printable
 
@@ -83,7 +84,7 @@ class Decision:
     header: Header | None = None
     renamed_to: str | None = None
     card: str | None = None  # what its card says first
-    reported: Reported | None = None  # and the accuracy that it reports
+    reported: Reported | None = None  # and the accuracy that its model-index reports
     offer: Offer | None = None  # its weights, where they are in a pull request
     known: dict[str, File] = field(default_factory=dict)  # sizes and hashes learned on the way
     stated: dict[str, File | None] = field(default_factory=dict)  # what the API says of files; None of those not there

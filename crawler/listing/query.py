@@ -12,8 +12,8 @@ from workspace.files import canonical_json, short_hash
 
 PAGE = 1_000  # rows, the most the Hub gives at once
 EXPAND = (
-    "author", "createdAt", "disabled", "downloads", "gated", "lastModified", "library_name", "likes", "pipeline_tag",
-    "private", "safetensors", "sha", "siblings", "tags",
+    "author", "createdAt", "disabled", "downloads", "evalResults", "gated", "lastModified", "library_name", "likes",
+    "pipeline_tag", "private", "safetensors", "sha", "siblings", "tags",
 )  # fmt: skip
 """Columns asked of the listing: what decides most repositories, and nothing that makes the query heavy (``config``)."""
 

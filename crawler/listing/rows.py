@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from workspace.reported import TASK, Reported, of_eval_results
+
 _ID = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 _SHA = re.compile(r"[0-9a-f]{40}")
 _INT64 = 2**63
@@ -59,6 +61,7 @@ class Listed:
     parameters: tuple[tuple[str, int], ...] | None = None
     total: int | None = None  # parameters in all, as the Hub counts them
     files: tuple[File, ...] | None = None
+    reported: Reported | None = None  # accuracy, of an image classifier's ``evalResults``
 
     @property
     def complete(self) -> bool:
@@ -94,14 +97,14 @@ def parse(row: Any) -> Listed:
         raise MalformedRowError(repo_id, "names no commit, so nothing of it can be pinned")
     weights = row.get("safetensors")
     counts, total = _parameters(weights) if isinstance(weights, Mapping) else (None, None)
-    gated = row.get("gated")
+    gated, task = row.get("gated"), text(row.get("pipeline_tag"))
     return Listed(
         id=repo_id,
         sha=sha,
         author=text(row.get("author")) or (repo_id.split("/")[0] if "/" in repo_id else None),
         created=_time(row.get("createdAt")),
         modified=_time(row.get("lastModified")),
-        pipeline_tag=text(row.get("pipeline_tag")),
+        pipeline_tag=task,
         library=text(row.get("library_name")),
         tags=_texts(row.get("tags")),
         downloads=_count(row.get("downloads")),
@@ -112,6 +115,7 @@ def parse(row: Any) -> Listed:
         parameters=counts,
         total=total,
         files=files_of(row.get("siblings"), repo_id),
+        reported=of_eval_results(row.get("evalResults")) if task in (None, TASK) else None,
     )
 
 

@@ -99,7 +99,8 @@ def compare(folder: Path, models: tuple[str, ...], limit: int, kind: str) -> Non
 
 _SHOWN = (
     "sha", "architecture", "license", "downloads", "parameters", "weights_bytes", "num_logits", "label_quality",
-    "images_per_second", "peak_memory_bytes", "device", "reported_accuracy", "picked",
+    "images_per_second", "peak_memory_bytes", "device", "estimated_accuracy", "reported_accuracy", "reported_on",
+    "reported_by", "picked",
 )  # fmt: skip
 
 

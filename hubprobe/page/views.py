@@ -44,14 +44,16 @@ _ATTEMPT = (
 )  # fmt: skip
 _MODEL = (
     "sha", "library_name", "license", "downloads", "likes", "pipeline_tag", "architecture", "model_type", "parameters",
-    "weights_bytes", "image_size", "num_labels", "num_logits", "label_quality", "problem_type", "createdAt",
-    "lastModified", "crawled_at",
+    "weights_bytes", "image_size", "num_labels", "num_logits", "label_quality", "problem_type",
+    "estimated_accuracy", "reported_accuracy", "reported_on", "reported_by", "createdAt", "lastModified", "crawled_at",
 )  # fmt: skip
 _NAMES = {
     "sha": "commit", "createdAt": "created", "lastModified": "last modified", "license": "licence",
     "library_name": "library", "num_labels": "outputs announced", "num_logits": "outputs searchable",
     "num_excluded": "outputs excluded", "label_quality": "labels are", "bytes_fetched": "fetched", "run_id": "run",
     "weights_bytes": "weights", "peak_memory_bytes": "peak memory",
+    "estimated_accuracy": "accuracy, estimated", "reported_accuracy": "accuracy, reported",
+    "reported_on": "reported on", "reported_by": "reported by",
     "started_at": "started", "pipeline_tag": "task", "crawled_at": "crawled",
 }  # fmt: skip
 _HITS = {"logit": "outputs", "model": "models", "family": "families of near-copies"}
@@ -79,7 +81,7 @@ NAME_FLOOR = 0.1
 _COMPARED = (
     "sha", "library_name", "architecture", "license", "downloads", "likes", "parameters", "weights_bytes", "image_size",
     "num_logits", "label_quality", "problem_type", "images_per_second", "peak_memory_bytes", "device",
-    "reported_accuracy",
+    "estimated_accuracy", "reported_accuracy", "reported_on", "reported_by",
 )  # fmt: skip
 _MATCHED = ("a_repo_id", "a_logit", "a_label", "b_repo_id", "b_logit", "b_label", "similarity")
 

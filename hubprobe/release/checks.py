@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from hubprobe.release.tables import BITS
 from workspace import CrawlConfig, LabelQuality, Status, WorkspaceError
 from workspace.records import SCHEMA_VERSION
+from workspace.reported import SOURCES
 from workspace.text import MAX_LABEL, printable
 
 if TYPE_CHECKING:
@@ -357,6 +358,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "card_summary": _text(MAX_TEXT),
         "reported_accuracy": _number(0, 1),
         "reported_on": _text(MAX_LISTED_LABEL),
+        "reported_by": _one_of(SOURCES, "source"),
     },
     "attempts": {
         "repo_id": _REPO,

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 _FROM_CATALOG = (
     "author", "createdAt", "lastModified", "pipeline_tag", "library_name", "tags", "downloads", "likes", "gated",
     "license", "base_models", "model_type", "architectures", "num_labels", "label_quality", "problem_type",
-    "image_size", "weights_bytes", "card_summary", "reported_accuracy", "reported_on", "crawled_at",
+    "image_size", "weights_bytes", "card_summary", "reported_accuracy", "reported_on", "reported_by",
+    "crawled_at",
 )  # fmt: skip
 _FROM_ATTEMPTS = ("architecture", "processor", "dtype", "device", "probes_run", "num_excluded", "bytes_fetched")
 

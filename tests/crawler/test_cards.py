@@ -11,9 +11,11 @@ import yaml
 
 import crawler
 from crawler.decide.cards import READ, SUMMARY, reported, summary
+from crawler.listing.rows import parse
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer
 from workspace import Workspace
+from workspace.reported import of_eval_results, of_prose
 
 Open = Callable[..., Workspace]
 CARD = b"""---
@@ -111,7 +113,7 @@ METRIC = {"type": "accuracy", "value": 0.913}
 )
 def test_a_reported_accuracy(results: object, found: tuple[float, str | None] | None) -> None:
     said = reported(_card(results))
-    assert said == (None if found is None else (pytest.approx(found[0]), found[1]))
+    assert said == (None if found is None else (pytest.approx(found[0]), found[1], "model-index"))
 
 
 @pytest.mark.parametrize(
@@ -137,6 +139,44 @@ def test_the_crawl_keeps_it_of_eligible_repositories(server: HubServer, open_wor
     assert rows["acme/told"]["card_summary"]
     assert "---" not in rows["acme/told"]["card_summary"]
     assert [asked for asked in server.requests if asked.target.endswith("README.md")]
+
+
+BEANS = {"dataset": {"id": "acme/beans", "task_id": "default"}}
+
+
+@pytest.mark.parametrize(("entries", "found"), [
+    ([{"filename": "a.yaml", "error": "no value"}, {"filename": "b.yaml", "data": {**BEANS, "value": 91.5}}],
+     (0.915, "acme/beans")),
+    ([{**BEANS, "value": "high"}, {**BEANS, "value": True}, {"value": 0.7}], (0.7, None)),
+    ([{**BEANS, "value": float("nan")}, {"data": 3}, None, {**BEANS, "value": -1}], None),
+    ({"value": 0.7}, None),
+    (None, None),
+])  # fmt: skip
+def test_results_of_the_hub(entries: object, found: tuple[float, str | None] | None) -> None:
+    assert of_eval_results(entries) == (None if found is None else (pytest.approx(found[0]), found[1], "evalResults"))
+
+
+@pytest.mark.parametrize(("said", "value"), [
+    ("Loss: 0.08 - Accuracy: 0.9715 on", 0.9715), ("reaches an accuracy of 93.5%.", 0.935), ("accuracy is 71", 0.71),
+    ("accuracy: 1500", None), ("accuracy: 150%", None), ("accurate in all cases", None), ("Accuracy: 0", None),
+    (None, None),
+])  # fmt: skip
+def test_the_accuracy_that_a_card_claims(said: str | None, value: float | None) -> None:
+    found = of_prose(said)
+    assert (found and found.accuracy) == value
+
+
+def test_what_the_hub_reports_is_kept_with_where_it_is_said(
+    make_repo: Callable[..., Repo], open_workspace: Open
+) -> None:
+    results = [{"filename": "x.yaml", "data": {**BEANS, "value": 88}}]
+    made = make_repo("acme/said")
+    with HubServer([replace(made, facts={**made.facts, "evalResults": results})]) as server:
+        workspace = open_workspace(server.url)
+        crawler.crawl(workspace, token=False, progress=False)
+    (row,) = workspace.catalog(["reported_accuracy", "reported_on", "reported_by"]).to_pylist()
+    assert list(row.values()) == [pytest.approx(0.88), "acme/beans", "evalResults"]
+    assert parse({"id": "acme/x", "pipeline_tag": "text-classification", "evalResults": results}).reported is None
 
 
 def test_cards_can_be_left_out(server: HubServer, open_workspace: Open) -> None:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import hubprobe
 from hubprobe.cli.app import cli
-from hubprobe.comparison import one_to_one, reported_accuracy
+from hubprobe.comparison import one_to_one
 from tests.search.conftest import make, write_descriptors
 from workspace import QueryError
 
@@ -89,11 +89,3 @@ def test_the_verb_prints_tables_and_json(two):
 def test_the_most_similar_go_first():
     assert one_to_one(np.array([[0.9, 0.8], [0.95, 0.2]])) == [(1, 0), (0, 1)]
     assert one_to_one(np.zeros((3, 1))) == [(0, 0)]
-
-
-@pytest.mark.parametrize(("said", "value"), [
-    ("Loss: 0.08 - Accuracy: 0.9715 on", 0.9715), ("reaches an accuracy of 93.5%.", 0.935), ("accuracy is 71", 0.71),
-    ("accuracy: 1500", None), ("accurate in all cases", None), ("Accuracy: 0", None), (None, None),
-])  # fmt: skip
-def test_the_accuracy_that_a_card_claims(said, value):
-    assert reported_accuracy(said) == value
