@@ -26,21 +26,20 @@ _RECORDS = """\
 
 <!-- Written by `{command}` from workspace/records.py and workspace/status.py. -->
 
-The tables of a workspace: Parquet, zstd, small row groups, page index. A model is keyed by `(repo_id, sha)`, a logit by
-`(repo_id, sha, logit)`, a probe by `probe_id`. Each field's meaning and unit are also in the metadata of the files,
-beside `hubprobe.schema_version` = {version}. What of them SQL sees, and under which names, is in [SQL](sql.md). Labels,
-names and messages are strangers' text: [security](security.md).
+The tables of a workspace, as Parquet files. A model is keyed by `(repo_id, sha)`, a logit by `(repo_id, sha, logit)`, a
+probe by `probe_id`. A type with `*` is never null. The files' metadata hold these meanings, too, and
+`hubprobe.schema_version` = {version}. SQL sees them under [these names](sql.md). Labels, names and messages are
+[strangers' text](security.md#strangers-text).
 
 """
 
 _STATUSES = """\
 ## Statuses
 
-How a repository can end: `attempts.status`. `catalog.eligibility` holds `eligible`, a skipped status, or the *fetch*
-status of a request that the next crawl makes again. The first rule that refuses decides: *list*, *config* and *weights*
-are asked by the crawler, in this order, before any weights are fetched; *fetch*, *load* and *run* are met by the
-prober.
-`attempted = ok + skipped + failed`, always.
+How a repository can end: `attempts.status`, and `attempted = ok + skipped + failed`. The first rule that refuses
+decides: the crawler looks at *list*, *config* and *weights*, before any weights are fetched; the prober meets *fetch*,
+*load* and *run*. `catalog.eligibility` holds `eligible`, a skipped status, or the *fetch* status of a request that the
+next crawl makes again.
 
 | status | outcome | decided from | meaning |
 |---|---|---|---|
@@ -48,8 +47,6 @@ prober.
 
 _LABELS = """\
 ## Label quality
-
-How far a model's label names can be trusted to be names at all.
 
 | `label_quality` | its labels are |
 |---|---|
@@ -67,8 +64,7 @@ duckdb.sql("""
 """).show()
 ```
 
-DuckDB 2.0 refuses an *Arrow* table with a float16 column, but reads such a column from Parquet. In numpy, descriptors
-are a matrix:
+In numpy, descriptors are a matrix:
 
 ```python
 from pathlib import Path
@@ -88,14 +84,12 @@ _CONFIGURATION = """\
 
 <!-- Written by `{command}` from workspace/config.py. -->
 
-`hubprobe.toml` in the workspace's folder. It is written when the workspace is made, with every setting at its default,
-and read by every verb; an unknown name or a value of another type is an error. A command line option goes before the
-setting, for that one command. The hash of all settings but `endpoint`, `[release]` and `[workspace]`, which measure
-nothing, is in every run's manifest and with every attempt.
+Edit `hubprobe.toml` in the workspace's folder: it is written, with every setting at its default, when the workspace is
+made. An unknown name, or a value of another type, is an error. A command line option goes before the setting.
 
-When a setting of `[crawl]` but `pipeline_tag` changes, the next crawl decides again what it lists; a repository that
-it does not list stays as it was decided. `[search] encoder` and `image_encoder` are settled when the index is built;
-`scoring` and `k` when it is asked.
+A change in `[crawl]` (but `pipeline_tag`): the next crawl decides again what it lists. `[search] encoder` and
+`image_encoder` count when the index is built, `scoring` and `k` when it is asked. All settings but `endpoint`,
+`[release]` and `[workspace]` are hashed into every run's manifest (`config_hash`).
 
 """
 
@@ -159,7 +153,7 @@ def configuration_page() -> str:
     """Return ``docs/configuration.md``."""
     parts = [_CONFIGURATION.format(command=COMMAND) + _section("Outside any section", Config())]
     parts += [_section(f"[{f.name}]", getattr(Config(), f.name)) for f in fields(Config) if f.name != "endpoint"]
-    return "\n".join([*parts, f"## The whole file\n\n```toml\n{Config().to_toml()}```\n"])
+    return "\n".join(parts)
 
 
 def _section(title: str, settings: Any) -> str:
@@ -178,11 +172,14 @@ def _section(title: str, settings: Any) -> str:
 def _table(name: str, schema: pa.Schema) -> str:
     where, key, row = _TABLES[name]
     lines = [f"## {name}\n", f"{row} In `{where}`; key `{key}`.\n"]
-    lines += ["| column | type | unit | meaning |", "|---|---|---|---|"]
+    lines += ["| column | type | meaning |", "|---|---|---|"]
     for field in schema:
         metadata = {k.decode(): v.decode().replace("|", "\\|") for k, v in (field.metadata or {}).items()}
-        kind = _type(field.type) + ("" if field.nullable else ", never null")
-        lines.append(f"| `{field.name}` | {kind} | {metadata.get('unit', '')} | {metadata['doc']} |")
+        kind = _type(field.type) + ("" if field.nullable else "*")
+        unit = metadata.get("unit", "")
+        said = unit if unit.startswith(metadata["doc"]) else f"{metadata['doc']} ({unit})"
+        meaning = said if unit and unit not in metadata["doc"] else metadata["doc"]
+        lines.append(f"| `{field.name}` | {kind} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 
