@@ -1,8 +1,8 @@
 """The crawler: list image-classification repositories, decide which can be probed and why not, fetch files safely."""
 
 from crawler.crawl import crawl
-from crawler.decide.explanation import Explanation, Step, explain
-from crawler.fetch.fetcher import Fetcher
-from crawler.summary import CrawlSummary, funnel
+from crawler.decide.inspection import Explanation, Step, explain
+from crawler.fetcher import Fetcher
+from crawler.pipeline import CrawlSummary, funnel
 
 __all__ = ["CrawlSummary", "Explanation", "Fetcher", "Step", "crawl", "explain", "funnel"]

@@ -22,7 +22,7 @@ from zlib import crc32
 import pyarrow as pa
 
 from crawler.catalog import hash63, listing_fingerprint
-from crawler.listing.query import PAGE
+from crawler.listing.rows import PAGE
 from workspace import Outcome, Status, Workspace, WorkspaceError
 from workspace.files import (
     TEMPORARY_PREFIX,

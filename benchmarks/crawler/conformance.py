@@ -23,7 +23,7 @@ import crawler
 from crawler.catalog import row_of
 from crawler.decide.inspection import Decision
 from crawler.hub.client import HubClient
-from crawler.hub.errors import UnansweredError
+from crawler.hub.transport import UnansweredError
 from crawler.listing.rows import parse
 from hubprobe.demo import tiny
 from workspace import Config, Workspace

@@ -1,4 +1,4 @@
-"""Deciding one repository with as few requests as its answer needs.
+"""Deciding one repository with as few requests as its answer needs, and explaining the decision step by step.
 
 ========================  ==============  ==============================================================================
 what is asked             bucket          why so
@@ -20,12 +20,18 @@ more and verify nothing that these answers do not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from crawler.decide.cards import CARD, READ, reported, summary
+import pyarrow as pa
+
 from crawler.decide.repository import (
+    CARD,
     MAX_ANSWER,
+    READ,
     Offer,
     Whereabouts,
     ask_offer,
@@ -35,7 +41,9 @@ from crawler.decide.repository import (
     file_of,
     is_file,
     is_shard,
+    reported,
     shards,
+    summary,
     whereabouts,
 )  # fmt: skip
 from crawler.decide.rules import (
@@ -43,6 +51,7 @@ from crawler.decide.rules import (
     CONFIG_RULES,
     INDEX,
     LIST_RULES,
+    STAGES,
     WEIGHTS,
     WEIGHTS_RULES,
     Facts,
@@ -51,11 +60,12 @@ from crawler.decide.rules import (
     may_be_converted,
 )  # fmt: skip
 from crawler.hub.client import Answer, HubClient
-from crawler.hub.errors import UnansweredError
-from crawler.hub.transport import Deadline
-from crawler.listing.rows import File, Listed, MalformedRowError, parse
-from workspace import CrawlConfig, HubError, ModelError, Status, conversions
-from workspace.architectures import Architectures
+from crawler.hub.transport import Deadline, UnansweredError
+from crawler.listing.rows import File, Listed, MalformedRowError, is_repo_id, parse
+from workspace import CrawlConfig, HubError, ModelError, QueryError, Status, Workspace, conversions
+from workspace.architectures import Architectures, lazy
+from workspace.endpoint import token_for
+from workspace.layout import MARKER
 from workspace.model_config import MAX_CONFIG, ModelConfig, parse_config
 from workspace.model_rules import Verdict
 from workspace.reported import Reported
@@ -299,3 +309,80 @@ def _pass(rules: tuple[Rule, ...], facts: Facts, observe: Observe | None, why: s
             observe(rule, verdict)
         if verdict is not None:
             raise ModelError(verdict.status, verdict.reason + why)
+
+
+SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One rule as it was asked: where it stands, what it looks for, and whether the repository passed."""
+
+    stage: str
+    rule: str
+    looks_for: str
+    passed: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The decision about one repository and the steps to it, in the order they were asked."""
+
+    repo_id: str
+    sha: str
+    status: Status
+    reason: str
+    steps: tuple[Step, ...]
+    requests: dict[str, int]
+
+    def to_arrow(self) -> pa.Table:
+        """Return the steps as a table: ``stage, rule, passed, looks_for, reason``."""
+        names = ("stage", "rule", "passed", "looks_for", "reason")
+        return pa.table({name: [getattr(step, name) for step in self.steps] for name in names})
+
+
+def explain(workspace: Workspace, repo_id: str, *, token: str | bool | None = None) -> Explanation:
+    """Ask the Hub about one repository now and decide it step by step; nothing is written to the catalog.
+
+    Raises `QueryError` when ``repo_id`` is no repository's name, `HubError` when transformers or timm do not import.
+    """
+    if not is_repo_id(repo_id):
+        raise QueryError(f"'{repo_id[:80]}' is no repository: write owner/name")
+    client = HubClient(workspace.config.endpoint, token_for(workspace.config.endpoint, token))
+    try:
+        client.check_online()
+        return _explain(workspace, client, repo_id)
+    finally:
+        client.close()
+
+
+def _explain(workspace: Workspace, client: HubClient, repo_id: str) -> Explanation:
+    steps: list[Step] = []
+    found = ask_row(client, repo_id, Deadline(SECONDS))
+    if isinstance(found, Whereabouts):
+        return Explanation(repo_id, "", found.status, found.reason, (), dict(client.requests))
+    try:
+        listed = parse(found)
+    except MalformedRowError as error:
+        return Explanation(repo_id, "", Status.MALFORMED_ROW, error.reason, (), dict(client.requests))
+    stages = {rule: stage for stage, rules in STAGES for rule in rules}
+
+    def observe(rule: Rule, verdict: Verdict | None) -> None:
+        looks_for = (rule.__doc__ or "").partition("\n")[0]
+        reason = "" if verdict is None else f"{verdict.status.value}: {verdict.reason}"
+        steps.append(Step(stages[rule], rule.__name__, looks_for, verdict is None, reason))
+
+    with _cache(workspace) as cache:
+        decision = Inspector(client, workspace.config.crawl, lazy(cache)).decide(listed, observe)
+    return Explanation(listed.id, listed.sha, decision.status, decision.reason, tuple(steps), dict(client.requests))
+
+
+@contextmanager
+def _cache(workspace: Workspace) -> Iterator[Path]:
+    """Yield the workspace's cache, or a passing one: a question makes no folder where there is no workspace yet."""
+    if (workspace.root / MARKER).exists():
+        yield workspace.cache_dir
+        return
+    with TemporaryDirectory() as folder:
+        yield Path(folder)

@@ -21,9 +21,8 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
-from crawler.hub.errors import RETRIED, RetryError, UnansweredError, refusal
 from crawler.hub.pacing import Bucket, RateLimits, Retries, bucket_name, standing, stated_wait
-from crawler.hub.transport import Deadline, Transport, exchange, pause
+from crawler.hub.transport import RETRIED, Deadline, RetryError, Transport, UnansweredError, exchange, pause, refusal
 from workspace import Status, __version__
 from workspace.endpoint import checked, is_loopback, is_on, origin, proxy_for
 

@@ -21,8 +21,7 @@ from typing import TypeVar
 
 from huggingface_hub.utils import RateLimitInfo, httpx, parse_ratelimit_headers  # type: ignore[attr-defined]
 
-from crawler.hub.errors import RetryError, UnansweredError
-from crawler.hub.transport import BROKEN, Deadline
+from crawler.hub.transport import BROKEN, Deadline, RetryError, UnansweredError
 from workspace import Status
 from workspace.runs import now
 

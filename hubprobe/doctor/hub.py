@@ -110,7 +110,7 @@ def reach(setting: Setting) -> Iterator[Check]:
 
 def _listing_url(setting: Setting, address: str) -> str:
     """Return the question that a crawl begins with, for one row."""
-    from crawler.listing.query import Query
+    from crawler.listing.rows import Query
 
     return Query(setting.own.crawl.pipeline_tag or None).url(address, 1)
 
@@ -151,8 +151,7 @@ class _Asked:
     def of(cls, address: str, url: str, token: str | None, seconds: float) -> _Asked:
         """GET ``url`` once; raises `HubprobeError` for a refusal and `OSError` for silence, within ``seconds``."""
         from crawler.hub.client import HubClient, bounded
-        from crawler.hub.errors import RetryError
-        from crawler.hub.transport import BROKEN, exchange
+        from crawler.hub.transport import BROKEN, RetryError, exchange
 
         def ask() -> _Asked:
             client = HubClient(address, token)
@@ -227,7 +226,7 @@ def _no_token(address: str, withheld: str, problem: str) -> Check:
 
 def _token(address: str, token: str, seconds: float) -> Check:
     """Ask whose token it is and what it may; hubprobe only reads, so a token that may write is too much."""
-    from crawler.hub.errors import UnansweredError
+    from crawler.hub.transport import UnansweredError
 
     again = f"make a new read token at {address}/settings/tokens, or unset HF_TOKEN and run 'hf auth logout'"
     try:

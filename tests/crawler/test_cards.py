@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import crawler
-from crawler.decide.cards import READ, SUMMARY, reported, summary
+from crawler.decide.repository import READ, SUMMARY, reported, summary
 from crawler.listing.rows import parse
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer

@@ -13,7 +13,7 @@ import crawler
 from crawler.decide import inspection
 from crawler.hub import client
 from crawler.hub.client import HubClient
-from crawler.hub.errors import UnansweredError
+from crawler.hub.transport import UnansweredError
 from hubprobe.demo.server import HubServer
 from workspace import Status, Workspace
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import crawler
-from crawler.fetch.fetcher import PART
+from crawler.fetcher import PART
 from crawler.hub import client
 from hubprobe.demo import tiny, unhealthy
 from hubprobe.demo.repository import Repo

@@ -19,8 +19,8 @@ from crawler.decide.inspection import Decision
 from crawler.decide.repository import entries, new_name, shards
 from crawler.decide.rules import is_safe_path
 from crawler.hub.client import Answer, HubClient, bounded
-from crawler.hub.errors import RetryError, UnansweredError
 from crawler.hub.pacing import standing, stated_wait
+from crawler.hub.transport import RetryError, UnansweredError
 from crawler.listing.pages import read_rows
 from crawler.listing.rows import Listed, MalformedRowError, is_repo_id, parse
 from workspace import ModelError, Status

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from crawler.hub import pacing
-from crawler.hub.errors import RetryError, UnansweredError
 from crawler.hub.pacing import CORRUPT_TRIES, MAX_LIMITED, TRIES, Retries, stated_wait
-from crawler.hub.transport import Deadline
+from crawler.hub.transport import Deadline, RetryError, UnansweredError
 from workspace import Status
 
 

@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import crawler
-from crawler.listing.query import Query
-from crawler.listing.rows import parse
-from crawler.listing.snapshot import Snapshot
+from crawler.listing.pages import Snapshot
+from crawler.listing.rows import Query, parse
 from hubprobe.demo.server import HubServer
 from workspace import Workspace, WorkspaceError
 

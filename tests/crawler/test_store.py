@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import crawler
-from crawler.fetch import fetcher as fetching
-from crawler.fetch.store import Store
+from crawler import fetcher as fetching
+from crawler.fetcher import Store
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer
 from workspace import ModelError, Status, Workspace

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 
 import crawler
-from crawler.listing.query import Query
-from crawler.listing.snapshot import Snapshot
+from crawler.listing.pages import Snapshot
+from crawler.listing.rows import Query
 from crawler.state import FILE
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer

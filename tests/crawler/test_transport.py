@@ -24,7 +24,7 @@ import crawler
 from crawler.decide.repository import Whereabouts, new_name
 from crawler.hub import client as client_module
 from crawler.hub.client import HubClient, decoded
-from crawler.hub.errors import UnansweredError
+from crawler.hub.transport import UnansweredError
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer
 from hubprobe.demo.wire import Response

@@ -101,11 +101,11 @@ def reader(finished: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.M
 
 def _keep_registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take back afterwards what a page adds to the lists of encoders, scorings and rules."""
-    from crawler.decide import explanation, inspection
+    from crawler.decide import inspection
     from search.scan import scoring
     from search.text import encoders
 
-    for module, name in ((encoders, "KINDS"), (inspection, "LIST_RULES"), (explanation, "STAGES")):
+    for module, name in ((encoders, "KINDS"), (inspection, "LIST_RULES"), (inspection, "STAGES")):
         monkeypatch.setattr(module, name, getattr(module, name))
     for table in (encoders.MODELS, scoring.SCORINGS, scoring.PROBES):
         for name in ("words", "evenly"):

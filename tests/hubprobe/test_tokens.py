@@ -94,8 +94,8 @@ def test_a_release_is_neither_pushed_nor_read_with_it(
 ) -> None:
     from huggingface_hub import HfFileSystem
 
-    from crawler.listing.query import Query
-    from crawler.listing.snapshot import Snapshot
+    from crawler.listing.pages import Snapshot
+    from crawler.listing.rows import Query
     from hubprobe.release.source import open_source
 
     with pytest.raises(HubError):

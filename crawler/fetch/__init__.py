@@ -1,1 +1,0 @@
-"""Bringing the files of models to disk: pinned, verified, within bounds."""
