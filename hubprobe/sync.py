@@ -22,17 +22,17 @@ _log = logging.getLogger(__name__)
 PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "crawl": (("catalog",), ("catalog",)),
     "build": (("probes",), ("probes",)),
-    "probe": (("catalog", "probes", "commits"), ("attempts", "runs")),
-    "complete": (("catalog", "probes", "attempts", "responses", "descriptors"), ("descriptors", "runs")),
+    "probe": (("catalog", "probes", "commits"), ("models", "runs")),
+    "complete": (("catalog", "probes", "models", "descriptors"), ("descriptors", "runs")),
     "index": (("catalog", "probes", "attempts", "descriptors", "index"), ("index",)),
     "status": (("catalog", "probes", "commits"), ()),
     "open": (("probes", "index"), ()),
     "sync": (
-        ("catalog", "probes", "attempts", "responses", "descriptors", "index", "runs"),
-        ("catalog", "probes", "attempts", "descriptors", "index", "runs"),
+        ("catalog", "probes", "models", "descriptors", "index", "runs"),
+        ("catalog", "probes", "models", "descriptors", "index", "runs"),
     ),
 }
-"""What a verb pulls before it runs, and pushes after. ``commits`` are names of attempts, without their rows."""
+"""What a verb pulls before it runs, and pushes after. Parts are those of `Remote.pull`."""
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,11 @@
 The name of an attempt is the commit. It says which model ended, how, on how many probes, and which responses it has, so
 that a host learns from a list alone what the others have done::
 
-    attempts/<probe_set>/<time>-<model>-<attempt>-<status>-<probes>-<responses>.<sha256>.parquet
+    attempts/<probe_set>/<time>-<model>-<attempt>-<status>-<probes>-<responses>-<bytes>.<sha256>
 
-Of two commits of one attempt the earlier counts; hashes are the first 32 hex digits of the sha256 of the content.
+The object is the row's Parquet file, of so many bytes and that hash, and where the attempt has responses their Parquet
+file after it, of the hash ``<responses>``: one request commits a model, one brings it, and the row alone is a range. Of
+two commits of one attempt the earlier counts; hashes are the first 32 hex digits of the sha256 of the content.
 """
 
 from __future__ import annotations
@@ -31,14 +33,17 @@ MAX_BYTES = 512 * 1024**2
 
 _NAME = re.compile(
     "attempts/(?P<probe_set>[0-9a-f]{16})/(?P<at>[0-9]{8}T[0-9]{6}Z)-(?P<stem>[0-9a-f]{16})-(?P<number>[0-9]{3,6})-"
-    "(?P<status>[a-z_]{2,40})-(?P<probes>[0-9]{1,9})-(?P<responses>[0-9a-f]{32}|none)"
-    r"\.(?P<digest>[0-9a-f]{32})\.parquet"
+    "(?P<status>[a-z_]{2,40})-(?P<probes>[0-9]{1,9})-(?P<responses>[0-9a-f]{32}|none)-(?P<row_bytes>[0-9]{1,8})"
+    r"\.(?P<digest>[0-9a-f]{32})"
 )
 _STATUSES = frozenset(s.value for s in Status) - {Status.ELIGIBLE.value}
 
 
 class Commit(NamedTuple):
-    """One attempt in the remote. ``responses`` is empty where it has none; ``probes`` counts those run or refused."""
+    """One attempt in the remote. ``responses`` is empty where it has none; ``probes`` counts those run or refused.
+
+    ``row_bytes`` is how long the row's file is, with which the object begins.
+    """
 
     probe_set: str
     at: str
@@ -47,6 +52,7 @@ class Commit(NamedTuple):
     status: str
     probes: int
     responses: str
+    row_bytes: int
     digest: str
 
     @property
@@ -54,7 +60,7 @@ class Commit(NamedTuple):
         """Name of its object."""
         return (
             f"attempts/{self.probe_set}/{self.at}-{self.stem}-{self.number:03d}-{self.status}-{self.probes}-"
-            f"{self.responses or 'none'}.{self.digest}.parquet"
+            f"{self.responses or 'none'}-{self.row_bytes}.{self.digest}"
         )
 
     @property
@@ -77,9 +83,9 @@ def parse(name: str) -> Commit | None:
         _time(found["at"])
     except ValueError:
         return None
-    numbers = int(found["number"]), found["status"], int(found["probes"])
     responses = found["responses"].replace("none", "")
-    return Commit(found["probe_set"], found["at"], found["stem"], *numbers, responses, found["digest"])
+    of_it = int(found["number"]), found["status"], int(found["probes"]), responses, int(found["row_bytes"])
+    return Commit(found["probe_set"], found["at"], found["stem"], *of_it, found["digest"])
 
 
 def add(known: dict[Place, Commit], commit: Commit) -> bool:

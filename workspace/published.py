@@ -19,7 +19,8 @@ from workspace.errors import MissingStepError, RemoteError
 from workspace.files import read_json, replacing, sha256_of, short_hash, using, write_json
 from workspace.layout import MARKER, Workspace
 from workspace.locks import lock
-from workspace.remote import MOST, listed, settings_at
+from workspace.remote import settings_at
+from workspace.shared_files import MOST, listed
 from workspace.stores import IMPATIENT, Store, open_store
 
 Span = tuple[Path, int, int]

@@ -32,7 +32,9 @@ PATIENCE = timedelta(minutes=4)
 IMPATIENT = timedelta(seconds=15)
 """The same where somebody waits for an answer."""
 
-_BACKOFF = {"init_backoff": timedelta(milliseconds=250), "max_backoff": timedelta(seconds=8), "base": 2}
+_BACKOFF = {"init_backoff": timedelta(milliseconds=500), "max_backoff": timedelta(seconds=15), "base": 4}
+"""Of waiting between tries: a random time up to ``base`` times the last one, so on average twice as long."""
+_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "GOOGLE_BASE_URL", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
 _AGAIN = "nothing here is lost: check the address and the network, then run the same command again"
 _SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|ACCESS_KEY|ACCOUNT_KEY|SAS", re.IGNORECASE)
 
@@ -107,7 +109,7 @@ class ObjectStore:
         self._do, self._errors = obstore, exceptions
         options: dict[str, Any] = {}
         if not url.startswith("file:"):
-            plain = url.startswith("http:") or os.environ.get("AWS_ENDPOINT_URL", "").startswith("http:")
+            plain = any(address.startswith("http:") for address in (url, *map(os.environ.get, _ENDPOINTS)) if address)
             client = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=120), "allow_http": plain}
             options = {"client_options": client}
             options["retry_config"] = {"backoff": _BACKOFF, "max_retries": 60, "retry_timeout": patience}

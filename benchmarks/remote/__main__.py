@@ -29,7 +29,7 @@ from workspace import Workspace
 BUCKET = "s3://bucket/hub"
 
 
-def run_hosts(folder: Path, models: int, cut_s: float) -> dict[str, object]:
+def run_hosts(folder: Path, models: int, cut_s: float, calm: bool) -> dict[str, object]:
     from moto.server import ThreadedMotoServer
 
     shutil.rmtree(folder, ignore_errors=True)
@@ -64,27 +64,31 @@ def run_hosts(folder: Path, models: int, cut_s: float) -> dict[str, object]:
                 time.sleep(0.2)
             events.append(f"{what} at {proxy.commits()} of {models} commits, {time.monotonic() - started:.0f} s")
 
-        at_commits(models // 6, "three killed")
-        for n in range(3):
-            running.pop(n).send_signal(signal.SIGKILL)
-        at_commits(models // 4, "two joined")
-        running |= {n: start(n) for n in (6, 7)}
-        at_commits(models // 3, "throttled")
-        proxy.throttle = 0.2
-        at_commits(models // 2, f"cut for {cut_s:.0f} s")
-        proxy.cut(cut_s)
+        if calm:
+            running |= {n: start(n) for n in (6, 7)}
+        else:
+            at_commits(models // 6, "three killed")
+            for n in range(3):
+                running.pop(n).send_signal(signal.SIGKILL)
+            at_commits(models // 4, "two joined")
+            running |= {n: start(n) for n in (6, 7)}
+            at_commits(models // 3, "throttled")
+            proxy.throttle = 0.2
+            at_commits(models // 2, f"cut for {cut_s:.0f} s")
+            proxy.cut(cut_s)
         codes = {n: process.wait() for n, process in running.items()}
         proxy.throttle = 0.0
         took = time.monotonic() - started
         last = folder / "last"
         summary = sync(last, remote=BUCKET, progress=False)
-        counts = dict(proxy.counts)
+        counts, asked = dict(proxy.counts), dict(sorted(proxy.asked.items()))
     moto.stop()
     return compared(Workspace.open(last), alone, models) | {
         "models": models, "exit_codes": codes, "events": events, "seconds": round(took),
         "duplicates": summary.duplicates,
         "requests": counts, "requests_a_model": round((counts["GET"] + counts["PUT"]) / models, 2),
         "of_these_throttled_or_cut": counts.get("503", 0) + counts.get("cut", 0),
+        "answered": asked, "answered_a_model": round(sum(asked.values()) / models, 2),
     }  # fmt: skip
 
 
@@ -108,9 +112,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--models", type=int, default=96)
     parser.add_argument("--cut", type=float, default=20.0, help="seconds")
+    parser.add_argument("--calm", action="store_true", help="eight hosts from the start, and nothing goes wrong")
     options = parser.parse_args()
     if options.part == "hosts":
-        figures = run_hosts(options.folder / "hosts", options.models, options.cut)
+        figures = run_hosts(options.folder / "hosts", options.models, options.cut, options.calm)
     else:
         from benchmarks.remote.published import measure
 

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import threading
 import time
 from collections import Counter
+from urllib.parse import unquote
 
 _SLOW = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
 
 class Proxy:
-    """Forwards to ``target``, host and port. ``counts`` has requests by method, and 503 and cut connections."""
+    """Forwards to ``target``, host and port. ``counts`` has requests by method, and 503 and cut connections.
+
+    ``asked`` has those that were answered otherwise, by method and folder.
+    """
 
     def __init__(self, target: tuple[str, int], latency_s: float = 0.0) -> None:
         self.target, self.latency_s, self.throttle = target, latency_s, 0.0
         self.counts: Counter[str] = Counter()
+        self.asked: Counter[str] = Counter()
         self.sent = 0
         self.port = 0
         self._commits: set[str] = set()
@@ -69,6 +75,7 @@ class Proxy:
                     self.counts["503"] += 1
                     writer.write(b"HTTP/1.1 503 Slow Down\r\nContent-Length: %d\r\n\r\n" % len(_SLOW) + _SLOW)
                     continue
+                self.asked[_kind(method, path)] += 1
                 if upstream is None:
                     upstream = await asyncio.open_connection(*self.target)
                 upstream[1].write(head + body)
@@ -103,6 +110,15 @@ async def ended() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _kind(method: bytes, path: bytes) -> str:
+    """Return the method and the folder of a request: ``GET attempts``, ``LIST attempts``."""
+    where, _, options = unquote(path.decode()).partition("?")
+    listed = re.search(r"prefix=([^&]*)", options) if "list-type" in options else None
+    folders = "catalog|runs|attempts|probes|descriptors|index"
+    found = re.search(rf"/({folders})(/|$)", "/" + listed[1] if listed else where)
+    return f"{'LIST' if listed else method.decode()} {found[1] if found else 'others'}"
 
 
 def _length(head: bytes) -> int:
