@@ -1,6 +1,6 @@
 """``probe --engine ray``: one prober on every GPU, or every few cores, of a Ray cluster; one driver hands out.
 
-The driver plans, hands models out (`probing.handout`) and reports; each of Ray's actors is a prober as on one machine,
+The driver plans, hands models out (`probing.fetching`) and reports; each of Ray's actors is a prober as on one machine,
 with its child, its deadlines and its caches, and commits by itself, to the disk that all see or to the remote. So the
 driver knows nothing that the files do not: it may die, and the same command goes on. Machines, GPUs and autoscaling are
 Ray's: actors that wait for room are what makes it add machines.
@@ -26,8 +26,7 @@ from typing import Any
 
 from hubprobe.sync import opened
 from probing import inflight
-from probing.fetching import AHEAD_MODELS
-from probing.handout import HandOut
+from probing.fetching import AHEAD_MODELS, HandOut
 from probing.plan import Task
 from probing.prober import Work, is_booked, run_all
 from probing.settings import Settings, here

@@ -221,7 +221,7 @@ def probe(
     """
     import crawler
     import probing
-    from hubprobe.launch import is_first_process
+    from hubprobe.machine import is_first_process
     from hubprobe.sync import synced
 
     access: dict[str, Any] = {"token": token, "keep": keep, "max_disk_bytes": max_disk_bytes}

@@ -15,13 +15,12 @@ from probing import attempts, inflight, plan, subset
 from probing.attempts import Attempt
 from probing.child.runners import Child, InProcess, Runner
 from probing.child.stages import Job
-from probing.compaction import compact_attempts, compact_responses, mend, recover, set_holes_aside, split_responses
 from probing.fetching import Fetching, Taken
 from probing.group import Group
-from probing.plan import Task
+from probing.plan import Shard, Task
 from probing.report import Bar, Log, ProbeSummary, summarise, write_manifest
+from probing.responses import compact_attempts, compact_responses, mend, recover, set_holes_aside, split_responses
 from probing.settings import Settings, by_factors, in_words, make
-from probing.shard import Shard
 from workspace import ConfigError, ModelError, Status, Workspace, WorkspaceError, model_file_name, runs
 from workspace.files import write_table
 from workspace.locks import lock

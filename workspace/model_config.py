@@ -13,9 +13,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from workspace import bounded_json, imagenet
+from workspace import bounded_json
 from workspace.errors import ModelError
-from workspace.model_labels import Labels, from_id2label, from_names
+from workspace.model_labels import IMAGENET_SIZES, Labels, from_id2label, from_names, imagenet_names
 from workspace.status import LabelQuality, Status
 from workspace.text import MAX_LABEL, plain
 
@@ -217,8 +217,8 @@ def _timm(raw: Mapping[str, Any], most: int, datasets: Iterable[str]) -> ModelCo
     named = settings.get("label_names") or (settings.get("labels") if flat else None)
     labels = from_names(named, settings.get("label_descriptions"), most) if named else id2label
     labels = labels.fitted(count, most)
-    if labels.quality is LabelQuality.MISSING and count in imagenet.SIZES:
-        known = imagenet.class_names(count, pretrained.get("tag") or architecture.partition(".")[2], datasets)
+    if labels.quality is LabelQuality.MISSING and count in IMAGENET_SIZES:
+        known = imagenet_names(count, pretrained.get("tag") or architecture.partition(".")[2], datasets)
         quality = LabelQuality.GUESSED_BY_COUNT if known is None else LabelQuality.INFERRED
         labels = Labels(known and tuple(name[:MAX_LABEL] for name in known[:most]), quality=quality)
     return ModelConfig(

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from completion import baselines
+from completion import train
 from completion.factors import Block
 from completion.fit import Fit, affordable_rank, fit, largest_rank
 from completion.validation import Case, Split, measure
@@ -98,9 +98,9 @@ def quality(options: argparse.Namespace) -> None:
     common = {"seed": 0, "device": "cpu"}
     ways = {
         "em": em,
-        "soft-impute": lambda cases: baselines.soft_impute(gallery, split, cases, rank=options.rank, **common),
-        "anchors": lambda cases: baselines.anchor_ridge(gallery, split, cases, rank=options.rank, **common),
-        "mean": lambda cases: baselines.probe_mean(gallery, split, cases, device="cpu"),
+        "soft-impute": lambda cases: train.soft_impute(gallery, split, cases, rank=options.rank, **common),
+        "anchors": lambda cases: train.anchor_ridge(gallery, split, cases, rank=options.rank, **common),
+        "mean": lambda cases: train.probe_mean(gallery, split, cases, device="cpu"),
     }
     say("| method | rank | s by the clock | s of processor time | R2 | error^2 / variance | R2 by iteration |")
     say("|---|---|---|---|---|---|---|")

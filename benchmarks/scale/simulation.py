@@ -1,6 +1,6 @@
 """Models, machines that are taken away, and the two ways to share the work: events in order of time.
 
-Which model a machine runs next is decided by `probing.shard.Shard.order` and `probing.handout.HandOut`, as in a real
+Which model a machine runs next is decided by `probing.plan.Shard.order` and `probing.fetching.HandOut`, as in a real
 run. A model that another job has committed is passed over when it is taken, as `probing.prober.is_booked` has it; what
 the remote holds is listed as often as `workspace.remote.Remote.has` lists it.
 """
@@ -18,10 +18,9 @@ from itertools import count
 
 import numpy as np
 
-from probing import shard as shard_code
-from probing.handout import HandOut
-from probing.plan import Task
-from probing.shard import Shard
+from probing import plan as shard_code
+from probing.fetching import HandOut
+from probing.plan import Shard, Task
 
 OUTAGES = (192, 96, 480, 256, 704, 288, 4800, 4480, 3680, 640, 544, 288, 96)
 """Seconds that a spot machine was away: the 13 outages in the first 47 hours of a trace of a V100 in us-west-2c

@@ -14,8 +14,7 @@ from click.shell_completion import CompletionItem
 
 from hubprobe import machine
 from hubprobe.cli.options import Group
-from hubprobe.launch import TerminatedError, end_as_on_interrupt
-from hubprobe.machine import Exit
+from hubprobe.machine import Exit, TerminatedError, end_as_on_interrupt
 from hubprobe.output import guard_terminals
 from workspace.errors import HubprobeError
 from workspace.version import __version__

@@ -96,7 +96,7 @@ def release(
         progress=not quiet,
     )
     if with_index and not dry_run:
-        from hubprobe.release.carried import carry_index
+        from hubprobe.release.write import carry_index
 
         carried = carry_index(out, token=hub.token, progress=not quiet)
         click.echo(f"its index: {size(carried)}; 'hubprobe search --index ADDRESS' asks it where it lies", err=True)

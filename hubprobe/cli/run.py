@@ -213,7 +213,7 @@ def probe(
       hubprobe probe --workspace /shared/my-index --engine ray --address auto
     """
     local_offline()
-    from hubprobe import front, launch
+    from hubprobe import front, machine
 
     workspace = hub.workspace()
     if engine != "ray" and (cpus is not None or gpus is not None or address != "auto"):
@@ -226,7 +226,7 @@ def probe(
         # By the environment: a command line is seen by everyone. Without a token from us they look for none themselves.
         access = {"HF_ENDPOINT": hub.config.endpoint, "HF_TOKEN": hub.token}
         access["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "" if hub.token else "1"
-        launch.probe_with_workers(hub.folder, workers or 1, launch.as_arguments(given), **access)
+        machine.probe_with_workers(hub.folder, workers or 1, machine.as_arguments(given), **access)
         return
     settings = {name: value for name, value in options.items() if value is not None}
     settings |= {"retry": _listed(retry) or (), "models": _listed(models), "isolate": not no_isolate}
@@ -235,7 +235,7 @@ def probe(
     if engine == "ray":
         settings["ray"] = {"address": address, "workers": workers, "cpus": cpus, "gpus": gpus}
     summary = front.probe(workspace, token=hub.token, progress=not quiet, **settings)
-    if launch.is_first_process():
+    if machine.is_first_process():
         show_summary(summary, kind)
 
 

@@ -74,7 +74,7 @@ def demo(path: str | Path | None = None, *, workers: int = 1, progress: bool = T
     import search
     from hubprobe.demo.server import serve_demo
     from hubprobe.front import probe
-    from hubprobe.launch import probe_with_workers
+    from hubprobe.machine import probe_with_workers
     from probing import probes
 
     root = Path(path) if path is not None else Path("demo-index")

@@ -356,7 +356,7 @@ def _summary(task: Task, found: Sequence[Candidate], jury: _Jury, notes: list[st
 
 def _keep(task: Task, jury: _Jury, summary: PickSummary) -> None:
     """Write the tables, and a sheet of the images on which the leaders disagree."""
-    from hubprobe.pick.sheet import disagreements
+    from hubprobe.pick.images import disagreements
 
     flat = [
         row | {"per_concept": list(row["per_concept"].items()), "outputs": list(row["outputs"].items())}

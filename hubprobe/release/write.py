@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,13 +18,18 @@ from hubprobe.release import tables
 from hubprobe.release.card import CITATION, CROISSANT, card, citation, croissant, days, named
 from hubprobe.release.diff import Difference, difference
 from hubprobe.release.plan import Plan, plan, scrub
+from hubprobe.release.read import import_release
 from hubprobe.release.source import FILE, ReleaseSource, file_hashes, open_source, write_manifest
 from hubprobe.release.source import release_id as id_of
 from search.store import sources
 from search.store.versions import open_current
 from workspace import Config, Workspace, WorkspaceError, records
 from workspace.files import TEMPORARY_PREFIX, read_json, require_file, short_hash, using, write_json
+from workspace.remote import Remote
 from workspace.runs import versions
+
+if TYPE_CHECKING:
+    from search import Encoder
 
 _MADE_BY = ("hubprobe", "numpy", "pyarrow", "timm", "torch", "transformers")
 
@@ -271,3 +277,19 @@ def _replace(made: Path, target: Path) -> None:
         target.rename(old)
     made.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def carry_index(
+    release: Path, *, encoder: Encoder | None = None, token: str | None = None, progress: bool = True
+) -> int:
+    """Put an index into the folder of a release, so that it can be searched where it lies; return its bytes.
+
+    The index is made of the release and not the one of the workspace, which holds what a release leaves out.
+    """
+    shutil.rmtree(release / "index", ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=release.parent, prefix=TEMPORARY_PREFIX) as scratch:
+        import_release(str(release), Path(scratch) / "copy", encoder=encoder, token=token, progress=progress)
+        there = Remote(Workspace(Path(scratch) / "copy", remote=release.absolute().as_uri()), progress=progress)
+        there.push("index")
+        there.keep_settings()
+        return there.counts["bytes_pushed"]

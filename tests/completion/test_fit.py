@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from completion import baselines
+from completion import train
 from completion.factors import Factors, load
 from completion.fit import fit
 from completion.validation import Split
@@ -44,9 +44,9 @@ def em(world):
 def test_em_beats_the_baselines_and_knows_its_own_quality(world, em):
     responses, made, gallery, split, cases = world
     r2, calibration = true_r2(em.factors, made, responses)
-    mean = baselines.probe_mean(gallery, split, cases, device="cpu")
-    soft = baselines.soft_impute(gallery, split, cases, rank=32, seed=0, device="cpu")
-    anchors = baselines.anchor_ridge(gallery, split, cases, rank=16, seed=0, device="cpu")
+    mean = train.probe_mean(gallery, split, cases, device="cpu")
+    soft = train.soft_impute(gallery, split, cases, rank=32, seed=0, device="cpu")
+    anchors = train.anchor_ridge(gallery, split, cases, rank=16, seed=0, device="cpu")
     assert r2 > 0.27  # noise is 0.6 of the variance, so 0.4 is what there is to predict
     assert r2 > true_r2(mean.factors, made, responses)[0] + 0.2
     assert r2 >= true_r2(soft.factors, made, responses)[0]
@@ -120,6 +120,6 @@ def test_no_basis_is_the_probe_mean():
 
 def test_soft_impute_refuses_what_it_cannot_hold(world, monkeypatch):
     _, _, gallery, split, cases = world
-    monkeypatch.setattr(baselines, "SOFT_IMPUTE_ENTRIES", 100)
+    monkeypatch.setattr(train, "SOFT_IMPUTE_ENTRIES", 100)
     with pytest.raises(WorkspaceError, match="--method em"):
-        baselines.soft_impute(gallery, split, cases, rank=4, seed=0, device="cpu")
+        train.soft_impute(gallery, split, cases, rank=4, seed=0, device="cpu")

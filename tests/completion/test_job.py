@@ -179,7 +179,7 @@ KILLED = """
 import os, signal, sys
 import torch
 import completion
-from completion.descriptors import Describer
+from completion.complete import Describer
 from workspace import Workspace
 torch.set_num_threads(1)  # sums in another order differ in their last bits
 calls = 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hubprobe.launch import as_arguments, probe_with_workers
+from hubprobe.machine import as_arguments, probe_with_workers
 from workspace import HubprobeError
 
 

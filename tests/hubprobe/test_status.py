@@ -5,7 +5,7 @@ import pytest
 
 from hubprobe import plots
 from hubprobe.front import status
-from hubprobe.launch import as_arguments
+from hubprobe.machine import as_arguments
 from workspace import MissingStepError, Status, Workspace, records
 from workspace.files import write_table
 

@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 import yaml
 
-from probing.shard import Shard
+from probing.plan import Shard
 from tests.built import ROOT
 from tests.packaging.shown import command_lines, unknown
 

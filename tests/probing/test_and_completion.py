@@ -6,7 +6,7 @@ import pytest
 
 import completion
 import probing
-from probing import adaptive, compaction
+from probing import adaptive, responses
 from tests.probing.conftest import Repos
 from workspace import Workspace
 
@@ -21,7 +21,7 @@ def test_descriptors_of_shards_are_those_of_single_files(workspace: Workspace, r
     probing.probe(workspace, repos.fetch, progress=False, isolate=False)
     first = completion.complete(workspace, progress=False)
     folder = workspace.descriptors_dir(workspace.probe_set)
-    assert compaction.compact_responses(workspace, workspace.probe_set, least=2) == MODELS
+    assert responses.compact_responses(workspace, workspace.probe_set, least=2) == MODELS
     second = completion.complete(workspace, progress=False)
     assert (second.models, second.logits) == (first.models, first.logits) == (MODELS, MODELS * 5)
     (shard,) = folder.glob("*.parquet")

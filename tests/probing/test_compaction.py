@@ -12,7 +12,7 @@ import pyarrow as pa  # noqa: TC002
 import pytest
 
 import probing
-from probing import compaction, inflight
+from probing import inflight, responses
 from tests.probing.conftest import Repos
 from workspace import Workspace
 
@@ -40,26 +40,26 @@ def test_shards_hold_what_the_files_held(probed: Workspace, repos: Repos) -> Non
     probe_set, before, names = probed.probe_set, _rows(probed), _names(probed)
     stray = probed.responses_dir(probe_set) / "0000000000000000.parquet"
     shutil.copy(probed.responses_dir(probe_set) / names[0], stray)  # of a model that was never committed
-    assert compaction.compact_responses(probed, probe_set, least=MODELS + 1) == 0
-    assert compaction.compact_responses(probed, probe_set, least=2) == MODELS
+    assert responses.compact_responses(probed, probe_set, least=MODELS + 1) == 0
+    assert responses.compact_responses(probed, probe_set, least=2) == MODELS
     stray.unlink()
     (shard,) = _names(probed)
     assert shard.startswith("compacted-")
     assert _rows(probed).equals(before)
     content = (probed.responses_dir(probe_set) / shard).read_bytes()
-    assert compaction.compact_responses(probed, probe_set, least=1) == 0, "a shard is not merged again"
+    assert responses.compact_responses(probed, probe_set, least=1) == 0, "a shard is not merged again"
     again = _probe(probed, repos, retry=["ok"], models=["model-2"])
     assert again.run == 1
     assert _names(probed) == names, "the shard was split, so that one of its models could be replaced"
     assert _rows(probed).equals(before)
-    compaction.compact_responses(probed, probe_set, least=1)
+    responses.compact_responses(probed, probe_set, least=1)
     assert _names(probed) == [shard], "named by what is in it"
     assert (probed.responses_dir(probe_set) / shard).read_bytes() == content, "so descriptors of it stay as they are"
 
 
 def test_a_share_is_raised_from_a_shard(probed: Workspace, repos: Repos) -> None:
     _probe(probed, repos, fraction=0.5, retry=["ok"])
-    compaction.compact_responses(probed, probed.probe_set, least=1)
+    responses.compact_responses(probed, probed.probe_set, least=1)
     _probe(probed, repos, fraction=0.8)
     lengths = {len(ids) for ids in _rows(probed)["probe_ids"].to_pylist() if ids is not None}
     assert (lengths, len(_names(probed))) == ({56}, MODELS)
@@ -71,15 +71,15 @@ def test_a_kill_at_any_moment_leaves_all_rows_once(probed: Workspace, kill_at: i
     child = os.fork()
     if child == 0:  # dies at its n-th change of the file system
         _die_at(kill_at)
-        compaction.compact_responses(probed, probe_set, least=1)
+        responses.compact_responses(probed, probe_set, least=1)
         os._exit(0)
     os.waitpid(child, 0)
     folder = probed.responses_dir(probe_set)
     assert not folder.exists() or _rows(probed).equals(before), "nothing twice, nothing lost; or nothing to read at all"
-    compaction.recover(probed, probe_set)
+    responses.recover(probed, probe_set)
     assert _rows(probed).equals(before)
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
-    compaction.compact_responses(probed, probe_set, least=1)
+    responses.compact_responses(probed, probe_set, least=1)
     assert _rows(probed).equals(before)
 
 
@@ -104,20 +104,20 @@ def _die_at(count: int) -> None:
 
 def test_nothing_is_compacted_while_a_model_runs(probed: Workspace) -> None:
     path = inflight.put(probed, "0" * 16, "a/b", "c", 0)
-    assert compaction.compact_responses(probed, probed.probe_set, least=1) == 0
+    assert responses.compact_responses(probed, probed.probe_set, least=1) == 0
     path.unlink()
-    assert compaction.compact_responses(probed, probed.probe_set, least=1) == MODELS
+    assert responses.compact_responses(probed, probed.probe_set, least=1) == MODELS
 
 
 def test_what_another_launch_writes_meanwhile_is_kept(probed: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = probed.responses_dir(probed.probe_set)
-    write = compaction.responses.write
+    write = responses.write
 
     def slow(path: Path, rows: Any) -> int:
         (folder / "late.parquet").write_bytes(next(folder.glob("*.parquet")).read_bytes())
         return write(path, rows)
 
-    monkeypatch.setattr(compaction.responses, "write", slow)
-    compaction.compact_responses(probed, probed.probe_set, least=1)
+    monkeypatch.setattr(responses, "write", slow)
+    responses.compact_responses(probed, probed.probe_set, least=1)
     assert len(_names(probed)) == 2
     assert (folder / "late.parquet").exists()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 
-from probing.fetching import AHEAD_MODELS
-from probing.handout import HandOut
+from probing.fetching import AHEAD_MODELS, HandOut
 from probing.inflight import LAST_AFTER
 from probing.plan import Task
 

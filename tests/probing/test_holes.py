@@ -14,7 +14,7 @@ import completion
 import probing
 from hubprobe.doctor.folder import _holes as examined
 from hubprobe.front import status
-from probing import compaction
+from probing import responses
 from tests.probing.conftest import SHA, Repos
 from workspace import Workspace, WorkspaceError, model_file_name
 from workspace.files import read_file, table_files, write_table
@@ -133,12 +133,12 @@ def test_a_flipped_bit_is_set_aside_and_heals(probed: Workspace, repos: Repos) -
 def test_a_hole_in_a_shard_and_a_damaged_shard(probed: Workspace, repos: Repos) -> None:
     _cut(probed)
     before = probed.responses()
-    compaction.compact_responses(probed, probed.probe_set, least=1)
+    responses.compact_responses(probed, probed.probe_set, least=1)
     assert set(probed.holes()) == {("model-1", SHA)}
     assert _probe(probed, repos).run == 1
     assert probed.holes() == {}
     assert probed.responses().num_rows == before.num_rows + 4
-    compaction.compact_responses(probed, probed.probe_set, least=1)
+    responses.compact_responses(probed, probed.probe_set, least=1)
     (shard,) = table_files(probed.responses_dir(probed.probe_set))
     shard.write_bytes(shard.read_bytes()[:-9])
     assert len(probed.holes()) == MODELS

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import probing
-from probing import compaction
+from probing import responses
 from tests.probing.conftest import PROCESSOR, Repos, by_repo, vit_config, write_model
 from workspace import Status, Workspace, records
 
@@ -174,5 +174,5 @@ def test_files_of_an_older_version_lack_columns_and_are_read(workspace: Workspac
     ]
     assert workspace.responses().schema.equals(records.RESPONSES)
     assert _probe(workspace, repos) == {r["repo_id"]: r for r in rows}
-    assert compaction.compact_attempts(workspace, least=2) == 2
+    assert responses.compact_attempts(workspace, least=2) == 2
     assert workspace.attempts().num_rows == 2

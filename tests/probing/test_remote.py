@@ -6,7 +6,7 @@ import pytest
 
 import probing
 from hubprobe.sync import _checked, sync
-from probing.compaction import compact_attempts, compact_responses
+from probing.responses import compact_attempts, compact_responses
 from workspace import Workspace
 from workspace.remote import Remote
 

@@ -5,7 +5,7 @@ import json
 import pytest  # noqa: TC002
 
 import probing
-from probing import compaction
+from probing import responses
 from probing.group import Group, _asked_of_launcher, choose_device, cpu_threads
 from probing.report import as_markdown
 from tests.probing.conftest import Repos
@@ -33,7 +33,7 @@ def test_a_run_leaves_a_manifest_a_page_and_a_line_per_model(workspace: Workspac
 def test_attempts_are_compacted_by_one_writer(
     workspace: Workspace, repos: Repos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compaction.compact_attempts, "__kwdefaults__", {"least": 3})
+    monkeypatch.setattr(responses.compact_attempts, "__kwdefaults__", {"least": 3})
     for name in ("a", "b", "c"):
         repos.list(name)  # no files: each ends as no_config
     repos.write_catalog(workspace)
@@ -49,7 +49,7 @@ def test_attempts_are_compacted_by_one_writer(
     copy = file.read_bytes()
     probe(retry=["no_config"])
     file.write_bytes(copy)  # as if killed between the new file and the deletion of the old
-    assert compaction.compact_attempts(workspace, least=0) > 0
+    assert responses.compact_attempts(workspace, least=0) > 0
     history = workspace.attempts(["repo_id", "attempt"], history=True).to_pylist()
     assert sorted((r["repo_id"], r["attempt"]) for r in history) == [
         ("a", 1), ("a", 2), ("a", 3), ("b", 1), ("b", 2), ("c", 1), ("c", 2),

@@ -10,8 +10,7 @@ import pytest
 
 import probing
 from probing import attempts, inflight
-from probing.plan import Task
-from probing.shard import Shard
+from probing.plan import Shard, Task
 from tests.probing.conftest import SHA, Repos
 from tests.probing.runs import SECONDS, run, start
 from workspace import ConfigError, Workspace, model_file_name

@@ -2,7 +2,7 @@
 
 import search
 from hubprobe.release import release
-from hubprobe.release.carried import carry_index
+from hubprobe.release.write import carry_index
 from tests.release.conftest import change_catalog, repos_in
 from tests.release.test_importing import COLUMNS
 from workspace.published import Published

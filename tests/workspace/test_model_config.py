@@ -11,9 +11,8 @@ import pytest
 from workspace import LabelQuality, ModelError, Status
 from workspace.architectures import Architectures
 from workspace.config import CrawlConfig
-from workspace.imagenet import class_names
 from workspace.model_config import MAX_DEPTH, TIMM_DEFAULTS, ModelConfig, parse_config
-from workspace.model_labels import from_id2label, from_names, quality
+from workspace.model_labels import from_id2label, from_names, imagenet_names, quality
 from workspace.model_options import TIMM_OPTIONS, timm_options, transformers_options
 from workspace.model_rules import MAX_LAYERS, refusal
 
@@ -178,7 +177,7 @@ def test_class_names_are_timms_own() -> None:
     tags = {1000: "in1k", 11221: "miil_in21k", 11821: "in12k", 21841: "fb_in22k", 21842: "ms_in22k", 21843: "in21k"}
     for outputs, tag in tags.items():
         info = ImageNetInfo(infer_imagenet_subset({"num_classes": outputs}))
-        assert class_names(outputs, tag) == tuple(info.label_descriptions())
+        assert imagenet_names(outputs, tag) == tuple(info.label_descriptions())
 
 
 # ── timm's forms ────────────────────────────────────────────────────────────────────────────────────────────────────
