@@ -364,11 +364,20 @@ def test_a_bad_token_stops_the_crawl_with_a_reason(server: HubServer, harm: Faul
         crawl(open_workspace(server.url), token="hf_old")
 
 
-def test_the_network_away_for_a_while_is_survived(server: HubServer, open_workspace: Open) -> None:
+def test_the_network_away_for_a_while_is_survived(
+    server: HubServer, open_workspace: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workspace = open_workspace(server.url)
-    timer = server.down(1.5)
+    away, waits, sleep = server.down(3600.0), iter(range(100)), pacing.Retries.sleep
+
+    def slept(retries: pacing.Retries, seconds: float) -> None:
+        if next(waits) == 5:
+            away.cancel()
+            server.start()
+        sleep(retries, seconds)
+
+    monkeypatch.setattr(pacing.Retries, "sleep", slept)
     summary = crawl(workspace)
-    timer.join()
     assert summary.retries > 0
     assert ends(workspace) == ALL_FINE
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -19,6 +20,7 @@ from crawler import pipeline
 from crawler.state import FILE, crawl_state
 from hubprobe.demo.repository import Repo, RepoFile
 from hubprobe.demo.server import HubServer, Quotas, RateLimiter
+from hubprobe.demo.wire import CutError
 from tests.hubs.faults import Fault, Faults, redirect_to, status
 from tests.hubs.synthetic import SyntheticCatalog
 from workspace import Config, CrawlConfig, HubError, Status, Workspace, WorkspaceError
@@ -47,17 +49,31 @@ def asked_pages(server: HubServer) -> list[str]:
 
 def test_killed_twice_every_repository_is_there_once(open_workspace: Open) -> None:
     catalog = SyntheticCatalog(400)
+    told: set[str] = set()
+
+    def no_further(_bucket: str, request: Any, answer: Any) -> Any:
+        if request.target.startswith("/api/models?"):
+            if len(told | {request.target}) > pages:
+                killed.wait(120)  # the last pages are not given away: it cannot end before it is killed
+                raise CutError
+            told.add(request.target)
+        return answer(request)
+
     with HubServer(catalog, page_size=100) as server:
         workspace = open_workspace(server.url)
-        for pages in (2, 3):  # that were asked for: the last of them is asked for ahead
+        server.intercept = no_further
+        for pages in (2, 3):  # that were told: the last of them was asked for ahead
+            killed = threading.Event()
             running = subprocess.Popen([sys.executable, "-c", CHILD, str(workspace.root)])
-            while len(set(asked_pages(server))) < pages and running.poll() is None:
+            while len(told) < pages and running.poll() is None:
                 time.sleep(0.02)
             time.sleep(pages / 10)
             assert running.poll() is None
             running.send_signal(signal.SIGKILL)
             running.wait()
+            killed.set()
             assert (workspace.catalog_dir / f"{FILE}-wal").exists()
+        server.intercept = None
         summary = crawl(workspace)
         assert summary.resumed
         assert ends(workspace) == {catalog.repo_id(i): catalog.expected(i).value for i in range(400)}

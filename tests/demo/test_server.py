@@ -329,9 +329,11 @@ def test_the_real_client_waits_as_long_as_it_is_told():
 def test_a_server_that_is_down_refuses_and_comes_back():
     with HubServer([home()]) as server:
         url = server.url
-        server.down(2.0).join(timeout=0.0)
+        timer = server.down(3600.0)
         with pytest.raises(httpx.ConnectError):
             httpx.get(url + "/api/models")
+        timer.cancel()
+        server.down(0.1)
         for _ in range(1_000):
             try:
                 assert httpx.get(url + "/api/models").status_code == 200

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from hubprobe.demo import tiny
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer
 from probing import inflight
+from tests.hubs.faults import Fault, Faults, held
 from tests.probing.conftest import png
 from workspace import Config, Workspace
 
@@ -29,7 +31,15 @@ MODELS = 8
 
 
 @pytest.fixture
-def ready(tmp_path: Path, names: Path) -> Iterator[Workspace]:
+def stopped() -> Iterator[threading.Event]:
+    """Set when what ran has ended: until then the hub gives only some models away, so that it is in the middle."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
+def ready(tmp_path: Path, names: Path, stopped: threading.Event) -> Iterator[Workspace]:
     """A workspace with probes and a catalog of some models, and a hub that serves them."""
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -42,6 +52,7 @@ def ready(tmp_path: Path, names: Path) -> Iterator[Workspace]:
         probing.probes.build(workspace, pictures, n=12, progress=False)
         shutil.copytree(names, workspace.cache_dir, dirs_exist_ok=True)
         crawler.crawl(workspace, progress=False)
+        hub.intercept = Faults(Fault(held(stopped), match="GET /repos/", times=None, skip=3))
         yield workspace
 
 
@@ -81,7 +92,9 @@ def _alive(pids: list[int]) -> list[int]:
 
 @pytest.mark.skipif(not LINUX, reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_end_it_puts_away_and_says_so(ready: Workspace, number: signal.Signals) -> None:
+def test_told_to_end_it_puts_away_and_says_so(
+    ready: Workspace, stopped: threading.Event, number: signal.Signals
+) -> None:
     running = _start(ready)
     _wait(lambda: _marks(ready))
     children = _children(running.pid)
@@ -97,6 +110,7 @@ def test_told_to_end_it_puts_away_and_says_so(ready: Workspace, number: signal.S
     assert told["settings"]["interrupted"] is True
     assert told["attempted"] == told["ok"] + told["skipped"] + told["failed"] < MODELS
     _wait(lambda: not _alive(children), 60)
+    stopped.set()
     front.probe(ready, progress=False, isolate=False)  # the same again, here: another process would import all anew
     assert {row["status"] for row in ready.attempts().to_pylist()} == {"ok"}
     assert ready.attempts().num_rows == MODELS

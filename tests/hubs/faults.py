@@ -218,6 +218,16 @@ def hang(seconds: float) -> Action:
     return act
 
 
+def held(until: threading.Event) -> Action:
+    """Accept the request, say nothing ``until`` told to (two minutes at most), then answer."""
+
+    def act(request: Request, answer: Respond) -> Response:
+        until.wait(120)
+        return answer(request)
+
+    return act
+
+
 def body(data: bytes) -> Action:
     """Send ``data`` in place of the body: broken JSON, invalid UTF-8, duplicate keys, whatever is to be tried."""
     return lambda request, answer: _replaced(answer(request), lambda _old: data)

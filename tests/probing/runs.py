@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import threading
 import time
 from collections.abc import Mapping
 from multiprocessing.context import ForkServerContext
@@ -19,10 +20,26 @@ from workspace.seams import Fetched
 SECONDS = 240  # after which a run has hung
 
 
-def run(root: str, repos: str, seconds: float = 0.0, isolate: bool = False, **options: Any) -> None:
-    """Probe the workspace at ``root``, noting each fetch in ``fetched.txt``; fetching takes ``seconds``."""
+def run(
+    root: str, repos: str, seconds: float = 0.0, isolate: bool = False, most: int = 0, others: int = 0, **options: Any
+) -> None:
+    """Probe the workspace at ``root``, noting each fetch in ``fetched.txt``; fetching takes ``seconds``.
+
+    From the fetch after the ``most``-th on it hangs, so that a kill comes before the end however late it is; and the
+    first waits until ``others`` have begun one, so that all of several processes have taken part.
+    """
+    turns, lock = iter(range(10**6)), threading.Lock()
 
     def fetch(row: Mapping[str, Any]) -> Fetched:
+        with lock:
+            turn = next(turns)
+        if most and turn >= most:
+            time.sleep(SECONDS)
+        if others and turn == 0:
+            Path(root, f"began-{os.getpid()}").touch()
+            until = time.monotonic() + SECONDS
+            while len(list(Path(root).glob("began-*"))) < others and time.monotonic() < until:
+                time.sleep(0.01)
         time.sleep(seconds)
         with Path(root, "fetched.txt").open("a", encoding="utf-8") as log:
             log.write(f"{row['id']}\n")

@@ -47,7 +47,7 @@ def undisturbed(workspace: Workspace, hub: Repos, tmp_path: Path) -> Workspace:
 
 
 def test_two_processes_write_the_bits_of_one(undisturbed: Workspace, workspace: Workspace, hub: Repos) -> None:
-    together(2, str(workspace.root), str(hub.root), 0.1)
+    together(2, str(workspace.root), str(hub.root), others=2)
     assert _responses(workspace).equals(_responses(undisturbed))
     assert _ends(workspace) == _ends(undisturbed)
     ranks = [r for r in workspace.attempts(["rank"])["rank"].to_pylist() if r is not None]
@@ -76,7 +76,7 @@ def test_three_kills_leave_what_an_undisturbed_run_leaves(
     for seed in range(3):
         log.write_text("")
         before = len(committed)
-        process = start(str(workspace.root), str(hub.root), 0.3)
+        process = start(str(workspace.root), str(hub.root), most=3)
         _wait(lambda: len(_committed(workspace)) > before, process)  # noqa: B023
         time.sleep(random.Random(seed).uniform(0, 0.1))
         process.kill()
