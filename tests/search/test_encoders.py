@@ -1,6 +1,7 @@
 """The encoder as transformers loads it: a tiny CLIP and a tiny SigLIP, made here, from a folder and from a hub."""
 
 import json
+import shutil
 import struct
 import zlib
 from types import SimpleNamespace
@@ -58,6 +59,21 @@ def test_a_clip_folder_is_loaded(made, folder):
     np.testing.assert_allclose(encoder.encode_texts(["dog"])[0], texts[0], rtol=1e-4, atol=1e-5)
     assert text_embeddings(encoder, ["dog", "cat"]).shape == (2, 16)
     assert load_encoder(made.workspace, f"clip:{folder}").commit == encoder.commit
+
+
+def test_half_precision_is_computed_in_full_by_a_processor(made, folder, tmp_path):
+    import torch
+    from transformers import CLIPModel
+
+    if torch.cuda.is_available():
+        pytest.skip("a GPU computes in half precision")
+    rounded = CLIPModel.from_pretrained(folder).half()
+    rows = []
+    for name, model in (("half", rounded), ("full", rounded.float())):
+        shutil.copytree(folder, tmp_path / name)
+        model.to(torch.float16 if name == "half" else torch.float32).save_pretrained(tmp_path / name)
+        rows.append(load_encoder(made.workspace, f"clip:{tmp_path / name}").encode_texts(["dog", "a photo of a cat"]))
+    np.testing.assert_array_equal(*rows)
 
 
 def test_an_index_is_built_with_it(fresh, folder):
@@ -254,7 +270,6 @@ def test_an_encoder_index_names_its_own_files_only(made, folder, copied, name):
 @pytest.fixture
 def copied(tmp_path):
     """Copy an encoder's folder with other settings in its JSON files."""
-    import shutil
 
     def copy(folder, **changes):
         path = tmp_path / "copy"
