@@ -15,7 +15,7 @@ from search.scan.gallery import Gallery
 from search.scan.scoring import ZERO_SHOT, Descriptor
 from search.text.contrast import zero_shot
 from search.text.embeddings import cache, read_embeddings
-from search.text.encoders import Encoder, checked_text, load_encoder
+from search.text.encoders import Encoder, checked_text, load_encoder, load_tower, text_embeddings
 from search.text.known import Known, KnownTexts
 from workspace import QueryError, Workspace
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _REMEMBERED = 1_024
+_FEW, _CHECKED = 32, 8  # texts that a tower reads at once, and that it is compared with the encoder on
 
 _BLIND = (
     "this index was built without an encoder, so it answers logit queries only ('hubprobe similar'); "
@@ -50,6 +51,7 @@ class Texts:
         self._known = KnownTexts(cache(workspace), about) if about else None
         self._kind = "asked" if keep else None
         self._encoders: dict[str, Encoder] = {} if encoder is None else {"encoder": encoder}
+        self._tower: Encoder | None = None
         self._probes: dict[str, NDArray[np.float32]] = {}
         self._described: LRUCache[str, Descriptor] = LRUCache(_REMEMBERED)
         self._lock = threading.RLock()
@@ -128,7 +130,24 @@ class Texts:
             raise QueryError(_BLIND)
         if "encoder" in self._encoders:
             self._encoder("encoder")  # one that was given has to be the index's
-        return self._known.look_up(texts, lambda: self.encoder, self._kind, progress=False)
+        return self._known.look_up(texts, lambda: self._reader(self._known, len(texts)), self._kind, progress=False)
+
+    def _reader(self, known: KnownTexts | None, count: int) -> Encoder:
+        """Return what reads ``count`` texts: the encoder where there are many or it is loaded, else its text tower.
+
+        A tower that does not agree with what the encoder itself made of some texts is not used.
+        """
+        about = self._gallery.manifest["encoder"]
+        if known is None or count > _FEW or "encoder" in self._encoders:
+            return self.encoder
+        if self._tower is None:
+            templates = tuple(about["templates"])
+            tower = load_tower(self._workspace, about["name"], about["commit"], self._token)
+            agrees = tower is not None and tower.commit == about["commit"] and tower.agrees(
+                known.made(_CHECKED), lambda one, texts: text_embeddings(one, texts, templates)
+            )  # fmt: skip
+            self._tower = tower if agrees and tower is not None else self.encoder
+        return self._tower
 
     def _encoder(self, side: str) -> Encoder:
         with self._lock:

@@ -81,12 +81,12 @@ def fetch(workspace: Workspace, kind: str, repo: str, commit: str | None, token:
 
     What is complete on disk at ``commit`` is not asked for, so it works without a network.
     """
-    from huggingface_hub import hf_hub_download
-
     own, elsewhere = _caches(workspace)
     for cache in (own, elsewhere) if commit else ():
         if _mark(cache, repo, commit or "").is_file():
             return _snapshot(cache, repo, commit or ""), commit or ""
+    from huggingface_hub import hf_hub_download
+
     cache = own if _can_be_written(own) else elsewhere
     workspace.require_own_files(own)
     with _asking(workspace, repo, token) as (endpoint, secret):

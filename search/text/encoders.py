@@ -18,6 +18,7 @@ from search.text.contrast import unit
 from search.text.encoder_files import UnfitEncoderError, fetch, folder_hash
 from search.text.encoder_settings import check_processor, checked_config, first_token
 from search.text.tokens import Reader, tokenizer_of
+from search.text.tower import Tower
 from workspace import HubError, HubprobeError, ModelError, QueryError, Workspace
 from workspace.text import printable
 
@@ -68,16 +69,24 @@ def load_encoder(workspace: Workspace, name: str, *, commit: str | None = None, 
     The commit is resolved once and every file is fetched at it. Raises `QueryError` for an unknown kind and `HubError`
     when it cannot be fetched or loaded.
     """
-    kind, repo, folder = parts_of(name)
-    is_known = commit is not None  # then an index was built with it, and a text needs no image processor
-    if folder is not None:
-        commit = folder_hash(folder)
-    else:
-        folder, commit = fetch(workspace, kind, repo, commit, token)
-    encoder = MODELS[kind](folder, name, commit)
-    if not is_known and isinstance(encoder, ClipEncoder):
+    kind, folder, found = _files(workspace, name, commit, token)
+    encoder = MODELS[kind](folder, name, found)
+    if commit is None and isinstance(encoder, ClipEncoder):  # else an index has it, and a text needs no processor
         encoder.load_processor()
     return encoder
+
+
+def load_tower(workspace: Workspace, name: str, commit: str, token: str | None = None) -> Tower | None:
+    """Return the text side of an image-text model without torch, or None where only `load_encoder` can load it."""
+    kind, folder, found = _files(workspace, name, commit, token)
+    return Tower.of(folder, name, found) if kind == "clip" else None
+
+
+def _files(workspace: Workspace, name: str, commit: str | None, token: str | None) -> tuple[str, Path, str]:
+    kind, repo, folder = parts_of(name)
+    if folder is not None:
+        return kind, folder, folder_hash(folder)
+    return kind, *fetch(workspace, kind, repo, commit, token)
 
 
 def parts_of(name: str) -> tuple[str, str, Path | None]:

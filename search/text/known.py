@@ -74,6 +74,18 @@ class KnownTexts:
             _LOG.warning("%s cannot be read, its texts are embedded again: %s", self._path, error)
         return found
 
+    def made(self, count: int) -> dict[str, NDArray[np.float32]]:
+        """Return up to ``count`` embeddings that the encoder made when the index was built, by text."""
+        if not self._path.is_file():
+            return {}
+        try:
+            with self._connected("ro") as connection:
+                asked = "SELECT text FROM texts WHERE encoder = ? AND kind != 'asked' LIMIT ?"
+                texts = [text for (text,) in connection.execute(asked, [self._encoder, count])]
+        except sqlite3.Error:
+            return {}
+        return {text: known.row for text, known in self.get(texts).items()}
+
     def keep(self, found: Mapping[str, Known], kind: str) -> None:
         """Keep texts of ``kind``: of ``asked`` ones the last `MOST_ASKED`, of others all."""
         if not self._path.parent.is_dir():

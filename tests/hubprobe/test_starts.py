@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.hubs import encoders
 from tests.search.conftest import make
 
 HEAVY = {"duckdb", "lancedb", "numba", "pandas", "PIL", "scipy", "tokenizers", "torch", "torchvision", "transformers"}
@@ -44,6 +45,18 @@ def test_verbs_import_what_their_answer_needs_and_no_more(workspace: str) -> Non
         (["similar", *here, "owner1/model-001"], {"duckdb", "numba"}),
         (["index", "info", *here], {"duckdb", "numba"}),
     ]
+    imports_no_more(needs)
+
+
+def test_a_text_that_was_never_asked_needs_no_torch(tmp_path) -> None:
+    made = make(tmp_path / "w", models=4, n=60)
+    made.index(encoder=f"clip:{encoders.siglip2(tmp_path)}")
+    assert "torch" in sys.modules  # which made the index
+    needs = {"duckdb", "numba", "tokenizers"}
+    imports_no_more([(["search", "-w", str(made.workspace.root), "a thing that nobody asked for"], needs)])
+
+
+def imports_no_more(needs: list[tuple[list[str], set[str]]]) -> None:
     verbs = json.dumps([verb for verb, _ in needs])
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, verbs, json.dumps(sorted(HEAVY))], capture_output=True, text=True, check=False

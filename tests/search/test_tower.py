@@ -1,0 +1,78 @@
+"""The text tower without torch: the same rows as transformers', and left alone where it is not known to be right."""
+
+import json
+
+import numpy as np
+import pytest
+
+import search
+from search.text.encoders import load_encoder, load_tower
+from search.text.tower import Tower
+
+TEXTS = [
+    "dog",
+    "A DOG's photo, 2 dogs!",
+    "cat " * 200,
+    "  two\n\twords ",
+    "!?.",
+    "Größe naïve 北京 🐕",
+    "<|endoftext|> </s> <eos>",
+]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, clip, siglip2, siglip):
+    """CLIP as its repositories have it today: tokenizer.json beside, and a config of a model of half precision."""
+    import shutil
+
+    from transformers import AutoTokenizer
+
+    saved = tmp_path_factory.mktemp("tower") / "clip"
+    shutil.copytree(clip, saved)
+    AutoTokenizer.from_pretrained(clip).save_pretrained(saved)
+    return {"clip": saved, "siglip2": siglip2, "siglip": siglip}
+
+
+@pytest.mark.parametrize("which", ["clip", "siglip2", "siglip"])
+def test_a_tower_reads_texts_as_transformers_does(made, folders, which, monkeypatch):
+    monkeypatch.setattr("search.text.tower.find_spec", lambda _: None)
+    name = f"clip:{folders[which]}"
+    encoder = load_encoder(made.workspace, name)
+    tower = load_tower(made.workspace, name, encoder.commit)
+    assert tower is not None
+    np.testing.assert_allclose(tower.encode_texts(TEXTS), encoder.encode_texts(TEXTS), atol=2e-6)
+    for text in TEXTS:
+        assert tower.kept(text) == encoder.kept(text)
+
+
+def test_what_a_tower_does_not_know_is_left_to_transformers(made, folders, clip, tmp_path):
+    import shutil
+
+    assert load_tower(made.workspace, f"clip:{clip}", "") is None  # vocab.json and merges.txt
+    other = tmp_path / "other"
+    shutil.copytree(folders["clip"], other)
+    config = json.loads((other / "config.json").read_text())
+    for change in ({"model_type": "altclip"}, {"text_config": {**config["text_config"], "hidden_act": "gelu"}}):
+        (other / "config.json").write_text(json.dumps(config | change))
+        assert load_tower(made.workspace, f"clip:{other}", "") is None
+
+
+def test_a_new_text_needs_no_torch_and_a_tower_that_is_wrong_is_not_believed(fresh, folders, monkeypatch):
+    fresh.index(encoder=f"clip:{folders['clip']}")
+    expected = load_encoder(fresh.workspace, f"clip:{folders['clip']}").encode_texts(["a dog nobody asked for"])
+
+    def loaded(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    index = search.open(fresh.workspace, keep_texts=False)
+    with monkeypatch.context() as changed:
+        changed.setattr("search.texts.load_encoder", loaded)
+        first = index.search("a dog nobody asked for").to_dicts()
+    assert len(first) == 10
+    wrong = Tower._norm
+    monkeypatch.setattr(Tower, "_norm", lambda self, x, name: wrong(self, x, name)[..., ::-1])
+    other = search.open(fresh.workspace, keep_texts=False)
+    again = other.search("a dog nobody asked for").to_dicts()
+    assert [hit["logit"] for hit in again] == [hit["logit"] for hit in first]
+    assert not isinstance(other.texts._tower, Tower)
+    np.testing.assert_allclose(other.encoder.encode_texts(["a dog nobody asked for"]), expected, atol=1e-6)
