@@ -63,7 +63,8 @@ def test_a_verb_and_its_options_are_documented(verb: str) -> None:
     assert command is not None
     page = DOCS / f"{verb}.md"
     assert page.exists(), f"the verb '{verb}' has no page: write docs/{verb}.md and link it from docs/README.md"
-    text = page.read_text(encoding="utf-8")
+    shared = (DOCS / "README.md").read_text(encoding="utf-8").split("## Options and habits that all verbs share")[1]
+    text = page.read_text(encoding="utf-8") + shared.split("| exit code |")[0]
     for path, found in _commands(command, (verb,)).items():
         assert f"hubprobe {' '.join(path)}" in text, f"{page} does not show 'hubprobe {' '.join(path)}'"
         for option in (p for p in found.params if isinstance(p, click.Option) and not p.hidden):
