@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from probing.adaptive import read_factors
 from probing.attempts import PHASES
 from probing.group import Group, choose_device, cpu_threads
 from probing.model.loading import Caps
 from probing.model.placement import host_memory
+from probing.subset import read_factors
 from workspace import ConfigError, Workspace
 from workspace.files import num_rows
 

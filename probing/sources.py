@@ -16,8 +16,7 @@ import numpy as np
 
 from probing.images.encoded import read as read_probe
 from workspace import WorkspaceError
-from workspace.endpoint import token_for
-from workspace.hub_client import patiently
+from workspace.endpoint import patiently, token_for
 from workspace.images import Refusal, RefusedImageError
 from workspace.text import printable
 

@@ -7,25 +7,29 @@ TREC runs and qrels let any tool of information retrieval score us, and score ot
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from search.baselines import BASELINES
-from search.baselines import PROBES as BASELINE_PROBES
 from search.open_index import Index
 from search.open_index import open as open_index
 from search.scan.scoring import Descriptor
+from search.text.contrast import unit
 from search.text.encoders import Encoder
 from search.text.labels import NAMED
 from workspace import QueryError, Workspace
 from workspace.files import replacing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from search.scan.gallery import Gallery
 
 DEPTH = 100
 """Hits per query in a run."""
@@ -158,7 +162,7 @@ def evaluate(
     Args:
         workspace: whose index is asked.
         truth: ``{"concepts": {key: {"name": str, ...}}, "models": {repo_id: {"logits": [key or None, ...]}}}``.
-        scorings: names in `search.SCORINGS`, and of the text tasks in `search.baselines.BASELINES`.
+        scorings: names in `search.SCORINGS`, and of the text tasks in `search.evaluation.BASELINES`.
         k: probes compared; the configuration's, else each scoring's own, when None.
         max_logit_queries: larger sets of logit queries are sampled down to this many, without replacement.
         seed: of the sample and of the bootstrap.
@@ -236,7 +240,7 @@ def _distances(
     gallery = index.gallery
     if scoring in BASELINES:
         texts = index.texts.embedded([query.about for query in queries], "asked", progress=False)
-        k = min(k or BASELINE_PROBES, gallery.n_probes)
+        k = min(k or PROBES, gallery.n_probes)
         scores = BASELINES[scoring](gallery, index.texts.probes, texts, k)
         return k, (1.0 - row.astype(np.float64) for row in scores)
     comparisons = [gallery.compile(query, scoring, k) for query in queries]
@@ -281,3 +285,55 @@ def _summary(ranks: NDArray[np.int64], rng: np.random.Generator) -> dict[str, fl
         low, high = np.percentile(hits[resamples].mean(axis=1), [2.5, 97.5])
         summary |= {f"top{cut}": float(hits.mean()), f"top{cut}_low": float(low), f"top{cut}_high": float(high)}
     return summary | {"mrr": float((1.0 / ranks).mean())}
+
+
+PROBES = 20
+"""Probes of a logit that speak for it, and probes of a text that it should find, when nobody says how many."""
+
+_ROWS = 2_048
+
+Baseline = Callable[["Gallery", "NDArray[np.float32]", "NDArray[np.float32]", int], "NDArray[np.float32]"]
+
+
+def semantic_lens(
+    gallery: Gallery, probes: NDArray[np.float32], texts: NDArray[np.float32], k: int
+) -> NDArray[np.float32]:
+    """Cosine of a text with the mean embedding of the ``k`` probes that a logit answers most strongly.
+
+    Source: Dreyer et al., "Mechanistic understanding and validation of large AI models with SemanticLens", 2025.
+
+    Args:
+        gallery: the logits.
+        probes: float32 ``[n, dim]``, the probes' embeddings, rows of unit length.
+        texts: float32 ``[texts, dim]``, the same of the texts.
+        k: probes that speak for a logit.
+    """
+    scores = np.empty((len(texts), len(gallery)), np.float32)
+    for start in range(0, len(gallery), _ROWS):
+        vectors = gallery.vectors(np.arange(start, min(start + _ROWS, len(gallery))))
+        strongest = np.argpartition(-vectors, min(k, vectors.shape[1]) - 1, axis=1)[:, :k]
+        scores[:, start : start + len(vectors)] = texts @ unit(probes[strongest].mean(axis=1)).T
+    return scores
+
+
+def auprc(gallery: Gallery, probes: NDArray[np.float32], texts: NDArray[np.float32], k: int) -> NDArray[np.float32]:
+    """Area under the precision-recall curve of a logit's responses as a detector of the ``k`` probes most like a text.
+
+    It is the average precision, the detector's scores being the responses: ``mean over the positives of i / place``,
+    the i-th of them being at that place. Arguments as of `semantic_lens`.
+    """
+    k = min(k, len(probes))
+    positives = np.argpartition(-(texts @ probes.T), k - 1, axis=1)[:, :k]
+    scores = np.empty((len(texts), len(gallery)), np.float32)
+    found = np.arange(1, k + 1, dtype=np.float32)
+    for start in range(0, len(gallery), _ROWS):
+        vectors = gallery.vectors(np.arange(start, min(start + _ROWS, len(gallery))))
+        places = np.empty(vectors.shape, np.int32)
+        np.put_along_axis(places, np.argsort(-vectors, axis=1), np.arange(1, vectors.shape[1] + 1, dtype=np.int32), 1)
+        for text, columns in enumerate(positives):
+            scores[text, start : start + len(vectors)] = (found / np.sort(places[:, columns], axis=1)).mean(axis=1)
+    return scores
+
+
+BASELINES: dict[str, Baseline] = {"auprc": auprc, "semanticlens": semantic_lens}
+"""By the names that `search.evaluate` takes; they answer texts only."""

@@ -22,7 +22,7 @@ from search.scan.neighbours import Neighbours
 from search.scan.scoring import Descriptor
 from search.statements import TIMEOUT_S, answered
 from search.store import versions
-from search.store.partial import Source
+from search.store.tiles import Source
 from search.text.calibration import Coverage
 from search.text.encoders import Encoder, checked_text
 from search.texts import Texts

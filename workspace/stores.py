@@ -310,7 +310,7 @@ class HubStore:
         """Return what ``ask`` returns, tried again while the Hub is busy or cannot be reached."""
         from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
-        from workspace.hub_client import transport_errors
+        from workspace.endpoint import transport_errors
 
         until, wait = time.monotonic() + self._patience, 0.5
         while True:

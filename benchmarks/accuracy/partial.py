@@ -15,7 +15,7 @@ from benchmarks.accuracy import ask
 from benchmarks.accuracy.collection import Collection, Model, imagenet_halves
 from benchmarks.accuracy.studies import rows_of
 from benchmarks.accuracy.variant import build, hidden, open_index
-from probing import adaptive, subset
+from probing import subset
 from workspace.files import short_hash
 
 if TYPE_CHECKING:
@@ -99,9 +99,9 @@ def study(
                 run = _random(collection, targets, count)
                 drawn = None
                 if mode == "adaptive":
-                    if share <= adaptive.RANDOM_SHARE:
+                    if share <= subset.RANDOM_SHARE:
                         continue
-                    drawn = _random(collection, targets, subset.size(n, adaptive.RANDOM_SHARE, None))
+                    drawn = _random(collection, targets, subset.size(n, subset.RANDOM_SHARE, None))
                     run = _adaptive(folder, collection, targets, rest, drawn, count)
                 workspace = build(folder, collection, [*targets, *rest], labels=hidden, run=run, drawn=drawn)
             index = open_index(workspace)
@@ -158,7 +158,7 @@ def _adaptive(
     """Return the probes of an adaptive run: the random tenth, then the prober's own choice in its own rounds."""
     workspace = build(folder, collection, [*targets, *rest], labels=hidden, run=drawn, index=False)
     probe_set = short_hash("".join(collection.probes.column("image_hash").to_pylist()))
-    factors = adaptive.read_factors(workspace.factors_path(probe_set), probe_set, collection.probes.num_rows)
+    factors = subset.read_factors(workspace.factors_path(probe_set), probe_set, collection.probes.num_rows)
     if factors is None:
         message = "the completion left no factors"
         raise RuntimeError(message)
@@ -166,8 +166,8 @@ def _adaptive(
     for model in targets:
         random = drawn[model.repo_id].astype(np.int32)
         ids = np.sort(random)
-        for more in adaptive.rounds(count - ids.size):
-            new = adaptive.choose(factors, np.ascontiguousarray(model.raw[:, ids].T), ids, random, more)
+        for more in subset.rounds(count - ids.size):
+            new = subset.choose(factors, np.ascontiguousarray(model.raw[:, ids].T), ids, random, more)
             ids = np.sort(np.concatenate([ids, new]))
         run[model.repo_id] = ids.astype(np.int64)
     return run

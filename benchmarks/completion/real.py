@@ -20,7 +20,7 @@ from benchmarks.completion.real_data import Array, Real, load
 from completion.factors import Block, Factors
 from completion.fit import affordable_rank, fit, largest_rank
 from completion.validation import Split
-from probing import adaptive
+from probing import subset
 
 N_TEXT = 128
 """Probes a text is compared on: its strongest."""
@@ -98,14 +98,14 @@ def probe(raw: Array, factors: Factors | None, share: float, seed: int, own_nois
     """
     n, budget = raw.shape[1], round(raw.shape[1] * share)
     order = np.random.default_rng(seed).permutation(n)
-    first = min(budget, round(n * adaptive.RANDOM_SHARE)) if factors is not None else budget
+    first = min(budget, round(n * subset.RANDOM_SHARE)) if factors is not None else budget
     random = np.sort(order[:first]).astype(np.int32)
     ids = random
     if factors is not None:
         times = factors.solve(block_of("", Probed(ids, random, zscore(raw[:, ids])))).noise() if own_noise else 1.0
-        known = adaptive.Factors(factors.mean, factors.basis, factors.noise * times)
-        for count in adaptive.rounds(budget - first):
-            ids = np.union1d(ids, adaptive.choose(known, np.ascontiguousarray(raw[:, ids].T), ids, random, count))
+        known = subset.Factors(factors.mean, factors.basis, factors.noise * times)
+        for count in subset.rounds(budget - first):
+            ids = np.union1d(ids, subset.choose(known, np.ascontiguousarray(raw[:, ids].T), ids, random, count))
     part = raw[:, random]
     return Probed(ids, random, ((raw - part.mean(1, keepdims=True)) / part.std(1, keepdims=True))[:, ids])
 
@@ -184,7 +184,7 @@ def main() -> None:
         known = galleries[name] if len(galleries[name]) > 1 else _halves(lite1)
         factors = fitted(known, options.rank)
         for share in shares:
-            for how in ("random", "adaptive", "adaptive with own noise")[: 3 if share > adaptive.RANDOM_SHARE else 1]:
+            for how in ("random", "adaptive", "adaptive with own noise")[: 3 if share > subset.RANDOM_SHARE else 1]:
                 plain, soft = [], []
                 for seed in range(options.seeds):
                     seen = probe(real.lite0, factors if how != "random" else None, share, seed, "own" in how)

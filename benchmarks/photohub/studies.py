@@ -16,7 +16,7 @@ from benchmarks.accuracy.partial import study
 from benchmarks.accuracy.studies import best_k, measured, rows_of
 from benchmarks.accuracy.variant import build, hidden, open_index
 from benchmarks.photohub.collection import shown
-from search.baselines import BASELINES, PROBES
+from search.evaluation import BASELINES, PROBES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +32,7 @@ LOGIT = ("probelog", "full", "strong", "bridged")
 
 
 def published(index: Index, collection: Collection, queries: list[ask.Asked], about: dict[str, Any]) -> Rows:
-    """Measure `search.baselines` on text queries."""
+    """Measure `search.evaluation` on text queries."""
     concepts = ask.concept_of(index, collection)
     texts = index.encoder.encode_texts([collection.names[query.concept] for query in queries])
     rows: Rows = []

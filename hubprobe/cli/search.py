@@ -409,8 +409,7 @@ def evaluate(
       hubprobe evaluate --workspace my-index --truth my.qrels --scoring bridged --trec runs/
     """
     import search as room
-    from search.baselines import BASELINES
-    from search.evaluation import read_qrels, write_trec
+    from search.evaluation import BASELINES, read_qrels, write_trec
     from workspace import Workspace
 
     try:

@@ -14,9 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from hubprobe.release.tables import NAMES
 from workspace import HubError, WorkspaceError
-from workspace.endpoint import token_for
+from workspace.endpoint import token_for, transport_errors
 from workspace.files import canonical_json, sha256_of, short_hash, write_json
-from workspace.hub_client import transport_errors
 from workspace.records import SCHEMA_VERSION
 from workspace.text import printable
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from probing import adaptive, responses, subset
+from probing import responses, subset
 from probing.attempts import PHASES, Attempt
 from probing.model import batches
 from probing.responses import Earlier
@@ -24,10 +24,10 @@ from workspace import ModelError, Status, Workspace
 from workspace.files import canonical_json
 
 if TYPE_CHECKING:
-    from probing.adaptive import Factors
     from probing.images.inputs import Inputs
     from probing.model.forward import Outputs
     from probing.model.loading import Loaded
+    from probing.subset import Factors
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ def of_model(workspace: Workspace, attempt: Attempt, settings: Settings, refused
     share = _random_share(workspace, attempt, settings, refused)
     if not settings.adaptive or settings.probes_per_model >= settings.n_probes:
         return share
-    factors = adaptive.read_factors(workspace.factors_path(settings.probe_set), settings.probe_set, settings.n_probes)
+    factors = subset.read_factors(workspace.factors_path(settings.probe_set), settings.probe_set, settings.n_probes)
     if factors is None:
         return share
-    tenth = max(2, math.ceil(adaptive.RANDOM_SHARE * settings.n_probes))
+    tenth = max(2, math.ceil(subset.RANDOM_SHARE * settings.n_probes))
     random, done = _draw(attempt, settings, min(settings.probes_per_model, tenth)), np.empty(0, np.int32)
     random = random[~np.isin(random, refused)]
     wanted = random
@@ -175,9 +175,9 @@ def execute(workspace: Workspace, prepared: Prepared, attempt: Attempt, settings
         if len(share.probe_ids):
             run.more(share.probe_ids)
         if share.factors is not None and share.random_ids is not None:
-            for count in adaptive.rounds(share.to_choose):
+            for count in subset.rounds(share.to_choose):
                 raw, ids = run.so_far()
-                run.more(adaptive.choose(share.factors, raw, ids, share.random_ids, count, share.refused))
+                run.more(subset.choose_next(share.factors, raw, ids, share.random_ids, count, share.refused))
         assert run.made is not None
         prepared.probe_ids = run.ids
         attempt.fields |= {

@@ -18,8 +18,7 @@ from search.scan.peers import SHARE, Peers
 from search.scan.scan import CpuScanner, Scanner
 from search.scan.scoring import CALIBRATED, Comparison, Descriptor, compile_query, score_of
 from search.store import tables, versions
-from search.store.partial import Partial, Source
-from search.store.tiles import HALF, Tile
+from search.store.tiles import HALF, Partial, Source, Tile
 from search.text.calibration import Calibration, Certainty, Coverage, shown, standing
 from search.text.contrast import strengths
 from search.text.labels import Bridge

@@ -20,9 +20,8 @@ from typing import Any
 
 from workspace import HubError, ModelError, Workspace, conversions
 from workspace.architectures import Architectures
-from workspace.endpoint import token_for
+from workspace.endpoint import patiently, status_of, token_for, transport_errors
 from workspace.files import sha256_of, short_hash
-from workspace.hub_client import patiently, status_of, transport_errors
 from workspace.safetensors_header import FIRST_READ, Header, header_length, parse_header
 from workspace.text import printable
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import probing
-from probing import adaptive, subset
+from probing import subset
 from tests.probing.conftest import Repos
 from workspace import ConfigError, Workspace, WorkspaceError
 
@@ -22,12 +22,12 @@ N, RANK, LOGITS, TOP = 2000, 24, 12, 32
 Floats = npt.NDArray[np.float32]
 
 
-def _factors(n: int = N, rank: int = RANK, seed: int = 0, explained: float = 0.6) -> tuple[adaptive.Factors, Any]:
+def _factors(n: int = N, rank: int = RANK, seed: int = 0, explained: float = 0.6) -> tuple[subset.Factors, Any]:
     """Return a basis that explains that share of the variance, and a way to draw responses from it."""
     random = np.random.default_rng(seed)
     basis = random.normal(size=(n, rank)) * math.sqrt(explained / rank)
     noise = np.full(n, 1 - explained)
-    factors = adaptive.Factors(*(torch.from_numpy(a.astype(np.float32)) for a in (np.zeros(n), basis, noise)))
+    factors = subset.Factors(*(torch.from_numpy(a.astype(np.float32)) for a in (np.zeros(n), basis, noise)))
 
     def draw(logits: int) -> Floats:
         z = random.normal(size=(rank, logits))
@@ -37,13 +37,13 @@ def _factors(n: int = N, rank: int = RANK, seed: int = 0, explained: float = 0.6
     return factors, draw
 
 
-def _run(factors: adaptive.Factors, raw: Floats, budget: int, model: str = "a/b") -> npt.NDArray[np.int32]:
+def _run(factors: subset.Factors, raw: Floats, budget: int, model: str = "a/b") -> npt.NDArray[np.int32]:
     """Return the probes that are run, in the order of `single.execute`."""
     n = len(raw)
-    random = subset.choose(n, math.ceil(adaptive.RANDOM_SHARE * n), model, "c", "p")
+    random = subset.choose(n, math.ceil(subset.RANDOM_SHARE * n), model, "c", "p")
     ids = random
-    for count in adaptive.rounds(budget - len(random)):
-        new = adaptive.choose(factors, raw[ids], ids, random, count)
+    for count in subset.rounds(budget - len(random)):
+        new = subset.choose_next(factors, raw[ids], ids, random, count)
         assert len(new) == count
         assert not set(new) & set(ids)
         ids = np.sort(np.concatenate([ids, new]))
@@ -69,9 +69,9 @@ def test_more_of_the_strongest_probes_are_found_than_at_random(fraction: float) 
 def test_each_output_gets_its_strongest_in_turn() -> None:
     places = np.array([[0, 1, 0], [2, 3, 4], [5, 6, 7]])
     values = np.array([[9.0, 8.0, 7.0], [1.0, 3.0, 2.0], [0.5, 0.4, 0.3]])
-    assert np.flatnonzero(adaptive._in_turn(places, values, 8, 2)).tolist() == [0, 1]
-    assert np.flatnonzero(adaptive._in_turn(places, values, 8, 4)).tolist() == [0, 1, 3, 4], "of a turn, the strongest"
-    assert np.flatnonzero(adaptive._in_turn(places, values, 8, 5)).tolist() == [0, 1, 2, 3, 4]
+    assert np.flatnonzero(subset._in_turn(places, values, 8, 2)).tolist() == [0, 1]
+    assert np.flatnonzero(subset._in_turn(places, values, 8, 4)).tolist() == [0, 1, 3, 4], "of a turn, the strongest"
+    assert np.flatnonzero(subset._in_turn(places, values, 8, 5)).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_threads_and_useless_outputs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,16 +88,18 @@ def test_threads_and_useless_outputs_change_nothing(monkeypatch: pytest.MonkeyPa
         torch.set_num_threads(before)
     odd = np.concatenate([raw, np.full((N, 1), 3.0), np.full((N, 1), np.nan)], axis=1).astype(np.float32)
     assert np.array_equal(_run(factors, odd, 400), wanted)
-    nothing = adaptive.choose(factors, odd[:10, -2:], np.arange(10, dtype=np.int32), np.arange(10, dtype=np.int32), 5)
+    nothing = subset.choose_next(
+        factors, odd[:10, -2:], np.arange(10, dtype=np.int32), np.arange(10, dtype=np.int32), 5
+    )
     assert nothing.tolist() == [10, 11, 12, 13, 14], "no output asks for anything"
-    monkeypatch.setattr(adaptive, "_CHUNK", 5)
+    monkeypatch.setattr(subset, "_CHUNK", 5)
     assert _found(raw, _run(factors, raw, 400)) > 0.4
 
 
 def test_outputs_beyond_number_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     factors, draw = _factors(n=300, rank=8)
     raw = draw(500)
-    monkeypatch.setattr(adaptive, "MAX_LOGITS", 40)
+    monkeypatch.setattr(subset, "MAX_LOGITS", 40)
     assert len(_run(factors, raw, 90)) == 90
 
 

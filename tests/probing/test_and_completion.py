@@ -6,7 +6,7 @@ import pytest
 
 import completion
 import probing
-from probing import adaptive, responses
+from probing import responses, subset
 from tests.probing.conftest import Repos
 from workspace import Workspace
 
@@ -36,7 +36,7 @@ def test_probes_are_chosen_by_the_factors_that_completion_leaves(workspace: Work
     probing.probe(workspace, repos.fetch, progress=False, isolate=False, fraction=0.6)
     completion.complete(workspace, progress=False)
     path = workspace.factors_path(workspace.probe_set)
-    assert adaptive.read_factors(path, workspace.probe_set, 70) is not None
+    assert subset.read_factors(path, workspace.probe_set, 70) is not None
     repos.vit("new", seed=99)
     repos.write_catalog(workspace)
     summary = probing.probe(workspace, repos.fetch, progress=False, isolate=False, adaptive=True, fraction=0.5)

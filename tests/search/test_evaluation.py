@@ -6,7 +6,7 @@ from PIL import Image
 
 import search
 from search import SCORINGS
-from search.baselines import BASELINES, auprc
+from search.evaluation import BASELINES, auprc
 from workspace import QueryError
 
 

@@ -7,7 +7,7 @@ import pytest
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.server import HubServer
 from hubprobe.demo.wire import Response
-from workspace.hub_client import PAUSES, patiently, status_of, transport_errors
+from workspace.endpoint import PAUSES, patiently, status_of, transport_errors
 
 
 def limited(times: int, headers: list[tuple[str, str]], status: int = 429):
