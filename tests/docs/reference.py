@@ -26,10 +26,12 @@ _RECORDS = """\
 
 <!-- Written by `{command}` from workspace/records.py and workspace/status.py. -->
 
-The tables of a workspace, as Parquet files. A model is keyed by `(repo_id, sha)`, a logit by `(repo_id, sha, logit)`, a
-probe by `probe_id`. A type with `*` is never null. The files' metadata hold these meanings, too, and
-`hubprobe.schema_version` = {version}. SQL sees them under [these names](sql.md). Labels, names and messages are
-[strangers' text](security.md#strangers-text).
+The tables of a workspace, as Parquet files. A type with `*` is never null. The files' metadata hold these meanings,
+too, and `hubprobe.schema_version` = {version}. SQL sees them under [these names](sql.md). Labels, names and messages
+are [strangers' text](security.md#strangers-text).
+
+Keys are the same in all tables: `repo_id` (string*, owner/name; `id` in the catalog), `sha` (string*, the commit, 40
+hex digits) and `logit` (int32*, the output's number within its model, from 0).
 
 """
 
@@ -37,12 +39,12 @@ _STATUSES = """\
 ## Statuses
 
 How a repository can end: `attempts.status`, and `attempted = ok + skipped + failed`. The first rule that refuses
-decides: the crawler looks at *list*, *config* and *weights*, before any weights are fetched; the prober meets *fetch*,
-*load* and *run*. `catalog.eligibility` holds `eligible`, a skipped status, or the *fetch* status of a request that the
-next crawl makes again.
+decides. Decided from *list*, *config* or *weights* (by the crawler, before any weights are fetched) it is *skipped*;
+from *fetch*, *load* or *run* (by the prober) it is *failed*. `catalog.eligibility` holds `eligible`, a skipped
+status, or the *fetch* status of a request that the next crawl makes again.
 
-| status | outcome | decided from | meaning |
-|---|---|---|---|
+| status | decided from | meaning |
+|---|---|---|
 """
 
 _LABELS = """\
@@ -84,8 +86,9 @@ _CONFIGURATION = """\
 
 <!-- Written by `{command}` from workspace/config.py. -->
 
-Edit `hubprobe.toml` in the workspace's folder: it is written, with every setting at its default, when the workspace is
-made. An unknown name, or a value of another type, is an error. A command line option goes before the setting.
+Edit `hubprobe.toml` in the workspace's folder: it is written, with every setting at its default, when the workspace
+is made. An unknown name, or a value of another type than the default's, is an error. A command line option goes
+before the setting.
 
 A change in `[crawl]` (but `pipeline_tag`): the next crawl decides again what it lists. `[search] encoder` and
 `image_encoder` count when the index is built, `scoring` and `k` when it is asked. All settings but `endpoint`,
@@ -132,7 +135,6 @@ _QUALITIES = {
     LabelQuality.GUESSED_BY_COUNT: "not there, in a timm model that has as many classes as an ImageNet variant: timm "
     "would give it ImageNet's names by that number alone",
 }
-_KINDS = {str: "string", int: "integer", float: "number", bool: "true or false", tuple: "list of strings"}
 
 
 def records_page() -> str:
@@ -140,9 +142,7 @@ def records_page() -> str:
     schemas = {**records.TABLES, "descriptors": records.descriptors(4000)}
     tables = "\n".join(_table(name, schema) for name, schema in schemas.items())
     statuses = [
-        f"| `{s.value}` | {MEANING[s].outcome.value} | {MEANING[s].stage} | {MEANING[s].sentence} |\n"
-        for s in Status
-        if s is not Status.ELIGIBLE
+        f"| `{s.value}` | {MEANING[s].stage} | {MEANING[s].sentence} |\n" for s in Status if s is not Status.ELIGIBLE
     ]
     labels = [f"| `{quality.value}` | {_QUALITIES[quality]} |\n" for quality in LabelQuality]
     head = _RECORDS.format(command=COMMAND, version=records.SCHEMA_VERSION)
@@ -159,13 +159,13 @@ def configuration_page() -> str:
 def _section(title: str, settings: Any) -> str:
     """Return one dataclass as a table: a field's meaning is the description that pydantic keeps."""
     about = re.sub(r"`+", "`", (inspect.getdoc(type(settings)) or "").splitlines()[0])
-    lines = [f"## {title}\n", f"{about}\n", "| setting | type | default | meaning |", "|---|---|---|---|"]
+    lines = [f"## {title}\n", f"{about}\n", "| setting | default | meaning |", "|---|---|---|"]
     for field in fields(settings):
         value = getattr(settings, field.name)
         if is_dataclass(value):
             continue
         meaning = str(type(settings).__pydantic_fields__[field.name].description).replace("|", "\\|")
-        lines.append(f"| `{field.name}` | {_KINDS[type(value)]} | `{json.dumps(value)}` | {meaning} |")
+        lines.append(f"| `{field.name}` | `{json.dumps(value)}` | {meaning} |")
     return "\n".join(lines) + "\n"
 
 
@@ -174,6 +174,8 @@ def _table(name: str, schema: pa.Schema) -> str:
     lines = [f"## {name}\n", f"{row} In `{where}`; key `{key}`.\n"]
     lines += ["| column | type | meaning |", "|---|---|---|"]
     for field in schema:
+        if field.name in ("repo_id", "sha", "logit") and name != "catalog":
+            continue
         metadata = {k.decode(): v.decode().replace("|", "\\|") for k, v in (field.metadata or {}).items()}
         kind = _type(field.type) + ("" if field.nullable else "*")
         unit = metadata.get("unit", "")

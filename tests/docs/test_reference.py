@@ -9,6 +9,7 @@ import pytest
 from tests.docs import reference
 from tests.docs.pages import DOCS
 from workspace import Config, Status, records
+from workspace.status import MEANING
 
 
 @pytest.mark.parametrize("name", sorted(reference.PAGES))
@@ -30,9 +31,13 @@ def test_every_setting_is_explained() -> None:
         for name in names:
             rows = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
             assert rows, name
-            assert all(len(row.split("|")[4].strip()) > 3 for row in rows), f"workspace/config.py: meaning of '{name}'"
+            assert all(len(row.split("|")[3].strip()) > 3 for row in rows), f"workspace/config.py: meaning of '{name}'"
 
 
 def test_every_status_is_listed() -> None:
     text = reference.records_page()
     assert [s.value for s in Status if f"| `{s.value}` |" not in text] == ["eligible"]
+    ends = {
+        (m.stage in ("list", "config", "weights"), m.outcome.value) for s, m in MEANING.items() if s is not Status.OK
+    }
+    assert ends <= {(True, "skipped"), (False, "failed")}, "the page says that the stage tells the outcome"
