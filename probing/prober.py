@@ -14,9 +14,9 @@ from typing import Any, Protocol
 from probing import attempts, inflight, plan, subset
 from probing.attempts import Attempt
 from probing.child.runners import Child, InProcess, Runner
-from probing.child.stages import Job
 from probing.fetching import Fetching, Taken
 from probing.group import Group
+from probing.model.single import Job
 from probing.plan import Shard, Task
 from probing.report import Bar, Log, ProbeSummary, summarise, write_manifest
 from probing.responses import compact_attempts, compact_responses, mend, recover, set_holes_aside, split_responses
@@ -260,7 +260,7 @@ def _tasks(
         with _one_at_a_time(workspace, part):
             recover(workspace, probe_set)
             mend(workspace)
-            fields = _without(common, "probe_set")
+            fields = {name: value for name, value in common.items() if name != "probe_set"}
             todo = plan.make(workspace, probe_set, **wanted, **fields)
             skip = [row for row in todo.skip if part is None or part.owns(row["repo_id"], row["sha"])]
             left = [row for row in todo.skip if part is not None and not part.owns(row["repo_id"], row["sha"])]
@@ -410,7 +410,3 @@ def _let_go(workspace: Workspace, taken: Taken) -> None:
     inflight.path_of(workspace, taken.attempt.stem).unlink(missing_ok=True)
     if taken.fetched is not None:
         taken.fetched.release()
-
-
-def _without(fields: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {k: v for k, v in fields.items() if k != key}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from probing.cover import BATCH, SHOWN, Offered, Pool
-from probing.images.encoded import Probe, read
+from probing.images.pictures import Probe, read
 from probing.sources import Item, Place, Source, open_source
 from workspace import ConfigError, Workspace, WorkspaceError, records, runs
 from workspace.files import canonical_json, short_hash, write_json, write_table

@@ -84,18 +84,8 @@ _COLUMNS = [
 ]  # fmt: skip
 
 
-def summarise(
-    workspace: Workspace,
-    run_id: str,
-    probe_set: str,
-    *,
-    seconds: float,
-    processes: int,
-    device: str,
-    selection: str = "all",
-    duplicates: int = 0,
-) -> ProbeSummary:
-    """Count the attempts table, and the rows of this run in it."""
+def summarise(workspace: Workspace, run_id: str, probe_set: str, **figures: Any) -> ProbeSummary:
+    """Count the attempts table, and the rows of this run in it; ``figures`` are the summary's fields that it lacks."""
     listed = {(r["id"], r["sha"]) for r in workspace.catalog(["id", "sha"]).to_pylist()}
     rows = [r for r in workspace.attempts(_COLUMNS).to_pylist() if (r["repo_id"], r["sha"]) in listed]
     outcomes = Counter(r["outcome"] for r in rows)
@@ -113,16 +103,12 @@ def summarise(
         run=len(mine),
         images=sum(r["probes_run"] or 0 for r in mine),
         logits=sum(r["num_logits"] or 0 for r in ended_ok),
-        seconds=seconds,
         seconds_by_phase={p: round(sum(r[f"seconds_{p}"] or 0.0 for r in mine), 3) for p in _PHASES},
         bytes_fetched=sum(r["bytes_fetched"] or 0 for r in mine),
-        processes=processes,
-        device=device,
         peak_memory_bytes=max((r["peak_memory_bytes"] or 0 for r in mine), default=0),
         manifest=workspace.runs_dir / f"{run_id}.json",
         failures=dict(sorted(Counter(r["status"] for r in mine if r["outcome"] != Outcome.OK.value).items())),
-        selection=selection,
-        duplicates=duplicates,
+        **figures,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from probing.images.encoded import read as read_probe
+from probing.images.pictures import read as read_probe
 from workspace import WorkspaceError
 from workspace.endpoint import patiently, token_for
 from workspace.images import Refusal, RefusedImageError

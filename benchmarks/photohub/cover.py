@@ -27,7 +27,7 @@ from PIL import Image
 
 from benchmarks.photohub import lite, photos
 from probing.cover import BATCH, Offered, Pool
-from probing.images.encoded import image_print
+from probing.images.pictures import image_print
 from search.text import bank
 from search.text.calibration import BANK, spread
 from search.text.contrast import hubness, offered, strengths, unit, zero_shot

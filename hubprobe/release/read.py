@@ -326,7 +326,7 @@ def _write_probes(workspace: Workspace, source: ReleaseSource, progress: bool) -
 
 def _check_image(name: str, row: int, probe: dict[str, Any]) -> None:
     """Raise `WorkspaceError` unless a probe's image can be used, and is the one that was measured with."""
-    from probing.images.encoded import image_hash
+    from probing.images.pictures import image_hash
 
     image = probe["image"]
     if image is None or image["bytes"] is None:

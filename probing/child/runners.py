@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from probing import attempts, inflight
 from probing.child import walls
-from probing.child.stages import WINDOW, Job, Stages
+from probing.model.single import WINDOW, Job, Stages
 from probing.settings import Settings
 from workspace import ModelError, Status, Workspace, records
 from workspace.text import printable

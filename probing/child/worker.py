@@ -20,7 +20,7 @@ from typing import Any
 
 from probing.attempts import Attempt
 from probing.child import walls
-from probing.child.stages import WINDOW, Job, Stages
+from probing.model.single import WINDOW, Job, Stages
 from probing.settings import Settings
 from workspace import Workspace
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import search
-from probing.images.encoded import read
+from probing.images.pictures import read
 from tests.hubs import encoders
 from workspace import Config, SearchConfig, Workspace, model_file_name, records
 from workspace.files import short_hash, write_table

@@ -17,7 +17,7 @@ from PIL import Image
 
 import probing
 from probing.images import cache, inputs, processors
-from probing.images.encoded import read
+from probing.images.pictures import read
 from tests.probing.conftest import PROCESSOR, Repos, write_model
 from workspace import ModelError, Status, Workspace
 
