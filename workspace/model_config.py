@@ -21,7 +21,6 @@ from workspace.text import MAX_LABEL, plain
 
 MAX_CONFIG = 32 * 1024**2  # bytes: 21,843 labels with long names take about 3 MB
 MAX_DEPTH = 50  # objects and lists inside one another
-MAX_DIGITS = 20  # of an integer: one of a million digits takes minutes to read and fits nothing
 
 TIMM_DEFAULTS: Mapping[str, Any] = {
     "input_size": (3, 224, 224),
@@ -100,12 +99,12 @@ def read_object(path: Path, missing: Status, malformed: Status) -> dict[str, Any
 def parse_object(raw: bytes, name: str, malformed: Status) -> dict[str, Any]:
     """Return a stranger's JSON object; `ModelError` with ``malformed`` when it is none, too large or too deep.
 
-    Of equal keys the last one counts, as in the libraries; integers of more than `MAX_DIGITS` digits become 2^63.
+    Of equal keys the last one counts, as in the libraries.
     """
     if len(raw) > MAX_CONFIG:
         raise ModelError(malformed, f"{name} has more than {MAX_CONFIG:,} bytes")
     try:
-        value = bounded_json.loads(raw.decode("utf-8-sig"), parse_int=_bounded)
+        value = bounded_json.loads(raw.decode("utf-8-sig"))
     except bounded_json.TooManyValuesError as error:
         raise ModelError(malformed, f"{name} holds {error}") from error
     except (ValueError, RecursionError) as error:
@@ -115,12 +114,6 @@ def parse_object(raw: bytes, name: str, malformed: Status) -> dict[str, Any]:
     if _deeper(value, MAX_DEPTH):
         raise ModelError(malformed, f"{name} has more than {MAX_DEPTH} levels")
     return value
-
-
-def _bounded(digits: str) -> int:
-    if len(digits) <= MAX_DIGITS:
-        return int(digits)
-    return -(2**63) if digits.startswith("-") else 2**63
 
 
 def _deeper(value: Any, levels: int) -> bool:

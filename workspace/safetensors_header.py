@@ -101,7 +101,7 @@ def header_length(first: bytes, size: int) -> int:
 def parse_header(raw: bytes, size: int) -> Header:
     """Read the JSON of a header and check it against the file's ``size`` in bytes. Raises `ModelError`."""
     try:
-        content = bounded_json.loads(raw.decode("utf-8"), parse_int=_int)
+        content = bounded_json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise _invalid(f"the header is not JSON ({type(error).__name__})") from error
     if not isinstance(content, dict) or len(content) > MAX_TENSORS:
@@ -152,10 +152,6 @@ def _tensor(name: str, entry: Any) -> tuple[Tensor, tuple[int, int]]:
 
 def _naturals(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(v) is int and 0 <= v < 2**63 for v in value)
-
-
-def _int(digits: str) -> int:
-    return int(digits) if len(digits) < 20 else -1
 
 
 def _invalid(reason: str) -> ModelError:

@@ -198,7 +198,7 @@ def read_rows(body: bytes) -> list[Any]:
     Raises `ValueError` when the whole is no JSON array.
     """
     try:
-        rows = bounded_json.loads(body, parse_int=_bounded)
+        rows = bounded_json.loads(body)
     except bounded_json.TooManyValuesError:
         raise
     except (ValueError, RecursionError):
@@ -231,7 +231,7 @@ def limit_of(url: str) -> int:
 
 def _one(piece: bytes) -> Any:
     try:
-        return bounded_json.loads(piece, parse_int=_bounded)
+        return bounded_json.loads(piece)
     except (ValueError, RecursionError):
         return piece.decode("utf-8", "backslashreplace")[:2000]
 
@@ -256,11 +256,6 @@ def _pieces(body: bytes) -> Iterator[bytes]:
             start = found.end()
     if depth != 0:
         raise ValueError("an array that does not end")
-
-
-def _bounded(digits: str) -> int | None:
-    """A number that no column holds is as good as none; reading a million digits would take minutes."""
-    return int(digits) if len(digits) <= 19 else None
 
 
 _NUMBER = r"U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)|FLOAT|DOUBLE|DECIMAL\(.*\)"
