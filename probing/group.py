@@ -75,19 +75,17 @@ class Group:
 
     def done(self) -> None:
         """Say that this process has finished its work; the first waits until all have said so."""
-        if self._store is None:
-            return
-        self._store.set(f"done/{self.rank}", "1")
-        if self.is_first:
-            self._wait([f"done/{rank}" for rank in range(self.size)])
+        self._say("done")
 
     def leave(self) -> None:
         """Part: the first process, which may host the store, goes last."""
-        if self._store is None:
-            return
-        self._store.set(f"left/{self.rank}", "1")
-        if self.is_first:
-            self._wait([f"left/{rank}" for rank in range(self.size)])
+        self._say("left")
+
+    def _say(self, what: str) -> None:
+        if self._store is not None:
+            self._store.set(f"{what}/{self.rank}", "1")
+            if self.is_first:
+                self._wait([f"{what}/{rank}" for rank in range(self.size)])
 
     def _wait(self, keys: list[str]) -> None:
         from torch.distributed import DistStoreError

@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 
     from hubprobe.page.opened import Current, Opened
 
-__all__ = ["CONTENT_TYPE", "Metrics", "kind_of"]
-
 KINDS = (
     "api", "compare", "concepts", "image", "mcp", "metrics", "model", "models", "pick", "probe", "static", "use",
 )  # fmt: skip
@@ -235,32 +233,23 @@ class Site:
         """A model's page."""
         values, opened = request.query_params, self._current.get()
         repo_id, sha, find = values.get("repo", ""), values.get("sha"), values.get("find", "")[:100]
-        kind = download.wanted(values)
-        if kind:
-            rows = await self._in_thread(partial(outputs_table, opened, repo_id, sha, find))
-            return download.file(rows, kind, "outputs")
         draw = partial(self._views.model, opened, repo_id, sha, find=find, start=_start(values))
-        return self._response(await self._in_thread(draw))
+        return await self._shown(values, draw, "outputs", partial(outputs_table, opened, repo_id, sha, find))
 
     async def models(self, request: Request) -> Response:
         """All models, the most downloaded first."""
         values, opened = request.query_params, self._current.get()
-        find, kind = values.get("find", "")[:100], download.wanted(values)
-        if kind:
-            rows = await self._in_thread(models_table, opened, find)
-            return download.file(rows.slice(0, MOST_LISTED), kind, "models")
-        return self._response(
-            await self._in_thread(partial(self._views.models, opened, find=find, start=_start(values)))
-        )
+        find = values.get("find", "")[:100]
+        draw = partial(self._views.models, opened, find=find, start=_start(values))
+        return await self._shown(values, draw, "models", lambda: models_table(opened, find).slice(0, MOST_LISTED))
 
     async def compare(self, request: Request) -> Response:
         """Models side by side."""
         asked, opened = request.query_params.getlist("model"), self._current.get()
-        kind = download.wanted(request.query_params)
+        download.wanted(request.query_params)  # refused before the work
         found = await self._in_thread(compared, opened, asked)
-        if kind:
-            return download.file(compared_table(found), kind, "compare")
-        return self._response(await self._in_thread(self._views.compare, opened, asked, found))
+        draw = partial(self._views.compare, opened, asked, found)
+        return await self._shown(request.query_params, draw, "compare", partial(compared_table, found))
 
     async def concepts(self, request: Request) -> Response:
         """What there is to be found, and what is not."""
@@ -270,28 +259,17 @@ class Site:
             "show": values.get("show", ""),
             "find": values.get("find", "")[:100],
         }
-        kind = download.wanted(values)
-        if kind:
-            return download.file(await self._in_thread(partial(concepts_table, opened, **asked)), kind, "concepts")
-        return self._response(
-            await self._in_thread(partial(self._views.concepts, opened, start=_start(values), **asked))
-        )
+        draw = partial(self._views.concepts, opened, start=_start(values), **asked)
+        return await self._shown(values, draw, "concepts", partial(concepts_table, opened, **asked))
 
     async def image(self, request: Request) -> Response:
         """An uploaded example image: remembered, and shown at an address of its own."""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
             raise HTTPException(415, "send the image as a form does: multipart/form-data, in the field 'file'")
-        try:
-            async with request.form(max_files=1, max_fields=20) as form:
-                file = form.get("file")
-                data = await file.read() if file is not None and not isinstance(file, str) else b""
-                name = getattr(file, "filename", None) or "example.png"
-                values = {key: value for key, value in form.items() if isinstance(value, str)}
-        except (HTTPException, MultiPartException, ValueError, TypeError, AttributeError) as error:
-            # all of it comes from the client, and the parsers of old versions let their own errors through
-            raise HTTPException(400, "this form cannot be read: choose the image again") from error
+        files, values = await _form(request, "file", 1, "choose the image again")
+        name, data = files[0] if files else ("", b"")
         question = read({k: v for k, v in values.items() if k not in ("q", "like", "logit", "image")})
-        key = await self._in_thread(self._current.remember, data, name)
+        key = await self._in_thread(self._current.remember, data, name or "example.png")
         return RedirectResponse(question.url(image=key), status_code=303)
 
     async def pick(self, request: Request) -> Response:
@@ -309,18 +287,9 @@ class Site:
     async def pick_post(self, request: Request) -> Response:
         """Start a pick with the images of a form; answer its question, stop it, forget it."""
         picks = self._allowed()
-        try:
-            async with request.form(max_files=MOST_IMAGES + 1, max_fields=20) as form:
-                files = [
-                    (file.filename or "image", await file.read())
-                    for file in form.getlist("images")
-                    if not isinstance(file, str) and file.filename
-                ]
-                values = {key: value for key, value in form.items() if isinstance(value, str)}
-        except (HTTPException, MultiPartException, ValueError, TypeError, AttributeError) as error:
-            raise HTTPException(
-                400, f"this form cannot be read: choose at most {MOST_IMAGES} images, of 12 MB together"
-            ) from error
+        advice = f"choose at most {MOST_IMAGES} images, of 12 MB together"
+        files, values = await _form(request, "images", MOST_IMAGES + 1, advice)
+        files = [(name, data) for name, data in files if name]
         key, does = values.get("key", ""), values.get("do", "start")
         if does == "start":
             candidates, budget = (
@@ -434,9 +403,29 @@ class Site:
     async def _in_thread(self, function: Callable[..., Any], *values: Any, limiter: Any = None) -> Any:
         return await to_thread.run_sync(function, *values, limiter=limiter or self._searching)
 
+    async def _shown(
+        self, values: Mapping[str, str], page: Callable[[], str], name: str, table: Callable[[], Any]
+    ) -> Response:
+        """Return a page, or what it shows as the file that the address asks for."""
+        if kind := download.wanted(values):
+            return download.file(await self._in_thread(table), kind, name)
+        return self._response(await self._in_thread(page))
+
     def _response(self, page: str, status: int = 200, headers: Any = None) -> Response:
         headers = SECURITY | {"cache-control": "no-store"} | dict(headers or {})
         return HTMLResponse(page, status_code=status, headers=headers)
+
+
+async def _form(request: Request, field: str, most: int, advice: str) -> tuple[list[tuple[str, bytes]], dict[str, str]]:
+    """Return the files in a ``field`` of a form, by name, and its texts; an `HTTPException` gives the ``advice``."""
+    try:
+        async with request.form(max_files=most, max_fields=20) as form:
+            sent = [file for file in form.getlist(field) if not isinstance(file, str)]
+            files = [(file.filename or "", await file.read()) for file in sent]
+            return files, {key: value for key, value in form.items() if isinstance(value, str)}
+    except (HTTPException, MultiPartException, ValueError, TypeError, AttributeError) as error:
+        # all of it comes from the client, and the parsers of old versions let their own errors through
+        raise HTTPException(400, f"this form cannot be read: {advice}") from error
 
 
 def _start(values: Mapping[str, str]) -> int:

@@ -250,7 +250,7 @@ class Views:
         known = set(gallery.models.column("repo_id").to_pylist())
         tried = _attempt(opened, repo_id, sha)
         listed = _outputs(opened, rows, find.lower().split())
-        start = min(max(start, 0), max(len(listed) - 1, 0)) // PER_PAGE * PER_PAGE
+        start = _first(start, len(listed))
         some = listed[start : start + PER_PAGE]
         names = opened.names.of([row for row, _ in some])
         here = partial(address, "model", repo=repo_id, sha=sha, find=find)
@@ -262,19 +262,19 @@ class Views:
             copies=[c for c in opened.index.gallery.family_members.get(facts["family"], []) if c != repo_id][:20],
             usage=opened.usage(repo_id, sha),
             alike=opened.lookalikes(repo_id, sha), matching=len(listed), pages=_pages(len(listed), start, here),
-            files=[(kind, here(format=kind)) for kind in download.KINDS],
+            files=_files(here),
             outputs=[(one, names.get(row), opened.strips.strongest(row)[:6]) for row, one in some],
         )  # fmt: skip
 
     def models(self, opened: Opened, *, find: str = "", start: int = 0) -> str:
         """Return the list of the models whose repository contains ``find``, from number ``start``."""
         table = models_table(opened, find)
-        start = min(max(start, 0), max(table.num_rows - 1, 0)) // PER_PAGE * PER_PAGE
+        start = _first(start, table.num_rows)
         here = partial(address, "models", find=find)
         return self._page(
             "models.html", opened, title="Models", find=find, matching=table.num_rows,
             listed=table.slice(start, PER_PAGE).to_pylist(), pages=_pages(table.num_rows, start, here),
-            files=[(kind, here(format=kind)) for kind in download.KINDS],
+            files=_files(here),
         )  # fmt: skip
 
     def compare(self, opened: Opened, asked: Sequence[str], found: Comparison) -> str:
@@ -293,14 +293,14 @@ class Views:
         """Return what there is to be found: concepts of a ``group`` that contain ``find``, all or those that lack."""
         table = concepts_table(opened, group, show, find)
         kinds = sorted(set(opened.concepts["kind"].to_pylist()))
-        start = min(max(start, 0), max(table.num_rows - 1, 0)) // PER_PAGE * PER_PAGE
+        start = _first(start, table.num_rows)
         here = partial(address, "concepts", kind=group, show=show, find=find)
         return self._page(
             "concepts.html", opened, title="Concepts", group=group, kinds=[(one, one) for one in kinds], show=show,
             find=find, matching=table.num_rows, total=opened.concepts.num_rows,
             answered=pc.sum(pc.greater(opened.concepts["models"], 0)).as_py() or 0,
             listed=table.slice(start, PER_PAGE).to_pylist(), pages=_pages(table.num_rows, start, here),
-            files=[(kind, here(format=kind)) for kind in download.KINDS],
+            files=_files(here),
         )  # fmt: skip
 
     def pick(self, opened: Opened, concepts: str = "", where: str = "") -> str:
@@ -319,7 +319,7 @@ class Views:
         heading = {"done": "Picked", "asking": "What does this show?"}.get(pick.shown, "Picking")
         return self._page(
             "picked.html", opened, title=heading, pick=pick, progress=progress, **rows,
-            files=[(kind, address("pick", key=pick.key, format=kind)) for kind in download.KINDS],
+            files=_files(partial(address, "pick", key=pick.key)),
         )  # fmt: skip
 
     def about(self, opened: Opened, base: str, endpoints: Sequence[Endpoint], mcp: bool) -> str:
@@ -442,6 +442,16 @@ def _model(opened: Opened, repo_id: str, sha: str | None) -> tuple[str, Any]:
     gallery = opened.index.gallery
     sha = gallery.commit(repo_id, sha or None)
     return sha, np.flatnonzero(gallery.is_model(repo_id, sha))
+
+
+def _first(start: int, total: int) -> int:
+    """Return where the page of a long list begins that has its entry number ``start``."""
+    return min(max(start, 0), max(total - 1, 0)) // PER_PAGE * PER_PAGE
+
+
+def _files(here: Callable[..., str]) -> list[tuple[str, str]]:
+    """Return the formats that a page can be kept in, ``(format, address)``."""
+    return [(kind, here(format=kind)) for kind in download.KINDS]
 
 
 def _pages(total: int, start: int, here: Callable[..., str]) -> list[tuple[str, str | None]]:
