@@ -27,8 +27,6 @@ from workspace import QueryError, Workspace
 from workspace.files import replacing
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from search.scan.gallery import Gallery
 
 DEPTH = 100

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubprobe.demo import lite0
-from hubprobe.front import StatusReport, status
+from hubprobe.front import StatusReport, probe, status
 from hubprobe.output import render
 from workspace import Config, SearchConfig, Workspace
 
@@ -73,7 +73,6 @@ def demo(path: str | Path | None = None, *, workers: int = 1, progress: bool = T
     import crawler
     import search
     from hubprobe.demo.server import serve_demo
-    from hubprobe.front import probe
     from hubprobe.machine import probe_with_workers
     from probing import probes
 

@@ -7,7 +7,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +17,6 @@ from workspace import QueryError, Workspace, WorkspaceError
 from workspace.files import read_json, replacing, short_hash, write_json
 from workspace.images import read_image
 from workspace.text import printable
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 FOREIGN = -2
 """The label of an image that shows none of the concepts."""

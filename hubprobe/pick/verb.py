@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from hubprobe.comparison import speed
 from hubprobe.pick.candidates import Candidate, shortlist
-from hubprobe.pick.images import FOREIGN, Task, prepare
+from hubprobe.pick.images import FOREIGN, Task, disagreements, prepare
 from hubprobe.pick.scores import UNKNOWN, Belief, answers, believe, concept_scores, interval
 from workspace import QueryError, Status, Workspace
 from workspace.files import write_json, write_table
@@ -356,8 +356,6 @@ def _summary(task: Task, found: Sequence[Candidate], jury: _Jury, notes: list[st
 
 def _keep(task: Task, jury: _Jury, summary: PickSummary) -> None:
     """Write the tables, and a sheet of the images on which the leaders disagree."""
-    from hubprobe.pick.images import disagreements
-
     flat = [
         row | {"per_concept": list(row["per_concept"].items()), "outputs": list(row["outputs"].items())}
         for row in summary.models

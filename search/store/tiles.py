@@ -18,15 +18,12 @@ import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workspace.files import damaged, replacing, sha256_of
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 HALF: NDArray[np.float32] = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 """Value of every fp16 bit pattern, float32 ``[65536]``: processors without fp16 arithmetic look it up."""
