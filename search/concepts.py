@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from search.scan.scoring import Descriptor, compile_query
 from search.text import bank
-from search.text.calibration import Certainty, standing
+from search.text.calibration import FIRST, hit_signs
 from search.text.contrast import strengths
 from workspace import MissingStepError
 from workspace.files import conformed, open_table, write_table
@@ -78,22 +78,24 @@ def concepts_table(gallery: Gallery, texts: Texts, *, progress: bool = True) -> 
 
     sample = scores(gallery.sample).astype(np.float64)
     least = sample.mean(axis=1) + STANDS_OUT * np.maximum(sample.std(axis=1), 1e-9)
-    best, nearest = np.full(len(queries), -np.inf), np.zeros(len(queries), np.int64)
+    first, nearest = np.full((len(queries), FIRST), -np.inf), np.zeros(len(queries), np.int64)  # scores, descending
     pairs = np.empty(0, np.int64)
     models = gallery.models.num_rows
     starts = range(0, len(gallery), _ROWS)
     for start in tqdm(starts, desc="concepts", unit="batch", disable=not progress or len(starts) < 2, leave=False):
         rows = np.arange(start, min(start + _ROWS, len(gallery)))
         found = scores(rows)
-        first = found.argmax(axis=1)
-        top = found[np.arange(len(queries)), first]
-        better = top > best
-        best[better], nearest[better] = top[better], rows[first[better]]
+        top = found.argmax(axis=1)
+        better = found[np.arange(len(queries)), top] > first[:, 0]
+        nearest[better] = rows[top[better]]
+        first = -np.sort(-np.concatenate([first, found], axis=1), axis=1)[:, :FIRST]
         concept, output = np.nonzero(found >= least[:, None])
         pairs = np.union1d(pairs, concept * models + gallery.model_of[rows[output]])
-    signs = np.array([query.signs for query in queries])
-    certainty = gallery.bridge.coverage if gallery.bridge is not None else Certainty()
-    shares = certainty.of(np.column_stack([signs, standing(best, sample)]))
+    contrast, trust = np.array([query.signs for query in queries]).T
+    best, certainty = first[:, 0], gallery.certainty
+    about = sample.mean(axis=1), np.maximum(sample.std(axis=1), 1e-9), best
+    there = np.isfinite(first)
+    shares = certainty.of(hit_signs(np.where(there, first, 0.0), about, contrast), trust, there)
     logits = gallery.logits.take(pa.array(nearest))
     return pa.table(
         {

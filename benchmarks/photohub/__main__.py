@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.demo_hub import sources
-from benchmarks.photohub import check, collection, lite, models, photos, report, studies
+from benchmarks.photohub import certainty, check, collection, lists, lite, models, photos, report, studies
 from workspace.runs import versions
 
 RESULTS = Path(__file__).with_name("results")
@@ -57,6 +57,9 @@ MEASURES = {
     "unseen": lambda root: studies.full(collection.load(unseen=True), root),
     "probe_sources": lambda root: studies.probe_sources(collection.load(), root),
     "partial": lambda root: studies.partial(collection.load(), root),
+    "certainty": lambda root: certainty.run(collection.load(), root),
+    "certainty_choice": lambda root: certainty.run(collection.load(), root, "validation"),
+    "lists": lambda root: lists.run(collection.load(), root),
     "labelled": lambda root: studies.labelled(collection.load(), root),
 }
 

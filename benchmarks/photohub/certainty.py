@@ -1,105 +1,106 @@
 """What coverage and hits promise on PhotoHub, of concepts that no label names; and how good a model is said to be.
 
-    python -m benchmarks.photohub.certainty WORKSPACE TRUTH MODELS
-
-``WORKSPACE`` is PhotoHub's, ``TRUTH`` what `search.evaluate` takes, ``MODELS`` a JSON list with ``repo_id`` and
-``accuracy``. The labels of the classes' test half are taken out of the workspace, which is changed, and the index is
-built again: what it learns, it learns of the validation half. Then the test half is asked, each with all models and
-with a tenth of them.
+The labels of the classes' test half are taken out of a workspace whose models state what they state, and the index is
+built: what it learns, it learns of the validation half. Then the test half is asked, with all models and with a part of
+them. With ``part`` "validation" the same of two halves of the validation half, for choices.
 """
 
 from __future__ import annotations
 
-import json
-import sys
+import random
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 import search
-from benchmarks.accuracy.encoder import captions
-from benchmarks.photohub.plan import halves
-from workspace import Workspace
-from workspace.files import table_files, write_table
+from benchmarks.accuracy.ask import concept_of
+from benchmarks.accuracy.variant import build, open_index
+from benchmarks.photohub import models
+from benchmarks.photohub.collection import shown
+from search.scan.gallery import FIRST
+
+if TYPE_CHECKING:
+    from benchmarks.accuracy.collection import Collection, Model
 
 BINS = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 0.85), (0.85, 0.95), (0.95, 1.01))
 
 
-def without_test_labels(workspace: Workspace) -> None:
-    """Blank the labels of the test half in the descriptors, and build the index again."""
-    test = {name.lower() for name in halves()["test"]}
-    for path in table_files(workspace.descriptors_dir(workspace.probe_set)):
-        table = pq.read_table(path)
-        labels = [None if label and label.lower() in test else label for label in table.column("label").to_pylist()]
-        at = table.column_names.index("label")
-        write_table(path, table.set_column(at, table.schema.field(at), pa.array(labels, pa.string())))
-    search.index(workspace, encoder=captions(), rebuild=True, names=False, progress=False)
+KEPT = (1.0, 0.3, 0.1, 0.03)
+"""Shares of the models that filters leave."""
+
+Rows = list[dict[str, Any]]
 
 
-def promised(index: search.Index, truth: dict[str, Any]) -> None:
-    """Print what was stated and what came, of queries and of hits."""
-    gallery = index.gallery
-    keys = gallery.keys(np.arange(len(index)))
-    concept = np.array([truth["models"][repo]["logits"][logit] for repo, _, logit in keys])
-    asked = [c for c in halves()["test"] if (concept == c).any()]
-    rng = np.random.default_rng(0)
-    for kept in (1.0, 0.1):
+def run(collection: Collection, folder: Path, part: str = "test") -> Rows:
+    """Return what was stated and what came; of the test half also how the estimated accuracy ranks the models."""
+    hidden, asked = set(collection.parts["test"]), collection.parts["test"]
+    rows: Rows = []
+    if part == "validation":
+        mixed = random.Random("A/B").sample(sorted(collection.parts["validation"]), len(collection.parts["validation"]))
+        asked = sorted(mixed[len(mixed) // 2 :])
+        hidden |= set(asked)
+    else:
+        rows += ranked(open_index(build(folder, collection, collection.models, labels=shown(collection))), collection)
+
+    def labels(model: Model) -> list[str] | None:
+        own = shown(collection)(model)
+        return None if own is None else ["" if one in hidden else one for one in own]
+
+    return rows + promised(open_index(build(folder, collection, collection.models, labels=labels)), collection, asked)
+
+
+def promised(index: search.Index, collection: Collection, asked: list[str]) -> Rows:
+    """Return what was stated and what came, of queries and of hits."""
+    gallery, concepts = index.gallery, concept_of(index, collection)
+    asked = [one for one in asked if (concepts == one).any()]
+    rng, rows = np.random.default_rng(0), list[dict[str, Any]]()
+    for kept in KEPT:
         stated, covered, answered, shares, came = [], [], [], [], []
         for one in asked:
-            query = index.descriptor(one)
+            query = index.descriptor(collection.names[one])
             allowed = None if kept == 1.0 else (rng.random(gallery.models.num_rows) < kept)[gallery.model_of]
             coverage = gallery.coverage(query, allowed)
-            rows, distances = gallery.nearest(gallery.compile(query, "bridged"), 10, allowed)
-            right = concept[rows] == one
+            found, distances = gallery.nearest(gallery.compile(query, "bridged"), FIRST, allowed)
+            right = concepts[found] == one
             stated.append(coverage.probability)
             covered.append(coverage.covered)
             answered.append(bool(right.any()))
             shares += gallery.certain(query, distances, allowed).tolist()
             came += right.tolist()
         said, ok = np.array(covered), np.array(answered)
-        _say(
-            models_kept=kept, asked=len(asked), found_in_ten=round(float(ok.mean()), 3), answered=int(said.sum()),
-            failures_of_answered=round(float((~ok[said]).mean()), 3) if said.any() else None,
-            failures_of_declined=round(float((~ok[~said]).mean()), 3) if (~said).any() else None,
-        )  # fmt: skip
+        rows.append({
+            "models_kept": kept, "asked": len(asked), "found_in_ten": _share(ok), "answered": int(said.sum()),
+            "failures_of_answered": _share(~ok[said]), "failures_of_declined": _share(~ok[~said]),
+        })  # fmt: skip
         for what, values, truths in (("query", stated, answered), ("hit", shares, came)):
             v, t = np.array(values), np.array(truths)
             for low, high in BINS:
                 here = (v >= low) & (v < high)
-                if here.sum() >= 10:
-                    mean, observed = round(float(v[here].mean()), 3), round(float(t[here].mean()), 3)
-                    _say(models_kept=kept, of=what, cases=int(here.sum()), stated=mean, observed=observed)
+                if here.any():
+                    about = {"models_kept": kept, "of": what, "cases": int(here.sum())}
+                    rows.append(about | {"stated": _share(v[here]), "observed": _share(t[here])})
+    return rows
 
 
-def ranked(index: search.Index, models: list[dict[str, Any]]) -> None:
-    """Print Spearman's correlation of the estimate with the accuracy on held-out photographs."""
-    about = {m["repo_id"]: m for m in models if m.get("accuracy") is not None}
-    rows = index.gallery.models.select(["repo_id", "estimated_accuracy"]).to_pylist()
-    for labels in ("honest", None):
+def _share(values: Any) -> float | None:
+    return round(float(np.mean(values)), 3) if len(values) else None
+
+
+def ranked(index: search.Index, collection: Collection) -> Rows:
+    """Return Spearman's correlation of the estimate with the accuracy on held-out photographs."""
+    accuracy = {model.repo_id: model.accuracy for model in collection.models}
+    labels = {spec.repo: spec.labels for spec in models.trained()}
+    table, rows = index.gallery.models.select(["repo_id", "estimated_accuracy"]).to_pylist(), list[dict[str, Any]]()
+    for kind in ("honest", None):
         pairs = [
-            (row["estimated_accuracy"], about[row["repo_id"]]["accuracy"])
-            for row in rows
-            if row["repo_id"] in about
+            (row["estimated_accuracy"], accuracy[row["repo_id"]])
+            for row in table
+            if row["repo_id"] in labels
             and row["estimated_accuracy"] is not None
-            and labels in (None, about[row["repo_id"]]["labels_are"])
+            and kind in (None, labels[row["repo_id"]])
         ]
         ranks = [np.argsort(np.argsort(column)) for column in np.array(pairs, float).T]
         spearman = round(float(np.corrcoef(*ranks)[0, 1]), 3)
-        _say(labels=labels or "any", models=len(about), estimated=len(pairs), spearman=spearman)
-
-
-def _say(**row: Any) -> None:
-    sys.stdout.write(json.dumps(row) + "\n")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    opened = Workspace.open(Path(sys.argv[1]))
-    told, listed = (json.loads(Path(path).read_text("utf-8")) for path in sys.argv[2:4])
-    search.index(opened, encoder=captions(), rebuild=True, names=False, progress=False)
-    ranked(search.open(opened, encoder=captions()), listed)
-    without_test_labels(opened)
-    promised(search.open(opened, encoder=captions()), told)
+        rows.append({"labels": kind or "any", "models": len(labels), "estimated": len(pairs), "spearman": spearman})
+    return rows

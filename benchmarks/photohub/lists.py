@@ -1,42 +1,48 @@
 """Whole lists on PhotoHub: true ones accepted, wrong ones refused, and what naming its models is worth to a search.
 
-    python -m benchmarks.photohub.lists WORKSPACE TRUTH
-
-``WORKSPACE`` is PhotoHub's, with an index, ``TRUTH`` what `search.evaluate` takes. Every model is judged as if it said
-nothing of its outputs: once beside its own true list, once beside each of twelve wrong ones: four other orders, the
-order moved by one either way, other classes in ImageNet's order (three draws), and each class's nearest, second and
-third neighbour by name. Then the index is built again, the true lists of the models that state none being known, and
-the names of the classes' test half are asked among these models. Thresholds were chosen on every other
-model of PhotoHub, among three agreements and five shares.
+Every model is judged as if it said nothing of its outputs: once beside its own true list, once beside each of fourteen
+wrong ones: six other orders, the order moved by one either way, other classes in ImageNet's order (three draws), and
+each class's nearest, second and third neighbour by name. Then the index is built again, the true lists of the models
+that state none being known, and the names of the classes' test half are asked among these models. Thresholds were
+chosen on every other model of PhotoHub, among three agreements and five shares.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import search
+from benchmarks.accuracy import variant
 from benchmarks.accuracy.encoder import captions
-from benchmarks.photohub.plan import halves
+from benchmarks.photohub.collection import shown
 from search import build
 from search.text import lists
 from search.text.encoders import text_embeddings
 from search.text.labels import NAMED
-from workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from benchmarks.accuracy.collection import Collection
     from search.text.lists import Model
+    from workspace import Workspace
 
-WRONG = 12
+ORDERS = 6
+"""Other orders of a model's list that are tried."""
+
+Rows = list[dict[str, Any]]
+
+
+def run(collection: Collection, folder: Path) -> Rows:
+    """Return how many true and wrong lists are accepted, and what naming is worth."""
+    workspace = variant.build(folder, collection, collection.models, labels=shown(collection))
+    return judged(workspace, collection.truth()) + searched(workspace, collection)
 
 
 def embed(texts: Sequence[str]) -> NDArray[np.float32]:
@@ -47,10 +53,10 @@ def embed(texts: Sequence[str]) -> NDArray[np.float32]:
 def wrong_lists(
     true: list[str], names: list[str], near: NDArray[np.int64], rng: np.random.Generator
 ) -> list[list[str]]:
-    """Return twelve lists that are not a model's own, as long as it."""
+    """Return lists that are not a model's own, as long as it; the last three hold its classes' neighbours."""
     at = [names.index(name) for name in true]
     others = np.setdiff1d(np.arange(len(names)), at)
-    found = [[true[i] for i in rng.permutation(len(true))] for _ in range(4)]
+    found = [[true[i] for i in rng.permutation(len(true))] for _ in range(ORDERS)]
     found += [true[1:] + true[:1], true[-1:] + true[:-1]]
     if len(true) < len(names):
         found += [[names[i] for i in np.sort(rng.choice(others, len(true), replace=False))] for _ in range(3)]
@@ -58,8 +64,8 @@ def wrong_lists(
     return [one for one in found if one != true]
 
 
-def judged(workspace: Workspace, truth: dict[str, Any]) -> None:
-    """Print how many true and wrong lists are accepted."""
+def judged(workspace: Workspace, truth: dict[str, Any]) -> Rows:
+    """Return how many true and wrong lists are accepted, of the models the thresholds were chosen on and of others."""
     index = search.open(workspace, encoder=captions())
     gallery = index.gallery
     calibration = gallery.calibration
@@ -67,9 +73,8 @@ def judged(workspace: Workspace, truth: dict[str, Any]) -> None:
     names = [str(about["name"]) for about in truth["concepts"].values()]
     rows = embed(names)
     near = np.argsort(-(rows @ rows.T), axis=1)
-    rng, accepted, missed = np.random.default_rng(0), 0, []
-    total, false = Counter[str](), Counter[str]()
-    own_fits = []
+    rng, found = np.random.default_rng(0), [Counter[str](), Counter[str]()]
+    missed = []
     for model in build._models_of(gallery):
         true = [truth["concepts"][c]["name"] for c in truth["models"][model.repo_id]["logits"]]
         if len(true) < lists.FEWEST:
@@ -84,23 +89,25 @@ def judged(workspace: Workspace, truth: dict[str, Any]) -> None:
             judge = lists.Judge([silent, *lenders], gallery.vectors, embed, index.probe_embeddings, calibration.centre)
             return judge.verdict(silent).source
 
+        count = found[sum(half["true"] for half in found) % 2]
+        count["true"] += 1
         if source([true]) is not None:
-            accepted += 1
+            count["true accepted"] += 1
         else:
-            missed.append((model.repo_id, len(true)))
-        for i, wrong in enumerate(wrong_lists(true, names, near, rng)):
-            kind = "neighbours" if i >= WRONG - 3 else "other"
-            total[kind] += 1
-            false[kind] += source([wrong]) not in (None, "imagenet-1k")
-        own_fits.append(len(true))
-    _say(models=len(own_fits), true_accepted=accepted, share=round(accepted / len(own_fits), 3))
-    _say(wrong=dict(total), accepted=dict(false))
-    _say(missed=missed)
+            missed.append(len(true))
+        wrong = wrong_lists(true, names, near, rng)
+        for i, one in enumerate(wrong):
+            kind = "neighbours" if i >= len(wrong) - 3 else "wrong"
+            count[kind] += 1
+            count[f"{kind} accepted"] += source([one]) not in (None, "imagenet-1k")
+    halves = zip(("chosen on", "others"), found, strict=True)
+    return [{"models": name, **counted} for name, counted in halves] + [{"outputs of models missed": missed}]
 
 
-def searched(workspace: Workspace, truth: dict[str, Any]) -> None:
-    """Print text top-1 among models that state no labels, their lists unknown and known."""
-    test = set(halves()["test"])
+def searched(workspace: Workspace, collection: Collection) -> Rows:
+    """Return text top-1 among models that state no labels, their lists unknown and known."""
+    truth, test = collection.truth(), set(collection.parts["test"])
+    rows: Rows = []
     before = lists.shipped()
     for known in (False, True):
         index = search.open(workspace, encoder=captions())
@@ -113,7 +120,10 @@ def searched(workspace: Workspace, truth: dict[str, Any]) -> None:
         if known:
             told = {r: tuple(truth["concepts"][c]["name"] for c in truth["models"][r]["logits"]) for r in silent}
             lists.shipped = lambda told=told: {**before, **told}  # type: ignore[assignment,misc]
-            search.index(workspace, encoder=captions(), rebuild=True, names=False, progress=False)
+            try:
+                search.index(workspace, encoder=captions(), rebuild=True, names=False, progress=False)
+            finally:
+                lists.shipped = lambda: before  # type: ignore[assignment]
             index = search.open(workspace, encoder=captions())
         repos = index.gallery.models.column("repo_id").to_pylist()
         allowed = np.array([repo in silent for repo in repos])[index.gallery.model_of]
@@ -129,15 +139,6 @@ def searched(workspace: Workspace, truth: dict[str, Any]) -> None:
         right = np.array(hits)
         named = sum(source is not None for source in index.gallery.models.column("labels_from").to_pylist())
         top1, top5 = round(float(right[:, 0].mean()), 3), round(float(right.any(axis=1).mean()), 3)
-        _say(lists_known=known, silent=len(silent), named_by_lists=named, asked=len(asked), top1=top1, top5=top5)
-
-
-def _say(**row: Any) -> None:
-    sys.stdout.write(json.dumps(row) + "\n")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    opened, told_ = Workspace.open(Path(sys.argv[1])), json.loads(Path(sys.argv[2]).read_text("utf-8"))
-    judged(opened, told_)
-    searched(opened, told_)
+        about = {"lists_known": known, "silent": len(silent), "named_by_lists": named, "asked": len(asked)}
+        rows.append({**about, "top1": top1, "top5": top5})
+    return rows

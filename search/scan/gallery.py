@@ -19,7 +19,7 @@ from search.scan.scan import CpuScanner, Scanner
 from search.scan.scoring import CALIBRATED, Comparison, Descriptor, compile_query, score_of
 from search.store import tables, versions
 from search.store.tiles import HALF, Partial, Source, Tile
-from search.text.calibration import Calibration, Certainty, Coverage, shown, standing
+from search.text.calibration import FIRST, Calibration, Certainty, Coverage, hit_signs, shown
 from search.text.contrast import strengths
 from search.text.labels import Bridge
 from workspace import QueryError, WorkspaceError
@@ -179,7 +179,13 @@ class Gallery(Finder):
 
         Raises `QueryError` for another kind of query, or an index without an encoder.
         """
-        return self._certain(query, allowed)[0]
+        contrast, trust = _signs(query)
+        distances = self.nearest(self.compile(query, "bridged"), FIRST, allowed)[1]
+        signs = self._hit_signs(query, distances, allowed)
+        share = float(self.certainty.of(signs, trust, np.ones(len(signs), bool)))
+        standing = float(signs[0, 1]) if len(signs) else 0.0
+        seen = shown(query.about, self.manifest.get("cover"))
+        return Coverage(share, len(signs) > 0 and share >= self.certainty.answer, contrast, trust, standing, seen)
 
     def certain(self, query: Descriptor, distances: NDArray[np.float64], allowed: Mask | None) -> NDArray[np.float64]:
         """Return the probability that each hit of a text is right, float64 ``[hits]``, from their distances, ascending.
@@ -189,36 +195,24 @@ class Gallery(Finder):
             distances: of the hits of `bridged`, the nearest first.
             allowed: which logits could be found.
         """
-        found, mean, deviation = self._certain(query, allowed, distances[:1])
-        scores = 1.0 - distances
-        lag, above = (scores[:1] - scores) / deviation, (scores - mean) / deviation
-        return self._certainty.of_hits(found.probability, lag, above)
+        return self.certainty.of_hits(self._hit_signs(query, distances, allowed), _signs(query)[1])
 
     @property
-    def _certainty(self) -> Certainty:
-        return self.bridge.coverage if self.bridge is not None else Certainty()
+    def certainty(self) -> Certainty:
+        """How probable it is that a hit is right."""
+        return self.bridge.certainty if self.bridge is not None else Certainty()
 
-    def _certain(
-        self, query: Descriptor, allowed: Mask | None, nearest: NDArray[np.float64] | None = None
-    ) -> tuple[Coverage, float, float]:
-        """Return a text's coverage, and mean and standard deviation of the scores of all logits.
-
-        ``nearest`` is the distance of the nearest logit that is allowed, ``[1]``, where it is known.
-        """
-        if query.signs is None:
-            raise QueryError("coverage is known of texts only, and of an index that was built with an encoder")
-        if allowed is not None and not allowed.any():
-            return Coverage(0.0, False, *query.signs, 0.0), 0.0, 1.0
+    def _hit_signs(
+        self, query: Descriptor, distances: NDArray[np.float64], allowed: Mask | None
+    ) -> NDArray[np.float64]:
+        contrast, _ = _signs(query)
         comparison = self.compile(query, "bridged")
-        # above all logits, whatever the filter leaves: what is best of a few may be nothing
         sample = 1.0 - self.distances(comparison, self.sample)
-        if nearest is None or not nearest.size:
-            nearest = self.nearest(comparison, 1, allowed)[1]
-        above = standing(1.0 - nearest, sample[None])
-        share = float(self._certainty.of(np.array([[*query.signs, above[0]]]))[0])
-        seen = shown(query.about, self.manifest.get("cover"))
-        found = Coverage(share, share >= self._certainty.answer, *query.signs, float(above[0]), seen)
-        return found, float(sample.mean()), max(float(sample.std()), 1e-9)
+        best = max(float(sample.max()), *(1.0 - distances[:1]), -np.inf)
+        if allowed is not None and self.sample.size < len(self):
+            best = 1.0 - float(self.nearest(comparison, 1, None)[1][0])
+        about = float(sample.mean()), max(float(sample.std()), 1e-9), best
+        return hit_signs(1.0 - distances, about, contrast)
 
     def mask(self, conditions: Sequence[str | Condition]) -> Mask | None:
         """Return which logits meet every condition, bool ``[logits]``, or None when there is no condition."""
@@ -355,6 +349,12 @@ class Gallery(Finder):
             rank = pa.array(np.arange(1, rows.size + 1), pa.int32())
             tables.append(table.slice(end - rows.size, rows.size).set_column(0, "rank", rank))
         return tables
+
+
+def _signs(query: Descriptor) -> tuple[float, float]:
+    if query.signs is None:
+        raise QueryError("coverage is known of texts only, and of an index that was built with an encoder")
+    return query.signs
 
 
 def _scanner(device: str, tiles: list[Tile], starts: NDArray[np.int64]) -> Scanner:

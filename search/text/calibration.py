@@ -1,14 +1,14 @@
-"""What the index knows of its encoder's view: the bank's mean answer on every probe, every logit's hubness, coverage.
+"""What the index knows of its encoder's view: the bank's mean answer on every probe, every logit's hubness, certainty.
 
-Coverage is whether a text can be answered at all: the probability that one of its ten nearest logits is right. Three
-signs, each better than chance on real models (docs/results.md): how much better than the bank's concepts the text fits
-its best probe, how far a label of the gallery is the same word, and how far the nearest logit stands out. A logistic
-regression over them is fitted on the gallery's own honest labels, each asked with its model's labels hidden.
+Certainty is how probable it is that a hit of a text is right, and hence that one of the ten nearest is: a query has
+no probability of its own beside its hits', so that the two agree under every filter. A logistic regression over a
+hit's signs, made to come true by an isotonic one, is learned from the gallery's own believed labels
+(`search.text.labels_fit`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,23 +22,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COVERED = 0.5
-"""Probability under which a query is declined, where a gallery has too few labels to learn from."""
+"""Probability under which a query is declined, at least; see `Certainty.learn`."""
 
 RISK = 0.2
 """Share of the answers that may be wrong where no label of the gallery names the concept; see `Certainty.learn`."""
 
-HITS = (0.0, 1.0, -1.0, 0.3)
-"""Bias and weights of a hit's signs where nothing was learned: its query's log-odds, its lag behind the first, its
-standing."""
+FIRST = 10
+"""Hits among which one must be right for a query to count as answered."""
 
-DEFAULT = (-1.2, 0.7, 4.0, 0.5)
-"""Bias and weights of the signs where a gallery has too few labels to learn from; see `benchmarks/accuracy`."""
+NAMED, HIDDEN = (-2.8, 1.6, -2.8, 0.0), (-5.3, 1.35, -0.8, 0.5)
+"""Bias and weights of a hit's signs where a gallery has too few labels to learn from: where one of its labels names the
+text, and where none does. See `hit_signs`; of PhotoHub's validation half, rounded."""
 
 GROUP = 20
 """Cases of one step of `isotonic`, at least."""
 
-_PRIOR = 1.0  # ridge towards `DEFAULT`, so that a small or one-sided gallery cannot turn a sign around
-_SHIFT, _SCALE = np.array([0.0, 0.0, 5.0]), np.array([1.0, 1.0, 2.0])
+_PRIOR = 1.0  # ridge towards `NAMED` and `HIDDEN`, so that a small or one-sided gallery cannot turn a sign around
 
 
 @dataclass(frozen=True)
@@ -71,93 +70,159 @@ class Coverage:
         return f"probably not covered ({why}{label}): probability {self.probability:.2f}"
 
 
+Steps = tuple[tuple[float, ...], tuple[float, ...]]
+"""What was stated, ascending, and the share that was right where it was stated."""
+
+_AS_STATED: Steps = ((0.0, 1.0), (0.0, 1.0))
+
+
 @dataclass(frozen=True)
-class Certainty:
-    """How probable an answer is, and each hit, learned from a gallery's own labels.
+class Learned:
+    """How probable it is that a hit is right, where it is known whether a label of the gallery names the text.
 
     Attributes:
-        weights: bias and weights of a query's signs, of a logistic regression.
-        stated: what that states, ascending, and ``right``: the share that was right where it stated so (isotonic).
-        answer: probability from which a query counts as answered.
-        hits: bias and weights of a hit's signs; ``hits_stated`` and ``hits_right`` as above.
+        weights: bias and weights of a hit's signs, of a logistic regression.
+        hits: what that states, and what came.
+        queries: the chance that one of a query's hits is right if these were independent, and what came.
     """
 
-    weights: tuple[float, ...] = DEFAULT
-    stated: tuple[float, ...] = (0.0, 1.0)
-    right: tuple[float, ...] = (0.0, 1.0)
-    answer: float = COVERED
-    hits: tuple[float, ...] = HITS
-    hits_stated: tuple[float, ...] = (0.0, 1.0)
-    hits_right: tuple[float, ...] = (0.0, 1.0)
+    weights: tuple[float, ...]
+    hits: Steps = _AS_STATED
+    queries: Steps = _AS_STATED
 
-    @classmethod
-    def of_json(cls, known: dict[str, Any]) -> Certainty:
-        """Return what `dataclasses.asdict` and JSON made of it."""
-        lists = {name: tuple(float(v) for v in values) for name, values in known.items() if name != "answer"}
-        return cls(**lists, answer=float(known.get("answer", COVERED)))
+    def of_hits(self, signs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the probability that each hit is right ``[...]`` from `hit_signs` ``[..., 4]``."""
+        return np.asarray(np.interp(_logistic(signs @ np.array(self.weights)), *self.hits), np.float64)
 
-    def of(self, signs: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the probability that one of the ten nearest logits is right, from signs ``[queries, 3]``."""
-        found: NDArray[np.float64] = np.interp(probability(signs, self.weights), self.stated, self.right)
-        return found
-
-    def of_hits(
-        self, query: float | NDArray[np.float64], lag: NDArray[np.float64], above: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """Return the probability that each hit is right, never above that of its query.
-
-        Args:
-            query: of `of`.
-            lag: how far each hit's score is behind the first one's, in standard deviations of all scores.
-            above: how far it stands above their mean.
-        """
-        signs = _hit_signs(query, lag, above)
-        found = np.interp(_logistic(signs @ np.array(self.hits)), self.hits_stated, self.hits_right)
-        return np.asarray(np.minimum(found, query), np.float64)
+    def of(self, hits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the probability that one of a query's hits is right, from theirs ``[..., FIRST]``."""
+        return np.asarray(np.interp(_one_of(hits), *self.queries), np.float64)
 
     @classmethod
     def learn(
         cls,
         signs: NDArray[np.float64],
-        answered: NDArray[np.bool_],
-        hidden: NDArray[np.bool_],
-        hits: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]],
-    ) -> Certainty:
-        """Return what a gallery's labels teach, each asked for in several ways.
+        right: NDArray[np.bool_],
+        there: NDArray[np.bool_],
+        prior: tuple[float, ...],
+    ) -> Learned:
+        """Return what cases teach; as `Certainty.learn`."""
+        weights = logistic_fit(signs[there], right[there], prior)
+        raw = _logistic(signs[there] @ np.array(weights))
+        found = cls(weights, isotonic(raw, right[there]))
+        hits = np.where(there, found.of_hits(signs), 0.0)
+        return replace(found, queries=isotonic(_one_of(hits), np.asarray((right & there).any(axis=1))))
 
-        A query counts as answered from the least probability at which, of the cases ``hidden`` everywhere that reach
-        it, at most `RISK` are wrong, one more being counted: conformal risk control (Angelopoulos et al., 2022).
+
+@dataclass(frozen=True)
+class Certainty:
+    """How probable it is that a hit is right, and that one of a query's first ten is.
+
+    Attributes:
+        named: where a label of the gallery names the text, ``hidden`` where none does. The trust in the nearest label
+            being the same thing says how probable either is.
+        answer: probability from which a query counts as answered.
+    """
+
+    named: Learned = Learned(NAMED)
+    hidden: Learned = Learned(HIDDEN)
+    answer: float = COVERED
+
+    @classmethod
+    def of_json(cls, known: dict[str, Any]) -> Certainty:
+        """Return what `dataclasses.asdict` and JSON made of it."""
+
+        def steps(pair: Any) -> Steps:
+            return tuple(map(float, pair[0])), tuple(map(float, pair[1]))
+
+        parts = (known["named"], known["hidden"])
+        named, hidden = (
+            Learned(tuple(map(float, part["weights"])), steps(part["hits"]), steps(part["queries"])) for part in parts
+        )
+        return cls(named, hidden, float(known["answer"]))
+
+    def of_hits(self, signs: NDArray[np.float64], trust: Any) -> NDArray[np.float64]:
+        """Return the probability that each hit is right, float64 ``[..., hits]``.
 
         Args:
-            signs: float64 ``[queries, 3]``.
-            answered: whether one of the ten nearest was right.
-            hidden: whether the concept's name was hidden in all models.
-            hits: lag and standing of every query's first ten, ``[queries, 10]``, whether each was right, and whether
-                that is known.
+            signs: of `hit_signs`, ``[..., hits, 4]``.
+            trust: in the label nearest to each text, ``[...]``.
         """
-        weights = fit(signs, answered)
-        raw = probability(signs, weights)
-        stated, right = isotonic(raw, answered)
-        found = cls(weights, stated, right)
-        share = found.of(signs)
-        answer = COVERED
-        if hidden.any():
-            order = np.argsort(-share[hidden], kind="stable")
-            wrong = np.cumsum(~answered[hidden][order]) + 1
-            allowed = np.flatnonzero(wrong / np.arange(2, wrong.size + 2) <= RISK)
-            answer = float(share[hidden][order][allowed[-1] if allowed.size else 0])
-        lag, above, correct, known = hits
-        query = np.broadcast_to(share[:, None], lag.shape)
-        inputs = _hit_signs(query[known], lag[known], above[known])
-        learned = logistic_fit(inputs, correct[known], HITS)
-        hits_stated, hits_right = isotonic(_logistic(inputs @ np.array(learned)), correct[known])
-        return cls(weights, stated, right, answer, learned, hits_stated, hits_right)
+        share = np.asarray(trust, np.float64)[..., None]
+        return np.asarray(share * self.named.of_hits(signs) + (1.0 - share) * self.hidden.of_hits(signs), np.float64)
+
+    def of(self, signs: NDArray[np.float64], trust: Any, there: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Return the probability that one of a query's first ten hits is right, float64 ``[...]``.
+
+        Never below that of any of them, and 0 of no hits. ``signs`` and ``trust`` as for `of_hits`, ``there`` says
+        which hits are, ``[..., FIRST]``.
+        """
+        most = np.where(there, self.of_hits(signs, trust), 0.0).max(axis=-1, initial=0.0)
+        named, hidden = (one.of(np.where(there, one.of_hits(signs), 0.0)) for one in (self.named, self.hidden))
+        share = np.asarray(trust, np.float64)
+        found = np.maximum(share * named + (1.0 - share) * hidden, most)
+        return np.asarray(np.where(there.any(axis=-1), found, 0.0), np.float64)
+
+    @classmethod
+    def learn(
+        cls,
+        signs: NDArray[np.float64],
+        right: NDArray[np.bool_],
+        there: NDArray[np.bool_],
+        trust: NDArray[np.float64],
+        setting: NDArray[np.int64],
+    ) -> Certainty:
+        """Return what a gallery's labels teach, each asked for in several settings.
+
+        A query counts as answered from `COVERED` on, or from the least probability above it at which, of the cases of
+        each setting where the concept is hidden everywhere that reach it, at most `RISK` are wrong, one more being
+        counted: conformal risk control (Angelopoulos et al., 2022).
+
+        Args:
+            signs: of every query's first ten hits, float64 ``[queries, FIRST, 4]``.
+            right: whether each was right, ``[queries, FIRST]``.
+            there: whether there is such a hit.
+            trust: in the label nearest to each query.
+            setting: which setting each query is of; -1 where the concept's name is not hidden everywhere.
+        """
+        named, hidden = (
+            Learned.learn(signs[part], right[part], there[part], prior)
+            for part, prior in ((setting < 0, NAMED), (setting >= 0, HIDDEN))
+        )
+        stated = cls(named, hidden).of(signs, trust, there)
+        answered: NDArray[np.bool_] = np.asarray((right & there).any(axis=1))
+        least = [_least(stated[setting == s], answered[setting == s]) for s in np.unique(setting[setting >= 0])]
+        return cls(named, hidden, max([COVERED, *least]))
 
 
-def _hit_signs(query: Any, lag: NDArray[np.float64], above: NDArray[np.float64]) -> NDArray[np.float64]:
-    share = np.clip(np.broadcast_to(np.asarray(query, np.float64), lag.shape), 1e-3, 1 - 1e-3)
-    odds = np.log(share / (1.0 - share))
-    return np.stack([np.ones(lag.shape), odds, lag, (above - 5.0) / 2.0], axis=-1)
+def _least(stated: NDArray[np.float64], answered: NDArray[np.bool_]) -> float:
+    """Return the least probability from which at most `RISK` of the cases were wrong, one more being counted."""
+    order = np.argsort(-stated, kind="stable")
+    ranked = stated[order]
+    wrong = (np.cumsum(~answered[order]) + 1) / np.arange(2, ranked.size + 2)
+    ends = np.append(ranked[1:] < ranked[:-1], True)  # cases that are stated alike are taken or left together
+    allowed = np.flatnonzero((wrong <= RISK) & ends)
+    return float(ranked[allowed[-1]]) if allowed.size else 1.0
+
+
+def hit_signs(scores: NDArray[np.float64], about: tuple[Any, Any, Any], contrast: Any) -> NDArray[np.float64]:
+    """Return the signs of hits, float64 ``[..., hits, 4]``: a constant, and three that say how surely it is right.
+
+    How far it stands above all logits, how far behind the best of them, and the contrast of the text's best probe.
+
+    Args:
+        scores: float64 ``[..., hits]``.
+        about: mean and standard deviation of the scores of all logits, and the best of them, whatever a filter leaves:
+            the best of a few may be nothing, and is if what it left out was far better. Each ``[...]``.
+        contrast: see `Calibration.contrast`, ``[...]``.
+    """
+    mean, deviation, best = (np.asarray(one, np.float64)[..., None] for one in about)
+    seen = np.broadcast_to(np.asarray(contrast, np.float64)[..., None], scores.shape)
+    return np.stack([np.ones(scores.shape), (scores - mean) / deviation, (best - scores) / deviation, seen], axis=-1)
+
+
+def _one_of(hits: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(1.0 - np.prod(1.0 - hits, axis=-1), np.float64)
 
 
 def isotonic(stated: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -187,28 +252,26 @@ def isotonic(stated: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[tup
     return tuple(points), tuple(shares)
 
 
-def probability(signs: NDArray[np.float64], weights: tuple[float, ...]) -> NDArray[np.float64]:
-    """Return the probability of an answer, float64 ``[queries]``, from signs ``[queries, 3]``."""
-    logit = weights[0] + ((signs - _SHIFT) / _SCALE) @ np.array(weights[1:])
-    return _logistic(logit)
-
-
-def fit(signs: NDArray[np.float64], answered: NDArray[np.bool_]) -> tuple[float, ...]:
-    """Return bias and weights of `probability`, drawn towards `DEFAULT`."""
-    return logistic_fit(np.column_stack([np.ones(len(signs)), (signs - _SHIFT) / _SCALE]), answered, DEFAULT)
-
-
 def logistic_fit(inputs: NDArray[np.float64], right: NDArray[np.bool_], prior: tuple[float, ...]) -> tuple[float, ...]:
-    """Return the weights of a logistic regression by Newton's method, drawn towards ``prior``."""
-    before = np.array(prior)
-    weights = before.copy()
+    """Return the weights of a logistic regression by Newton's method, drawn towards ``prior``.
+
+    A step that makes it worse, as from a prior far from the truth, is halved.
+    """
+    before, sign = np.array(prior), np.where(right, 1.0, -1.0)
+
+    def loss(weights: NDArray[np.float64]) -> float:
+        return float(np.logaddexp(0.0, -sign * (inputs @ weights)).sum() + _PRIOR / 2 * ((weights - before) ** 2).sum())
+
+    weights, least = before, loss(before)
     for _ in range(30):
         p = _logistic(inputs @ weights)
         hessian = (inputs * (p * (1.0 - p))[:, None]).T @ inputs + _PRIOR * np.eye(len(before))
         step = np.linalg.solve(hessian, inputs.T @ (right - p) - _PRIOR * (weights - before))
-        weights += step
+        while (found := loss(weights + step)) > least and float(np.abs(step).max()) >= 1e-8:
+            step /= 2
         if float(np.abs(step).max()) < 1e-8:
             break
+        weights, least = weights + step, found
     return tuple(float(w) for w in weights)
 
 
@@ -221,12 +284,6 @@ def shown(text: str, cover: dict[str, Any] | None) -> bool | None:
     """Return whether a probe shows what ``text`` names, as the index's manifest has it; None where nobody looked."""
     same = bank.named(text) if cover else []
     return not set(same) <= set(cover["not_shown"]) if cover and same else None
-
-
-def standing(best: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return how far the best score stands above a sample of scores ``[queries, logits]``, in standard deviations."""
-    above: NDArray[np.float64] = (best - scores.mean(axis=1)) / np.maximum(scores.std(axis=1), 1e-9)
-    return above
 
 
 T = TypeVar("T")

@@ -72,7 +72,7 @@ class Bridge:
         mapped: float16 ``[dim, n]``, the linear map from text to strong responses; of no rows without one.
         width: similarity to the nearest label at which trust in it falls by e.
         share: how much the map counts beside the zero-shot side, which counts 1.
-        coverage: how probable an answer is.
+        certainty: how probable it is that a hit is right.
     """
 
     centre: NDArray[np.float32]
@@ -84,7 +84,7 @@ class Bridge:
     mapped: NDArray[np.float16]
     width: float = 0.1
     share: float = 0.3
-    coverage: Certainty = field(default_factory=Certainty)
+    certainty: Certainty = field(default_factory=Certainty)
 
     def sides(
         self,
@@ -161,7 +161,7 @@ class Bridge:
         """Write it into a version's folder."""
         names = ("centre", "embeddings", "trust", "first", "rows", "weights", "mapped")
         tensors = {name: getattr(self, name) for name in names}
-        about = {"width": repr(self.width), "share": repr(self.share), "coverage": json.dumps(asdict(self.coverage))}
+        about = {"width": repr(self.width), "share": repr(self.share), "certainty": json.dumps(asdict(self.certainty))}
         write_tensors(folder / BRIDGE_FILE, tensors, about)
 
     @classmethod
@@ -172,10 +172,9 @@ class Bridge:
             return None
         try:
             tensors, about = read_tensors(path)
-            known = json.loads(about["coverage"])
-            # a list: as it was before hits had a probability
-            coverage = Certainty.of_json(known if isinstance(known, dict) else {"weights": known})
-            return cls(**tensors, width=float(about["width"]), share=float(about["share"]), coverage=coverage)
+            known = about.get("certainty")  # an index built before hits decided about their query has none
+            certainty = Certainty.of_json(json.loads(known)) if known else Certainty()
+            return cls(**tensors, width=float(about["width"]), share=float(about["share"]), certainty=certainty)
         except (KeyError, TypeError, ValueError) as error:
             raise damaged(path, error) from error
 

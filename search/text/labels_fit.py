@@ -4,7 +4,7 @@ Nothing but the gallery is used. A label is trusted by two signs: its logit answ
 its words, and as its namesakes in other models do (`search.text.labels`). The two numbers of the fusion are those that
 rank held-out named logits best when their own model's labels are hidden.
 
-What is learned (the curve of trust, the map, the two numbers, coverage) is learned anew when the named logits have
+What is learned (the curve of trust, the map, the two numbers, certainty) is learned anew when the named logits have
 grown by `GROWTH`; a smaller append takes it over, and costs as much as what is new.
 """
 
@@ -13,12 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search.text.calibration import Calibration, Certainty
+from search.text.calibration import FIRST, Calibration, Certainty, hit_signs
 from search.text.contrast import Embed, Vectors, strengths, unit, zero_shot
 from search.text.labels import ENOUGH, LOGITS, Bridge, Named, Near, Trust, counting, extend, learn
 
@@ -31,9 +30,8 @@ _RIDGES = (1.0, 3.0, 10.0)  # per thousand labels
 _WIDTHS, _SHARES = (0.05, 0.1, 0.2), (0.0, 0.15, 0.3, 0.6)
 _QUERIES, _CANDIDATES = 300, 20_000
 _ROWS = 4_096
-_FILTERED = 0.1  # share of the models that a filter leaves, where one is learned from
-_MANY = 2**31  # logits before one that is not there
-_FIRST_PAGE = 10  # hits among which one must be right for a query to count as answered
+_KEPT = (1.0, 0.3, 0.1)  # shares of the models that filters leave, where certainty is learned
+_HONEST = 0.5  # mean trust of a model's labels from which what they say is taken for the truth there
 
 
 def build(
@@ -74,8 +72,10 @@ def build(
     if len(named.words) < ENOUGH:
         return bridge, believed
     bridge, leave_out = _mapped(vectors, bridge, placed)
-    contrast = calibration.contrast(texts @ probes.T)
-    return _weighed(vectors, model_of, bridge, placed, expected, calibration.hubness, contrast, leave_out), believed
+    hubness = calibration.hubness
+    bridge = _weighed(vectors, model_of, bridge, placed, expected, hubness, leave_out)
+    asking = bridge, placed, expected, hubness, calibration.contrast(texts @ probes.T), leave_out
+    return replace(bridge, certainty=_certainty(vectors, model_of, named, believed, *asking)), believed
 
 
 def _extended(
@@ -179,8 +179,11 @@ def _mapped(vectors: Vectors, bridge: Bridge, placed: NDArray[np.float32]) -> tu
     position = {label: i for i, label in enumerate(chosen.tolist())}
 
     def leave_out(labels: NDArray[np.int64]) -> NDArray[np.float32]:
-        i = np.array([position.get(label, 0) for label in labels.tolist()], np.int64)
-        return left_out(penalty, i, _prototypes(vectors, bridge, labels))
+        found = unit(np.maximum(placed[labels] @ mapped, 0.0))
+        there = np.array([label in position for label in labels.tolist()])
+        i = np.array([position[label] for label in labels[there].tolist()], np.int64)
+        found[there] = left_out(penalty, i, _prototypes(vectors, bridge, labels[there]))
+        return found
 
     return replace(bridge, mapped=(mapped / scale).astype(np.float16)), leave_out
 
@@ -192,7 +195,6 @@ def _weighed(
     placed: NDArray[np.float32],
     expected: NDArray[np.float32],
     hubness: NDArray[np.float32],
-    contrast: NDArray[np.float64],
     leave_out: LeaveOut | None,
 ) -> Bridge:
     """Return the bridge with the width and the share that find named logits best without their own model's labels."""
@@ -201,39 +203,14 @@ def _weighed(
     if asked.size < ENOUGH:
         return bridge
     trial = _Trial(vectors, model_of, bridge, asked, placed, expected[asked], hubness, leave_out)
-    own_model_hidden = trial.lent(everywhere=False)
+    own_model_hidden = trial.lent()
     best, found = -1.0, bridge
     for width in _WIDTHS:
         for share in _SHARES if leave_out else (0.0,):
-            above = trial.ranked(own_model_hidden, width, share).above
-            score = float((1.0 / (1.0 + above)).mean())
+            score = float((1.0 / (1.0 + trial.above(own_model_hidden, width, share))).mean())
             if score > best + 1e-4:
                 best, found = score, replace(bridge, width=width, share=share)
-    # what decides about a query is whether anybody named it, and whether a filter left what was named
-    cases, hidden = [], []
-    for everywhere in (False, True):
-        near = trial.lent(everywhere=True) if everywhere else own_model_hidden
-        trust = np.array([0.0 if n is None else n.trust(found.width) for n in near])
-        for kept in (1.0, _FILTERED):
-            one = trial.ranked(near, found.width, found.share, any_of=everywhere, kept=kept)
-            signs = np.column_stack([contrast[asked], trust, one.standing])
-            cases.append((signs, one.above < _FIRST_PAGE, one.lag, one.stands, one.right, one.known))
-            hidden.append(np.full(asked.size, everywhere and kept == 1.0))
-    signs, answered, *hits = (np.concatenate(part) for part in zip(*cases, strict=True))
-    lag, stands, right, known = hits
-    certainty = Certainty.learn(signs, answered, np.concatenate(hidden), (lag, stands, right, known))
-    return replace(found, coverage=certainty)
-
-
-class _Ranked(NamedTuple):
-    """What came of asking: see `_Trial.ranked`. The last four are of each query's first ten, ``[queries, 10]``."""
-
-    above: NDArray[np.int64]
-    standing: NDArray[np.float64]
-    lag: NDArray[np.float64]
-    stands: NDArray[np.float64]
-    right: NDArray[np.bool_]
-    known: NDArray[np.bool_]
+    return found
 
 
 class _Trial:
@@ -263,69 +240,126 @@ class _Trial:
         others = np.random.default_rng(3).permutation(model_of.size)[:_CANDIDATES]
         parts = [strengths(vectors(others[i : i + _ROWS])) for i in range(0, others.size, _ROWS)]
         self._strong, self._common = np.concatenate(parts), hubness[others]
-        self._others, self._models = others, int(model_of.max(initial=-1)) + 1
-        self._has_label = np.isin(others, bridge.rows)
         self._hubness = hubness
         self._named = [bridge.rows[bridge.first[label] : bridge.first[label + 1]] for label in asked.tolist()]
         self._rivals = np.stack([~np.isin(others, named) for named in self._named])
         self._mapped = leave_out(asked) if leave_out else np.zeros_like(expected)
 
-    def lent(self, *, everywhere: bool) -> list[Near | None]:
-        """Return what labels lend to each query when its own model's are hidden, or its own label ``everywhere``."""
+    def lent(self) -> list[Near | None]:
+        """Return what labels lend to each query when its own model's are hidden."""
         model_of, found = self._model_of, list[Near | None]()
         for label, row in zip(self._asked.tolist(), self._target.tolist(), strict=True):
             allowed = model_of != model_of[row]
             if not allowed[self._bridge.rows].any():
                 allowed = np.ones(model_of.size, bool)  # one named model only: hide just the label itself
                 allowed[self._named[len(found)]] = False
-            without = label if everywhere else None
-            found.append(self._bridge.nearest(self._placed[label], self._vectors, allowed, without))
+            found.append(self._bridge.nearest(self._placed[label], self._vectors, allowed))
         return found
 
-    def ranked(
-        self, near: Sequence[Near | None], width: float, share: float, *, any_of: bool = False, kept: float = 1.0
-    ) -> _Ranked:
-        """Return how many rivals come before each query's logit, or ``any_of`` those that carry its label.
-
-        Also how far the best score stands out, and the same of the first ten hits; whether one is right is known of
-        those that carry a label. Logits that carry the query's are no rivals. A filter leaves ``kept`` of the models.
-        """
-        fused = self._expected + np.float32(share) * self._mapped
-        for i, one in enumerate(near):
-            if one is not None:
-                fused[i] += np.float32(counting(one.trust(width))) * one.side
-        fused = unit(fused)
-        right = self._named if any_of else [self._target[i : i + 1] for i in range(self._target.size)]
-        rng = np.random.default_rng(5)
-        parts = []
+    def above(self, near: Sequence[Near | None], width: float, share: float) -> NDArray[np.int64]:
+        """Return how many rivals come before each query's logit. Logits that carry its label are none."""
+        fused = _fused(self._expected, self._mapped, near, width, share)
+        own = np.einsum("ij,ij->i", strengths(self._vectors(self._target)), fused) - self._hubness[self._target]
         every = fused @ self._strong.T - self._common
-        for q, found, rows, rivals in zip(fused, every, right, self._rivals, strict=True):
-            there = np.ones(self._models, bool) if kept == 1.0 else rng.random(self._models) < kept
-            own = rows[there[self._model_of[rows]]]
-            scores = (strengths(self._vectors(own)) @ q - self._hubness[own]).astype(np.float64)
-            allowed = there[self._model_of[self._others]]
-            moments = float(found.mean()), max(float(found.std()), 1e-9)  # of all, whatever the filter leaves
-            others = found[allowed].astype(np.float64)
-            parts.append(_one(scores, others, moments, rivals[allowed], self._has_label[allowed]))
-        return _Ranked(*(np.stack(part) for part in zip(*parts, strict=True)))
+        return np.asarray(((every > own[:, None]) & self._rivals).sum(axis=1), np.int64)
 
 
-def _one(
-    own: NDArray[np.float64],
-    others: NDArray[np.float64],
-    moments: tuple[float, float],
-    rivals: NDArray[np.bool_],
-    labelled: NDArray[np.bool_],
-) -> tuple[Any, ...]:
-    """Return one query's row of `_Ranked` from the scores of its own logits and of the others."""
-    mean, deviation = moments
-    against, told = others[rivals], labelled[rivals]
-    scores = np.concatenate([own, against, np.full(_FIRST_PAGE, -np.inf)])
-    right = np.arange(scores.size) < own.size
-    known = np.concatenate([np.ones(own.size, bool), told, np.zeros(_FIRST_PAGE, bool)])
-    first = np.argsort(-scores, kind="stable")[:_FIRST_PAGE]
-    best = float(scores[first[0]]) if np.isfinite(scores[first[0]]) else mean
-    shown = np.where(np.isfinite(scores[first]), scores[first], mean)
-    above = int((against > own.max()).sum()) if own.size else _MANY
-    lag, stands = (best - shown) / deviation, (shown - mean) / deviation
-    return np.int64(above), np.float64((best - mean) / deviation), lag, stands, right[first], known[first]
+def _fused(
+    expected: NDArray[np.float32], mapped: NDArray[np.float32], near: Sequence[Near | None], width: float, share: float
+) -> NDArray[np.float32]:
+    """Return what texts expect of every probe, float32 ``[texts, n]`` of unit length, as `bridged` adds it up."""
+    fused = expected + np.float32(share) * mapped
+    for i, one in enumerate(near):
+        if one is not None:
+            fused[i] += np.float32(counting(one.trust(width))) * one.side
+    return unit(fused)
+
+
+def _certainty(
+    vectors: Vectors,
+    model_of: NDArray[np.int32],
+    named: Named,
+    believed: Trust,
+    bridge: Bridge,
+    placed: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    hubness: NDArray[np.float32],
+    contrast: NDArray[np.float64],
+    leave_out: LeaveOut | None,
+) -> Certainty:
+    """Return how probable hits are, learned where what is right is known: of models whose labels are believed.
+
+    All outputs of such a model count, those that the encoder cannot read too: else only easy ones would be asked.
+    Every label is asked twice, its own model's labels hidden, and itself hidden everywhere, with all models and with
+    some of them left by a filter. All other outputs are rivals, so that there are as many of these as there will be;
+    those that answer like the label's own may be right, and are left out of its cases.
+    """
+    count = np.bincount(model_of[named.rows])
+    honest = np.bincount(model_of[named.rows], weights=believed.trust) >= _HONEST * np.maximum(count, 1)
+    told = np.flatnonzero(honest[model_of[named.rows]])
+    rng = np.random.default_rng(5)
+    told = np.sort(rng.permutation(told)[:_CANDIDATES])
+    rows, label_of = named.rows[told], named.label_of[told]
+    if rows.size < ENOUGH:
+        return Certainty()
+    asked = rng.permutation(np.unique(label_of))[:_QUERIES]
+    mapped = leave_out(asked) if leave_out else np.zeros_like(expected[asked])
+    others = rng.permutation(np.setdiff1d(np.arange(model_of.size), named.rows[honest[model_of[named.rows]]]))
+    others = others[: max(_CANDIDATES - rows.size, 0)]
+    right = label_of == asked[:, None]
+    unsure = _alike(vectors, rows, label_of, others) == asked[:, None]
+    fused, trust = [], []
+    for everywhere in (False, True):
+        near = []
+        for label, own in zip(asked.tolist(), right, strict=True):
+            allowed = model_of != model_of[rng.choice(rows[own])]
+            near.append(bridge.nearest(placed[label], vectors, allowed, label if everywhere else None))
+        fused.append(_fused(expected[asked], mapped, near, bridge.width, bridge.share))
+        trust.append(np.array([0.0 if one is None else one.trust(bridge.width) for one in near]))
+    wanted = np.concatenate(fused)
+    parts = []
+    every = np.concatenate([rows, others])
+    for start in range(0, every.size, _ROWS):
+        part = every[start : start + _ROWS]
+        parts.append(wanted @ strengths(vectors(part)).T - hubness[part])
+    scores = np.concatenate(parts, axis=1).astype(np.float64)
+    right = np.tile(np.concatenate([right, np.zeros_like(unsure)], axis=1), (2, 1))
+    unsure = np.tile(np.concatenate([np.zeros((asked.size, rows.size), bool), unsure], axis=1), (2, 1))
+    about = scores.mean(axis=1), np.maximum(scores.std(axis=1), 1e-9), scores.max(axis=1)
+    hidden = np.arange(len(scores)) >= asked.size
+    cases = []
+    for number, kept in enumerate(_KEPT):
+        stays = rng.random((len(scores), int(model_of.max()) + 1)) < kept
+        left = np.where(stays[:, model_of[every]] & ~unsure, scores, -np.inf)
+        first = np.argsort(-left, axis=1, kind="stable")[:, :FIRST]
+        found = np.take_along_axis(left, first, axis=1)
+        there = np.isfinite(found)
+        signs = hit_signs(np.where(there, found, 0.0), about, np.tile(contrast[asked], 2))
+        correct = np.take_along_axis(right, first, axis=1)
+        cases.append((signs, correct, there, np.concatenate(trust), np.where(hidden, number, -1)))
+    return Certainty.learn(*(np.concatenate(part) for part in zip(*cases, strict=True)))
+
+
+def _alike(
+    vectors: Vectors, rows: NDArray[np.int64], label_of: NDArray[np.int32], others: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the label whose ``rows`` answer most like each of ``others``, -1 where it answers less like them all.
+
+    That is, less than half of the rows do that share their label with another answer like it.
+    """
+    labels, place = np.unique(label_of, return_inverse=True)
+    sums = np.zeros((labels.size, vectors(rows[:1]).shape[1]), np.float32)
+    starts = range(0, rows.size, _ROWS)
+    for part in (slice(start, start + _ROWS) for start in starts):
+        np.add.at(sums, place[part], strengths(vectors(rows[part])))
+    own = []
+    for part in (slice(start, start + _ROWS) for start in starts):
+        strong = strengths(vectors(rows[part]))
+        own.append(np.einsum("ij,ij->i", unit(sums[place[part]] - strong), strong))
+    shared = np.concatenate(own)[np.bincount(place)[place] > 1]
+    usual, sums = float(np.median(shared)) if shared.size else np.inf, unit(sums)
+    found = [np.empty(0, np.int64)]
+    for start in range(0, others.size, _ROWS):
+        near = strengths(vectors(others[start : start + _ROWS])) @ sums.T
+        found.append(np.where(near.max(axis=1) >= usual, labels[near.argmax(axis=1)], -1))
+    return np.concatenate(found)

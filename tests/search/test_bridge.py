@@ -124,7 +124,7 @@ def test_a_small_append_learns_nothing_anew_but_lists_what_is_new(tmp_path):
     assert made.index().mode == "appended"
     after, trust = learned_of(made)
     assert trust.learned == believed.learned == 120
-    assert (after.width, after.share, after.coverage) == (before.width, before.share, before.coverage)
+    assert (after.width, after.share, after.certainty) == (before.width, before.share, before.certainty)
     np.testing.assert_array_equal(after.mapped, before.mapped)
     np.testing.assert_array_equal(trust.trust[:120], believed.trust)
     assert set(after.rows.tolist()) & set(range(240, 260))

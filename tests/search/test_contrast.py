@@ -1,9 +1,7 @@
 """The query's side of a text, and each logit's hubness, against their definitions."""
 
 import numpy as np
-import pytest
 
-from search.text.calibration import DEFAULT, fit, probability
 from search.text.contrast import POWER, STRONGEST, TEMPERATURE, hubness, offered, strengths, unit, zero_shot
 
 
@@ -61,17 +59,3 @@ def test_hubness_takes_a_hub_from_the_top():
     common = hubness(strong, bank)
     assert common[0] > 0
     assert (strong[:, 5] - common)[1] > (strong[:, 5] - common)[0]
-
-
-def test_coverage_learns_which_queries_fail_and_is_not_turned_around_by_few():
-    rng = np.random.default_rng(2)
-    signs = np.column_stack([rng.standard_normal(600), rng.random(600), rng.normal(5, 2, 600)])
-    chance = 1 / (1 + np.exp(-(2 * signs[:, 0] + 5 * signs[:, 1] - 3)))
-    answered = rng.random(600) < chance
-    weights = fit(signs[:400], answered[:400])
-    said = probability(signs[400:], weights)
-    declined = said < 0.5
-    assert (~answered[400:])[declined].mean() > 2 * (~answered[400:])[~declined].mean()
-    assert fit(signs[:3], np.array([False, True, False])) == pytest.approx(DEFAULT, abs=1.5)
-    alike = np.tile([0.0, 0.0, 5.0], (40, 1))  # says nothing about any sign
-    assert fit(alike, np.ones(40, bool))[1:] == pytest.approx(DEFAULT[1:], abs=0.01)

@@ -13,7 +13,7 @@ from search.scan.scan import CpuScanner
 from search.scan.scoring import BRIDGE, MAP, Comparison
 from search.store.tiles import Tile, write_tile
 from search.text.bank import names
-from search.text.calibration import BANK, Certainty, Coverage, standing
+from search.text.calibration import BANK, Certainty, Coverage, Learned
 from search.text.contrast import strengths
 from search.text.labels import WITHOUT_EVIDENCE, Bridge, Named, Near, learn
 
@@ -55,22 +55,27 @@ def test_contrast_is_measured_from_the_banks_mean_in_its_deviations(opened):
         assert opened.coverage(text).contrast == pytest.approx(expected, abs=0.02)
 
 
-def test_coverage_is_a_logistic_regression_with_the_gallerys_own_weights(made, monkeypatch):
+def test_a_hit_is_a_logistic_regression_with_the_gallerys_own_weights_and_the_query_its_hits(made, monkeypatch):
     index = made.open()
-    weights = (0.3, -0.4, 0.9, 0.2)  # not those that are used where a gallery has too few labels
-    monkeypatch.setattr(index.gallery, "bridge", replace(index.gallery.bridge, coverage=Certainty(weights)))
+    named, hidden = (0.3, 0.4, -0.9, 0.2), (-3.0, 0.5, -0.1, 0.4)  # not those used where a gallery has too few labels
+    certainty = Certainty(Learned(named), Learned(hidden))
+    monkeypatch.setattr(index.gallery, "bridge", replace(index.gallery.bridge, certainty=certainty))
     for text in ("dog", "a thing nobody has"):
         found = index.coverage(text)
-        signs = (found.contrast, found.trust, (found.standing - 5.0) / 2.0)
-        logit = weights[0] + sum(w * s for w, s in zip(weights[1:], signs, strict=True))
-        assert found.probability == pytest.approx(1 / (1 + math.exp(-logit)))
-        assert found.covered == (found.probability >= 0.5)
-
-
-def test_standing_is_in_deviations_of_the_sample():
-    scores = np.array([[0.0, 2.0, 4.0, 6.0], [1.0, 1.0, 1.0, 1.0]])
-    found = standing(np.array([8.0, 1.0]), scores)
-    np.testing.assert_allclose(found, [(8.0 - 3.0) / math.sqrt(5.0), 0.0])
+        hits = index.search(text, scoring="bridged").to_dicts()
+        every = index.search(text, scoring="bridged").limit(len(index)).to_dicts()
+        scores = np.array([1.0 - hit["distance"] for hit in every])
+        of = np.zeros((2, len(hits)))
+        for i, hit in enumerate(hits):
+            signs = 1.0, (scores[i] - scores.mean()) / scores.std(), (scores[0] - scores[i]) / scores.std()
+            for side, weights in enumerate((named, hidden)):
+                logit = float(np.dot(weights, (*signs, found.contrast)))
+                of[side, i] = 1 / (1 + math.exp(-logit))
+            wanted = found.trust * of[0, i] + (1 - found.trust) * of[1, i]
+            assert hit["probability"] == pytest.approx(wanted, abs=1e-3)
+        one = 1 - np.prod(1 - of, axis=1)
+        assert found.probability == pytest.approx(found.trust * one[0] + (1 - found.trust) * one[1], abs=1e-3)
+        assert found.standing == pytest.approx((scores[0] - scores.mean()) / scores.std(), abs=1e-3)
 
 
 def test_what_is_not_covered_says_why():
