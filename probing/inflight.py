@@ -62,8 +62,8 @@ def path_of(workspace: Workspace, stem: str) -> Path:
 def put(workspace: Workspace, stem: str, repo_id: str, sha: str, deaths: int) -> Path:
     """Mark a model as in flight in this process; unlink the path when its row is committed."""
     path = path_of(workspace, stem)
-    mark = {"repo_id": repo_id, "sha": sha, "deaths": deaths, **_owner(os.getpid())}
-    write_json(path, mark)
+    owner = {"pid": os.getpid(), "host": socket.gethostname(), "born": _born(os.getpid())}
+    write_json(path, {"repo_id": repo_id, "sha": sha, "deaths": deaths, **owner})
     return path
 
 
@@ -129,10 +129,6 @@ def sweep(workspace: Workspace, pid: int | None = None) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-
-
-def _owner(pid: int) -> dict[str, Any]:
-    return {"pid": pid, "host": socket.gethostname(), "born": _born(pid)}
 
 
 def _now(workspace: Workspace) -> float:

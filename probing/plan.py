@@ -115,7 +115,8 @@ def make(
     last_of_all = {
         task for _, task in runnable if task.deaths >= inflight.LAST_AFTER or (task.repo_id, task.sha) in busy
     }
-    runnable.sort(key=lambda pair: (pair[1] in last_of_all, -_size(pair[0]), pair[1].repo_id))
+    size = {task: row["weights_bytes"] or (row["safetensors"] or {}).get("total") or 0 for row, task in runnable}
+    runnable.sort(key=lambda pair: (pair[1] in last_of_all, -int(size[pair[1]]), pair[1].repo_id))
     tasks = [task for _, task in runnable]
     again = {key: holes[key] for task in tasks if (key := (task.repo_id, task.sha)) in holes}
     for key, why in again.items():
@@ -134,10 +135,6 @@ _LAST = ["repo_id", "sha", "attempt", "status", "probe_set", "probes_run", "prob
 _COLUMNS = [
     "id", "sha", "downloads", "weights_bytes", "safetensors", "eligibility", "reason", "label_quality", "problem_type",
 ]  # fmt: skip
-
-
-def _size(row: Mapping[str, Any]) -> int:
-    return int(row["weights_bytes"] or (row["safetensors"] or {}).get("total") or 0)
 
 
 AUTO = "auto"

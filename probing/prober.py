@@ -72,7 +72,7 @@ def probe(
         adaptive: choose the share: a tenth of all probes at random, then in four rounds those that the completion's
             factors expect some output to answer most strongly. All at random when there are no factors yet.
         precision: ``auto`` uses half precision on a GPU when the first batch agrees with float32; or ``float32``.
-        deadlines: seconds that a phase (fetch, load, preprocess, forward, write) may take; `deadlines.DEFAULTS` for
+        deadlines: seconds that a phase (fetch, load, preprocess, forward, write) may take; `settings.DEFAULTS` for
             those not named.
         models: keep to these repositories.
         run_id: name of the run's manifest; made up when None.

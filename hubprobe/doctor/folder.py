@@ -158,10 +158,6 @@ def _crawl_unfinished(opened: Any) -> bool:
         return False
 
 
-def _is_long(path: Path, length: int) -> bool:
-    return path.is_file() and path.stat().st_size == length
-
-
 def _index(opened: Any) -> Iterator[Check]:
     """The index in use: format, every file there and as long as it was, and whether descriptors came since."""
     from search.store import versions
@@ -179,7 +175,8 @@ def _index(opened: Any) -> Iterator[Check]:
     except (HubprobeError, OSError) as error:
         yield Check("index", "fail", f"{error}", f"hubprobe index {w} --rebuild")
         return
-    wrong = [name for name, length in kept if not _is_long(folder / name, length)]
+    there = {name: path.stat().st_size for name, _ in kept if (path := folder / name).is_file()}
+    wrong = [name for name, length in kept if there.get(name) != length]
     if wrong:
         found = f"{wrong[0]} is missing or cut" + (f", and {len(wrong) - 1} more" if len(wrong) > 1 else "")
         yield Check("index", "fail", found, f"hubprobe index {w} --rebuild")

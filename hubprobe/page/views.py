@@ -230,10 +230,11 @@ class Views:
             label = opened.index.gallery.logits.column("label")[row].as_py()
             asked_with = (label, opened.strips.strongest(row))
         picture = base64.b64encode(example.picture).decode() if example is not None else None
+        asked = ("repo_id", "sha", "logit", "label", "names")
         return self._page(
             "results.html", opened, question, title=title(question, image_name), answer=answer, image_name=image_name,
             picture=picture, asked_with=asked_with,
-            usages=[_usage(opened, hit) for hit in answer.hits], rows=_lines(answer.hits),
+            usages=[opened.usage(*(hit[name] for name in asked)) for hit in answer.hits], rows=_lines(answer.hits),
             question_files=[(kind, question.url(format=kind)) for kind in download.KINDS],
             snippets=snippets(question, self._workspace, image_name or "example.png"),
         )  # fmt: skip
@@ -402,10 +403,6 @@ def concepts_table(opened: Opened, group: str, show: str, find: str) -> pa.Table
     if show == "missing":
         table = table.filter(pc.and_not(pc.equal(table["models"], 0), table["covered"]))
     return table.filter(pc.match_substring(table["concept"], find.strip().lower())) if find.strip() else table
-
-
-def _usage(opened: Opened, hit: Mapping[str, Any]) -> Usage | None:
-    return opened.usage(hit["repo_id"], hit["sha"], hit["logit"], hit["label"], hit["names"])
 
 
 def picked_table(pick: Pick) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -167,7 +168,7 @@ def pick(
     summary = _summary(task, found, jury, notes, asked)
     _keep(task, jury, summary)
     if not keep:
-        _forget(task.inner)
+        shutil.rmtree(task.inner.cache_dir / "models", ignore_errors=True)
     return summary
 
 
@@ -411,9 +412,3 @@ def _encoded(inner: Workspace, image: int) -> bytes:
 def _ends(inner: Workspace, found: Sequence[Candidate]) -> str:
     ends = Counter(a["status"] for a in inner.attempts(["status"]).to_pylist())
     return ", ".join(f"{count} {status}" for status, count in ends.most_common()) or f"{len(found)} have no catalog row"
-
-
-def _forget(inner: Workspace) -> None:
-    import shutil
-
-    shutil.rmtree(inner.cache_dir / "models", ignore_errors=True)

@@ -245,7 +245,8 @@ class _Making:
                 made = self._append(way)
             if made is not None:
                 kind, shape, shapes = made
-                self._check_refused()
+                if 2 * len(self.refused) > len(self._pictures):
+                    self._refuse_model()
                 self._write_others()
                 refused = {str(i): why for i, why in sorted(self.refused.items())}
                 cache.finish(self._folder, kind, shape, name=self._processor.name, refused=refused, shapes=shapes)
@@ -281,10 +282,6 @@ class _Making:
             self.refused[i] = printable(reason, MAX_REASON)
             return None
         return array
-
-    def _check_refused(self) -> None:
-        if 2 * len(self.refused) > len(self._pictures):
-            self._refuse_model()
 
     def _refuse_model(self) -> None:
         i, why = min(self.refused.items())
@@ -336,7 +333,8 @@ class _Making:
 
     def _groups(self) -> Iterator[list[int]]:
         """Yield the probes in groups of at most `GROUP`, fewer where resizing would make large images of them."""
-        edges = [n for path, n in _sizes(self._processor.settings)]
+        sizes = ("size.", "input_size", "resize_short")
+        edges = [n for path, n in numbers(self._processor.settings) if path.startswith(sizes)]
         each = max([1.0, *edges]) ** 2 * self._pictures.ratios
         group: list[int] = []
         pixels = 0.0
@@ -442,10 +440,6 @@ def _alone(processor: Processor, picture: Picture) -> npt.NDArray[Any]:
 def _only(way: Way, picture: Picture) -> npt.NDArray[Any] | None:
     made = way([picture])
     return None if made is None else made[0]
-
-
-def _sizes(settings: Mapping[str, Any]) -> list[tuple[str, float]]:
-    return [(path, n) for path, n in numbers(settings) if path.startswith(("size.", "input_size", "resize_short"))]
 
 
 def _checked_pixels(processor: Processor, pictures: Sequence[Picture]) -> Arrays | None:

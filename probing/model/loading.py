@@ -210,7 +210,7 @@ def _timm(config: ModelConfig, weights: _Weights, caps: Caps) -> tuple[nn.Module
     name = config.architectures[0].partition(".")[0]
     options = timm_options(config) | {"num_classes": config.num_labels}
     named = {field.name for field in fields(PretrainedCfg)}
-    pretrained = {k: _tuple(v) for k, v in config.pretrained.items() if k in named}
+    pretrained = {k: tuple(v) if isinstance(v, list) else v for k, v in config.pretrained.items() if k in named}
 
     def make(**more: Any) -> nn.Module:
         model: nn.Module = timm.create_model(name, pretrained=bool(more), pretrained_cfg=pretrained | more, **options)
@@ -235,10 +235,6 @@ def _timm(config: ModelConfig, weights: _Weights, caps: Caps) -> tuple[nn.Module
     kept = model.state_dict(keep_vars=True).items()
     _check_loaded([k for k, v in kept if copied.get(id(v), (v, -1))[1] != v._version], [], model, "")
     return model, parameters
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 @contextmanager

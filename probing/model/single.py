@@ -213,8 +213,9 @@ class _Runs:
 
     def so_far(self) -> tuple[Any, Ids]:
         """Return all responses known, those of an earlier share included, and their probes, ascending."""
-        raw = self.made.raw if self.made is not None else np.empty((0, self._earlier_width()), np.float32)
-        return self._prepared.share.with_earlier(raw, self.ids)
+        share = self._prepared.share
+        width = 0 if share.earlier is None else share.earlier.raw.shape[1]
+        return share.with_earlier(np.empty((0, width), np.float32) if self.made is None else self.made.raw, self.ids)
 
     def more(self, ids: Ids) -> None:
         """Run the model on ``ids``, with the batch and the dtype of the first time."""
@@ -254,10 +255,6 @@ class _Runs:
             return batches.for_cpu(shape, settings.batch_size), 0
         known = self._memory.get(self._key)
         return (known, 0) if known is not None else (DEVICE_BATCH, DEVICE_MOST)
-
-    def _earlier_width(self) -> int:
-        earlier = self._prepared.share.earlier
-        return 0 if earlier is None else earlier.raw.shape[1]
 
 
 def store(
