@@ -13,12 +13,12 @@ $(VENV)/.installed: pyproject.toml
 demo: $(VENV)/.installed
 	$(BIN)/hubprobe demo --workspace demo-index
 
-# Two cores: the types are checked beside the tests, which take longer.
+# Two cores: the types are checked beside the tests, which take longer; a third process has a core while one waits.
 test: lint
 	$(MAKE) --no-print-directory --jobs=2 types pytest
 
 pytest: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.built import built
-from tests.demo_run import demo, installed, report
+from tests.demo_run import demo, installed, ran, report
 from tests.once import once
 from workspace.architectures import Architectures
 
-__all__ = ["built", "demo", "installed", "report"]  # fixtures for every folder
+__all__ = ["built", "demo", "installed", "ran", "report"]  # fixtures for every folder
 pytest_plugins = ["tests.documentation"]
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of as many processes as there are cores: its threads would wait spinning
@@ -48,7 +48,7 @@ def _loggers() -> Iterator[None]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_together(item)))
-    items.sort(key=lambda item: "end_to_end" not in item.path.parts)  # the longest first, so that nobody waits for it
+    items.sort(key=_turn)
     needing = [item for item in items if item.get_closest_marker("gpu")]
     if not needing:
         return
@@ -59,10 +59,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=needing)
 
 
+FIRST = (
+    "end_to_end/test_demo", "end_to_end/test_first_contact", "hubprobe/test_cluster", "page/test_browser",
+    "packaging/test_slurm", "release/test_forged", "crawler/test_faults", "crawler/test_state", "page/test_api",
+)  # fmt: skip
+"""Files that take half a minute and more, the demo's own run before all others."""
+
+
+def _turn(item: pytest.Item) -> int:
+    """Return when an item is begun: the long ones, then those that want the demo's run, then all that is short."""
+    name = item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
+    if name in FIRST:
+        return FIRST.index(name)
+    return len(FIRST) + (not (name.startswith("end_to_end/") or name == "pick/test_verb" or _is_a_page(item)))
+
+
+def _is_a_page(item: pytest.Item) -> bool:
+    return item.path.parent.name == "docs" and item.get_closest_marker("slow") is not None
+
+
 def _together(item: pytest.Item) -> str:
-    """Return the group that one process runs: a file; all that share the demo's folder; each page of the docs."""
-    if "end_to_end" in item.path.parts:
-        return "end_to_end"
-    if item.path.parent.name == "docs" and item.get_closest_marker("slow"):
+    """Return the group that one process runs: a file; each page of the docs."""
+    if _is_a_page(item):
         return item.name
     return item.path.relative_to(item.config.rootpath).as_posix()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,8 +81,8 @@ def _install(wheel: Path, site: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def demo(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """The wheel, with a finished ``demo-index`` in its working folder."""
+def ran(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the demo ran, that holds ``demo-index`` and the demo's ``report.json``; nobody changes it."""
 
     def run(_folder: Path) -> None:
         done = installed.hubprobe("demo", "--quiet", "--format", "json", timeout=3_000)
@@ -89,9 +90,26 @@ def demo(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Inst
         (installed.cwd / "report.json").write_text(done.stdout, encoding="utf-8")
 
     once(tmp_path_factory, "demo", run)
-    return installed
+    return installed.cwd
+
+
+@pytest.fixture(scope="module")
+def demo(ran: Path, installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The wheel, with a finished ``demo-index`` in its working folder, for one file of tests."""
+    folder = tmp_path_factory.mktemp("demo")
+    shutil.copytree(ran, folder, copy_function=linked, dirs_exist_ok=True)
+    return Installed(installed.site, folder)
 
 
 @pytest.fixture(scope="session")
-def report(demo: Installed) -> dict[str, Any]:
-    return json.loads((demo.cwd / "report.json").read_text(encoding="utf-8"))[0]
+def report(ran: Path) -> dict[str, Any]:
+    return json.loads((ran / "report.json").read_text(encoding="utf-8"))[0]
+
+
+def linked(source: str, target: str) -> None:
+    """Link a file; copy a lock, which those that run at once would share, and what is changed in place."""
+    name = os.path.basename(source)  # noqa: PTH119 - as copytree hands it
+    if "lock" in name or ".sqlite" in name:
+        shutil.copy2(source, target)
+    else:
+        os.link(source, target)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.demo_run import linked
 from tests.docs.reader import Reader, environment
 from tests.documentation import DOCUMENTATION
 from tests.once import once
@@ -29,7 +30,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     ``HUBPROBE_DEMO_INDEX`` names a finished demo's workspace to copy, in place of running the demo.
     """
     given = os.environ.get("HUBPROBE_DEMO_INDEX")
-    source = Path(given) if given else request.getfixturevalue("demo").cwd / "demo-index"
+    source = Path(given) if given else request.getfixturevalue("ran") / "demo-index"
     return once(tmp_path_factory, "docs", lambda folder: _finish(source, folder))
 
 
@@ -38,20 +39,11 @@ def _finish(source: Path, folder: Path) -> None:
 
     shutil.copytree(source, folder / "my-index")
     hubprobe.open(folder / "my-index").audit(limit=1, progress=False)  # embeds the bank's names, once for all pages
-    shutil.copytree(folder / "my-index", folder / "demo-index", copy_function=_linked)
+    shutil.copytree(folder / "my-index", folder / "demo-index", copy_function=linked)
     from hubprobe.demo.run import TRUTH
 
     shutil.copy(TRUTH, folder / "truth.json")
     _pictures(folder)
-
-
-def _linked(source: str, target: str) -> None:
-    """Link a file; copy a lock, which pages that run at once would share, and what is changed in place."""
-    name = os.path.basename(source)  # noqa: PTH119 - as copytree hands it
-    if "lock" in name or ".sqlite" in name:
-        shutil.copy2(source, target)
-    else:
-        os.link(source, target)
 
 
 def _pictures(folder: Path) -> None:
@@ -80,9 +72,9 @@ def hub() -> Iterator[HubServer]:
 
 @pytest.fixture
 def reader(finished: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
-    """A reader in a folder of its own. Files are links, but for `_linked`'s: others are replaced, never changed."""
+    """A reader in a folder of its own. Files are links, but for `linked`'s: others are replaced, never changed."""
     folder = tmp_path / "page"
-    shutil.copytree(finished, folder, copy_function=_linked)
+    shutil.copytree(finished, folder, copy_function=linked)
     for name in ("my-index", "demo-index"):  # the page's hub is where the workspace says the Hub is
         settings = (folder / name / "hubprobe.toml").read_text("utf-8")
         (folder / name / "hubprobe.toml").unlink()

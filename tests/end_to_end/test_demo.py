@@ -123,9 +123,9 @@ def test_a_second_demo_runs_no_model_again(demo):
     assert again["evaluation"] == json.loads((demo.cwd / "report.json").read_text())[0]["evaluation"]
 
 
-def test_nothing_was_written_outside_the_workspace(demo):
-    assert {p.name for p in demo.cwd.iterdir()} <= {"demo-index", "report.json"}
-    strangers = [p for p in (demo.cwd / "demo-index").rglob("*") if "evil" in p.name or "canary" in p.name]
+def test_nothing_was_written_outside_the_workspace(ran):
+    assert {p.name for p in ran.iterdir()} == {"demo-index", "report.json"}
+    strangers = [p for p in (ran / "demo-index").rglob("*") if "evil" in p.name or "canary" in p.name]
     assert strangers == []
 
 

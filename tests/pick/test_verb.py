@@ -39,7 +39,7 @@ def hub():
 def place(request, tmp_path_factory, hub):
     """A copy of a finished demo's workspace, at the hub that is served, and drawings by class."""
     given = os.environ.get("HUBPROBE_DEMO_INDEX")
-    source = Path(given) if given else request.getfixturevalue("demo").cwd / "demo-index"
+    source = Path(given) if given else request.getfixturevalue("ran") / "demo-index"
 
     def make(folder: Path) -> None:
         shutil.copytree(source, folder / "index")
