@@ -118,7 +118,9 @@ class serving:  # noqa: N801 - used as a function
         from hubprobe.page.limits import protocol
 
         current = Current(self._made.workspace, encoder=self._made.encoder)
-        listening = socket.create_server(("127.0.0.1", 0))
+        # as `serve` does: of a socket that does not name TCP, asyncio lets every answer wait 40 ms for the next
+        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listening.bind(("127.0.0.1", 0))
         app = application(current, self._limits, hosts=["search.example.org"], pick=self._pick)
         config = uvicorn.Config(
             app, http=protocol(self._limits), ws="none", log_level="error", timeout_graceful_shutdown=1
