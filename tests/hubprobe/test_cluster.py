@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from hubprobe.demo.server import HubServer, demo_repos
 from hubprobe.sync import sync
 from probing import inflight, probes
 from tests.built import ROOT
+from tests.hubs.faults import Fault, Faults, held
 from workspace import Config, HubprobeError, Workspace
 from workspace.config import WorkspaceConfig
 
@@ -53,10 +55,15 @@ def _crawled(folder: Path, names: Path, server: HubServer) -> Workspace:
 
 
 @pytest.fixture
-def hub(tmp_path: Path, names: Path) -> Iterator[Workspace]:
-    """A crawled workspace of some of the demo hub's models and all that must not be probed; answers take a moment."""
+def harm() -> Faults:
+    return Faults()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, names: Path, harm: Faults) -> Iterator[Workspace]:
+    """A crawled workspace of some of the demo hub's models and all that must not be probed."""
     repos = demo_repos(with_lite0=False)
-    with HubServer(repos[:14] + repos[27:], latency=0.02) as server:
+    with HubServer(repos[:14] + repos[27:], intercept=harm) as server:
         yield _crawled(tmp_path / "index", names, server)
 
 
@@ -85,12 +92,14 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_nodes_and_the_driver_die_and_nothing_is_lost_or_run_twice(
-    cluster: Any, hub: Workspace, tmp_path: Path
+    cluster: Any, hub: Workspace, harm: Faults, tmp_path: Path
 ) -> None:
     shutil.copytree(hub.root, tmp_path / "alone")
     alone = front.probe(Workspace.open(tmp_path / "alone"), token="", progress=False)
     nodes = [cluster.add_node(**NODE) for _ in range(3)]
 
+    killed, removed = threading.Event(), threading.Event()  # until then only some models are given away
+    harm.add(Fault(held(killed), match="GET /repos/", times=None, skip=4))
     verb = ["probe", "--workspace", str(hub.root), "--engine", "ray", "--address", cluster.address, "--cpus", "1"]
     verb += ["--workers", "1"]
     first = subprocess.Popen([sys.executable, "-m", "hubprobe", *verb], stderr=subprocess.DEVNULL)
@@ -99,6 +108,9 @@ def test_nodes_and_the_driver_die_and_nothing_is_lost_or_run_twice(
     assert first.wait() != 0, "it was killed in the middle"
     before = hub.attempts(["repo_id", "attempt", "started_at"]).to_pylist()
     assert len(_ok(hub)) < alone.ok - 4
+    harm.clear()
+    killed.set()
+    harm.add(Fault(held(removed), match="GET /repos/", times=None, skip=7))
 
     with ThreadPoolExecutor(1) as aside:  # nodes are added by the main thread: Ray sets signals for them
         run = aside.submit(front.probe, hub, token="", progress=False, ray={"address": cluster.address, "cpus": 1})
@@ -107,6 +119,8 @@ def test_nodes_and_the_driver_die_and_nothing_is_lost_or_run_twice(
         assert not run.done()
         cluster.remove_node(nodes[0], allow_graceful=False)
         cluster.add_node(**NODE)
+        harm.clear()
+        removed.set()
         ended = run.result(timeout=600)
 
     assert ended.processes >= 2

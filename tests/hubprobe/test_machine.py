@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +78,6 @@ def test_sigterm_is_a_line_and_its_code(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "1\n"
-    time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == Exit.TERMINATED

@@ -87,8 +87,8 @@ def test_a_client_has_so_many_and_others_have_theirs(patient: Served) -> None:
 def test_who_is_being_answered_does_not_give_way(patient: Served) -> None:
     slow = [connect(patient) for _ in range(20)]
     for one in slow:  # in the middle of their requests
-        one.sendall(b"POST /image HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nx")
-    time.sleep(1.0)
+        one.sendall(b"POST /image HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\nExpect: 100-continue\r\n\r\n")
+    assert all(b" 100 " in one.recv(4096) for one in slow)
     with connect(patient) as new:
         assert b"503" in ask(new)
     with connect(patient, "127.0.0.2") as other:

@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def prepare(workspace: Any, folder: Path, attempt: Any, settings: Any) -> Any:
         (half / "pixels").write_bytes(bytes(1000))
         (workspace.responses_dir(settings.probe_set) / f".tmp-x.parquet-{os.getpid()}-01234567").touch()
         Path(tempfile.mkdtemp(), "left").touch()
-        Path(tempfile.gettempdir(), f"from-{workspace.root.name}").touch()
+        Path(tempfile.gettempdir(), f"from-{zlib.crc32(str(workspace.root).encode())}").touch()
         os._exit(9)
     if folder.name.startswith("once"):
         mark = workspace.cache_dir / "inputs" / "was-here"  # one of the few places that may be written to

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -55,13 +56,13 @@ def test_a_model_that_ends_its_process_is_booked_and_the_others_are_run(workspac
 
 @pytest.mark.usefixtures("mortal")
 def test_a_hang_is_stopped_at_its_deadline(tmp_path: Path, workspace: Workspace, repos: Repos) -> None:
-    patient = Workspace(workspace.root, Config(probe=ProbeConfig(seconds_per_model=3.0)))
+    patient = Workspace(workspace.root, Config(probe=ProbeConfig(seconds_per_model=5.0)))
     repos.vit("hangs")
     repos.vit("healthy", seed=1)
     _probe(patient, repos)
     rows = patient.attempts().to_pylist()
     assert by_repo(rows, "status") == {"hangs": "timeout", "healthy": "ok"}
-    assert "3 s" in by_repo(rows, "reason")["hangs"]
+    assert "5 s" in by_repo(rows, "reason")["hangs"]
 
 
 def test_a_child_that_cannot_start_ends_the_run(
@@ -88,7 +89,7 @@ def test_each_phase_has_a_deadline(workspace: Workspace, repos: Repos) -> None:
     repos.vit("hangs-preprocess")
     repos.vit("hangs")
     repos.vit("healthy", seed=1)
-    _probe(workspace, repos, deadlines={"load": 2.0, "preprocess": 1.0})
+    _probe(workspace, repos, deadlines={"load": 3.0, "preprocess": 3.0})
     rows = workspace.attempts().to_pylist()
     assert by_repo(rows, "status") == {"hangs": "timeout", "hangs-preprocess": "timeout", "healthy": "ok"}
     assert by_repo(rows, "ended_in") == {"hangs": "load", "hangs-preprocess": "preprocess", "healthy": None}
@@ -201,4 +202,4 @@ def test_what_a_dead_child_had_half_made_goes_with_it(workspace: Workspace, repo
     _probe(workspace, repos)
     assert by_repo(workspace.attempts().to_pylist(), "status") == {"litters": "crashed"}
     assert not list(workspace.root.rglob(".tmp-*"))
-    assert not list(Path(tempfile.gettempdir()).glob(f"hubprobe-*/from-{workspace.root.name}"))
+    assert not list(Path(tempfile.gettempdir()).glob(f"hubprobe-*/from-{zlib.crc32(str(workspace.root).encode())}"))
