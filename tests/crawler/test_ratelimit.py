@@ -150,3 +150,20 @@ def test_a_bucket_of_another_name_is_waited_for_and_holds_up_no_other() -> None:
     assert named is limits.buckets["downloads"]
     assert limits.bucket(file).reserve() > 90
     assert limits.bucket(page).reserve() == 0
+
+
+def test_a_hold_is_not_shortened_by_a_later_shorter_one() -> None:
+    clock = Clock()
+    bucket = Bucket(clock)
+    for seconds in (60, 5):
+        bucket.hold(seconds)
+    assert bucket.reserve() >= 60
+
+
+def test_a_crawl_is_estimated_by_the_policy_last_stated() -> None:
+    bucket = Bucket(Clock())
+    assert bucket.seconds_for(100) == 0
+    bucket.answered(RateLimitInfo("api", 9, 60))  # no policy beside it: at least what is left and this one
+    assert bucket.seconds_for(10) == 60
+    bucket.answered(RateLimitInfo("api", 400, 60, 500, 300))
+    assert bucket.seconds_for(1_000) == 600

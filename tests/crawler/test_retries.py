@@ -99,3 +99,17 @@ def test_stated_waits_are_kept_exactly(headers: dict[str, str], least: float, mo
 def test_no_stated_wait_is_none() -> None:
     assert stated_wait({}) is None
     assert stated_wait({"retry-after": "soon"}) is None
+
+
+def test_waits_double_up_to_the_longest_and_are_not_all_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing, "BACKOFF", (1.0, 20.0))
+    waits: list[list[float]] = [[] for _ in range(7)]
+    monkeypatch.setattr(Retries, "sleep", lambda _, seconds: told.append(seconds))
+    for _ in range(60):
+        told: list[float] = []
+        once, _ = failing(Status.NETWORK_ERROR, 0, times=7)
+        assert Retries(patience=1e6).call(once, None, "x") == "fine"
+        for found, seconds in zip(waits, told, strict=True):
+            found.append(seconds)
+    for found, longest in zip(waits, (1, 2, 4, 8, 16, 20, 20), strict=True):
+        assert longest / 2 <= min(found) < 0.75 * longest < max(found) <= longest
