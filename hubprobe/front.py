@@ -35,17 +35,17 @@ def taking_paths(verb: Callable[..., R], *, make: bool = False) -> Callable[...,
 
     Where the workspace has a remote, what the verb of this name reads is pulled before, and what it wrote pushed after.
     """
-    from hubprobe.sync import PARTS, synced
+    from hubprobe.sync import synced
 
-    name = verb.__name__ if verb.__name__ in PARTS and verb.__name__ != "probe" else ""  # probing pushes every model
+    by_itself = verb.__name__ in ("probe", "run")  # the one pushes every model, the other is several verbs
 
     @wraps(verb)
     def taking(workspace: Workspace | str | Path, *args: Any, **kwargs: Any) -> R:
         if not isinstance(workspace, Workspace):
             workspace = Workspace.create(workspace) if make else Workspace.open(workspace)
-        if not name or kwargs.get("dry_run"):
+        if by_itself or kwargs.get("dry_run"):
             return verb(workspace, *args, **kwargs)
-        with synced(workspace, name, progress=bool(kwargs.get("progress", True))):
+        with synced(workspace, verb.__name__, progress=bool(kwargs.get("progress", True))):
             return verb(workspace, *args, **kwargs)
 
     return taking
@@ -70,15 +70,19 @@ def open(path: str | Path | Workspace) -> Index:  # noqa: A001 - as pathlib's an
 
     Raises `WorkspaceError` when ``path`` is no workspace, `MissingStepError` when it has no index yet.
     """
+    return opened(path, "open")
+
+
+def opened(path: str | Path | Workspace, verb: str) -> Index:
+    """Open an index as `open` does, and what else ``verb`` reads of the workspace."""
     import search
+    from hubprobe.sync import checked_index, fresh
     from workspace.published import Published, is_address
 
     if is_address(path):
-        from hubprobe.sync import checked_index
-
         published = Published(str(path), check=checked_index)
         return search.open(published.workspace, source=published)
-    return taking_paths(search.open)(path)
+    return search.open(fresh(path, verb))
 
 
 HOLE = "probed, but its responses are gone or damaged: the next 'hubprobe probe' runs it again"
@@ -118,11 +122,9 @@ class StatusReport:
 
 def status(path: str | Path | Workspace) -> StatusReport:
     """Count a workspace's repositories by how they ended. Raises `MissingStepError` when nothing was crawled."""
-    from hubprobe.sync import synced
+    from hubprobe.sync import fresh
 
-    workspace = path if isinstance(path, Workspace) else Workspace.open(path)
-    with synced(workspace, "status"):
-        pass
+    workspace = fresh(path, "status")
     catalog = workspace.catalog(["id", "sha", "eligibility", "weights_ref"]).to_pylist()
     last = {(a["repo_id"], a["sha"]): a["status"] for a in workspace.attempts(["repo_id", "sha", "status"]).to_pylist()}
     try:
@@ -184,11 +186,11 @@ def concepts(path: str | Path | Workspace, *, kind: str | None = None, missing: 
     """
     import pyarrow.compute as pc
 
+    from hubprobe.sync import fresh
     from search.views import read_view
     from workspace import QueryError
 
-    workspace = path if isinstance(path, Workspace) else Workspace.open(path)
-    table = read_view(workspace, "concepts")
+    table = read_view(fresh(path, "open"), "concepts")
     if kind is not None:
         kinds = sorted(set(table.column("kind").to_pylist()))
         if kind not in kinds:
@@ -270,7 +272,9 @@ def run(
     import completion
     import crawler
     import search
+    from hubprobe.sync import fresh
 
+    fresh(workspace, "run")  # the probe set above all: a host that is new would make one of its own
     if check:
         require_ready(workspace, limit=limit, token=token, probes_from=probes_from, tell=tell)
     search.settle(workspace, token=token)

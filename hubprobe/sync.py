@@ -25,14 +25,20 @@ PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "probe": (("catalog", "probes", "commits"), ("models", "runs")),
     "complete": (("catalog", "probes", "models", "descriptors"), ("descriptors", "runs")),
     "index": (("catalog", "probes", "attempts", "descriptors", "index"), ("index",)),
+    "run": (("catalog", "probes"), ()),  # what its steps do, they do by themselves
     "status": (("catalog", "probes", "commits"), ()),
     "open": (("probes", "index"), ()),
+    "evaluate": (("probes", "index"), ()),
+    "release": (("catalog", "probes", "models", "descriptors", "index", "runs"), ()),
     "sync": (
         ("catalog", "probes", "models", "descriptors", "index", "runs"),
         ("catalog", "probes", "models", "descriptors", "index", "runs"),
     ),
 }
-"""What a verb pulls before it runs, and pushes after. Parts are those of `Remote.pull`."""
+"""What a verb pulls before it runs, and pushes after, as parts of `Remote.pull`. ``open`` is to ask the index."""
+
+READS = (("catalog", "probes", "attempts", "index", "runs"), ())
+"""The same of every verb that is not named: it reads tables."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ def synced(workspace: Workspace, verb: str, *, progress: bool = False, alone: bo
         yield None
         return
     there = opened(workspace, progress=progress)
-    pulls, pushes = PARTS[verb]
+    pulls, pushes = PARTS.get(verb, READS)
     if not alone:
         yield there
         return
@@ -146,6 +152,16 @@ def synced(workspace: Workspace, verb: str, *, progress: bool = False, alone: bo
         if verb != "probe":  # there are many that probe, after one that crawled
             there.keep_settings()
         _log.info("%s: %s, %d requests", workspace.remote, dict(there.counts), there.requests)
+
+
+def fresh(path: str | Path | Workspace, verb: str) -> Workspace:
+    """Return the workspace at ``path``, after what ``verb``, which writes nothing, reads of its remote was pulled.
+
+    Who opens a workspace to read does it here, so that each verb, on the command line and in Python, pulls by itself.
+    """
+    workspace = path if isinstance(path, Workspace) else Workspace.open(path)
+    with synced(workspace, verb):
+        return workspace
 
 
 def _checked(kind: str, path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import search
-from benchmarks.remote.proxy import Proxy
 from benchmarks.remote.web import serving
 from benchmarks.search.data import World
 from hubprobe.sync import checked_index
@@ -35,23 +34,22 @@ def measure(folder: Path) -> dict[str, Any]:
     queries = world.queries(QUERIES)
     figures: dict[str, Any] = {"logits": len(here), "latency_ms": 1e3 * LATENCY_S}
     codes = len(here) * here.gallery.n_probes
-    with serving(remote) as target, Proxy(target, LATENCY_S) as proxy:
+    with serving(remote, LATENCY_S) as address:
         for name, options in KINDS.items():
             os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
             shutil.rmtree(folder / "cache", ignore_errors=True)
-            proxy.counts.clear()
             started = time.perf_counter()
-            there = Published(f"http://127.0.0.1:{proxy.port}", check=checked_index)
+            there = Published(address, check=checked_index)
             index = search.open(there.workspace, source=there)
-            opened = {"open_s": round(time.perf_counter() - started, 2), "open_requests": sum(proxy.counts.values())}
+            opened = {"open_s": round(time.perf_counter() - started, 2), "open_requests": there.store.requests}
             seconds, read, equal, requests = [], [], [], []
             for query in queries:
-                before, asked = there.bytes_read, sum(proxy.counts.values())
+                before, asked = there.bytes_read, there.store.requests
                 started = time.perf_counter()
                 found = index.search(query, **options).limit(10).to_arrow()
                 seconds.append(round(time.perf_counter() - started, 3))
                 read.append(round((there.bytes_read - before) / codes, 4))
-                requests.append(sum(proxy.counts.values()) - asked)
+                requests.append(there.store.requests - asked)
                 equal.append(found.equals(here.search(query, **options).limit(10).to_arrow()))
             figures[name] = opened | {"seconds": seconds, "share_of_codes_read": read, "requests": requests,
                                       "as_local": all(equal)}  # fmt: skip

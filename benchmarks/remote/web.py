@@ -1,26 +1,37 @@
-"""A web server for a folder, with range requests and kept connections."""
+"""A web server for a folder, with range requests, kept connections and latency: a process of its own.
+
+``python -m benchmarks.remote.web FOLDER SECONDS`` waits so long before every answer, and prints its port.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import threading
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.remote.proxy import ended
-
 
 @contextmanager
-def serving(folder: Path) -> Iterator[tuple[str, int]]:
-    """Yield host and port where ``folder`` is served."""
-    loop, ready, port = asyncio.new_event_loop(), threading.Event(), [0]
+def serving(folder: Path, latency_s: float) -> Iterator[str]:
+    """Yield the address at which ``folder`` is served; not in this process, whose lock it would share."""
+    command = [sys.executable, "-m", "benchmarks.remote.web", str(folder), str(latency_s)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.terminate()
 
+
+async def serve(folder: Path, latency_s: float) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 method, name = head.split(" ")[:2]
+                await asyncio.sleep(latency_s)
                 path = folder / name.lstrip("/")
                 if ".." in name or not path.is_file():
                     writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
@@ -50,17 +61,11 @@ def serving(folder: Path) -> Iterator[tuple[str, int]]:
         finally:
             writer.close()
 
-    async def serve() -> None:
-        server = await asyncio.start_server(answer, "127.0.0.1", 0, backlog=512)
-        port[0] = server.sockets[0].getsockname()[1]
-        ready.set()
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, backlog=512)
+    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
+    sys.stdout.flush()
+    await server.serve_forever()
 
-    def run() -> None:
-        loop.create_task(serve())
-        loop.run_forever()
 
-    threading.Thread(target=run, daemon=True).start()
-    ready.wait()
-    yield "127.0.0.1", port[0]
-    asyncio.run_coroutine_threadsafe(ended(), loop).result()
-    loop.call_soon_threadsafe(loop.stop)
+if __name__ == "__main__":
+    asyncio.run(serve(Path(sys.argv[1]), float(sys.argv[2])))

@@ -26,7 +26,7 @@ HEADING = (
 def line(name: str, found: Outcome) -> str:
     cells = [name, f"{found.makespan / 3600:.2f}", f"{found.makespan / found.bound:.3f}", f"{found.idle:.1%}"]
     cells += [f"{found.lost / found.busy:.1%}", f"{found.duplicates:,} ({found.repeated / found.busy:.1%})"]
-    cells += [f"{found.interruptions:,}", f"{2 + found.lists / found.models:.1f}", f"{FETCHES * found.peak:,}"]
+    cells += [f"{found.interruptions:,}", f"{1 + found.lists / found.models:.1f}", f"{FETCHES * found.peak:,}"]
     return f"| {' | '.join(cells)} |"
 
 

@@ -62,12 +62,13 @@ def pick(
     """
     local_offline()
     from hubprobe.pick import pick as pick_
+    from hubprobe.sync import fresh
 
     interactive = sys.stdin.isatty()
     if budget and not interactive:
         click.echo("no terminal to ask for labels in: --budget is left aside", err=True)
     found = pick_(
-        hub.workspace(),
+        fresh(hub.workspace(), "pick"),
         images,
         concepts,
         budget=budget,

@@ -69,9 +69,9 @@ def throughput(folder: Path, out: Path, every: float | None, run_id: str | None,
       hubprobe plot throughput --workspace my-index --out speed.png --every 3600
     """
     from hubprobe import plots
-    from workspace import Workspace
+    from hubprobe.sync import fresh
 
-    rows = plots.throughput(Workspace.open(folder), out, every=every, run_id=run_id)
+    rows = plots.throughput(fresh(folder, "throughput"), out, every=every, run_id=run_id)
     _show(rows, ["from", "seconds", "probed", "failed", "probed_per_hour"], kind, out)
 
 

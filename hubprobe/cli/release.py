@@ -76,13 +76,12 @@ def release(
     from hubprobe.release import push
     from hubprobe.release import release as write
     from hubprobe.release.source import check_repo
-    from workspace import Workspace
+    from hubprobe.sync import fresh
 
-    workspace = Workspace.open(hub.folder)
     if repo is not None:
         check_repo(repo)
     summary = write(
-        workspace,
+        fresh(hub.folder, "release"),
         out,
         keep=tuple(licenses.split(",")) if licenses else None,
         license=own,

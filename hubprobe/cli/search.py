@@ -252,16 +252,16 @@ def sql(folder: Path, statement: str | None, script: IO[str] | None, attach: Pat
       hubprobe sql --workspace my-index -f questions.sql
       hubprobe sql --workspace my-index --attach my-index.duckdb
     """
+    from hubprobe.sync import fresh
     from search import views
     from search.statements import statements_of
-    from workspace import Workspace
 
     if sum(given is not None for given in (statement, script, attach)) > 1:
         raise click.UsageError("give a STATEMENT, --file or --attach: one of the three")
     how["written"] = _format_of(how["out"], how.pop("kind"))
     without_pandas()
     # not through an open index: attempts and catalog can be asked before there is one
-    workspace = Workspace.open(folder)
+    workspace = fresh(folder, "sql")
     if attach is not None:
         for name, rows in views.attach(workspace, attach).items():
             click.echo(f"{name}: {rows} rows", err=True)
@@ -409,8 +409,8 @@ def evaluate(
       hubprobe evaluate --workspace my-index --truth my.qrels --scoring bridged --trec runs/
     """
     import search as room
+    from hubprobe.sync import fresh
     from search.evaluation import BASELINES, read_qrels, write_trec
-    from workspace import Workspace
 
     try:
         text = truth.read_text(encoding="utf-8")
@@ -418,12 +418,13 @@ def evaluate(
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{truth} is not JSON: {error}; qrels end in .qrels") from error
     asked = scorings or tuple(sorted([*room.SCORINGS, *BASELINES]))
-    evaluation = room.evaluate(Workspace.open(folder), known, scorings=asked, k=k, progress=not quiet)
+    workspace = fresh(folder, "evaluate")
+    evaluation = room.evaluate(workspace, known, scorings=asked, k=k, progress=not quiet)
     rows = evaluation.rows()
     click.echo(render(rows, list(rows[0]), kind), nl=False)
     if trec is not None:
         runs = [scoring for scoring in asked if scoring not in BASELINES]
-        files = write_trec(Workspace.open(folder), known, trec, scorings=runs, k=k)
+        files = write_trec(workspace, known, trec, scorings=runs, k=k)
         click.echo(f"{len(files)} files: {trec}", err=True)
 
 

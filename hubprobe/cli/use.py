@@ -33,7 +33,7 @@ def use(folder: Path, repo_id: str, logit: int | None, sha: str | None, names: b
     from hubprobe.usage import use as use_
 
     without_pandas()
-    found = use_(front.open(folder), repo_id, logit, sha=sha, name=names)
+    found = use_(front.opened(folder, "use"), repo_id, logit, sha=sha, name=names)
     if kind != "table":
         values = asdict(found)
         click.echo(render([values], list(values), kind), nl=False)
@@ -64,7 +64,7 @@ def compare(folder: Path, models: tuple[str, ...], limit: int, kind: str) -> Non
     from hubprobe.comparison import compare as compare_
 
     without_pandas()
-    found = compare_(front.open(folder), models, limit=limit if kind == "table" else 10_000)
+    found = compare_(front.opened(folder, "compare"), models, limit=limit if kind == "table" else 10_000)
     if kind == "json":
         values = asdict(found)
         click.echo(render([values], list(values), kind), nl=False)

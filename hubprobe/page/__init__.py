@@ -62,14 +62,15 @@ def serve(
     """
     if any(find_spec(name) is None for name in LIBRARIES):
         raise WorkspaceError(f"the page needs {', '.join(LIBRARIES)}: run pip install 'hubprobe[page]'")
-    workspace = path if isinstance(path, Workspace) else Workspace.open(path)
 
     import uvicorn
 
     from hubprobe.page.app import application
     from hubprobe.page.limits import Limits, is_loopback, protocol
     from hubprobe.page.opened import Current
+    from hubprobe.sync import fresh
 
+    workspace = fresh(path, "open")
     current = Current(workspace, token=token)
     listening = _listen(host, port)
     url = address(listening)

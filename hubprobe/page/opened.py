@@ -20,6 +20,7 @@ from cachetools import LRUCache
 import search
 from hubprobe import front
 from hubprobe import usage as usages
+from hubprobe.sync import fresh
 from search.naming import Name, Namer
 from search.store import versions
 from search.text.embeddings import decode
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from search import Descriptor, Encoder, Index
+
+PULL_S = 300.0
+"""How often what is new in the workspace's remote is looked for."""
 
 CHECK_S = 2.0
 """How often the page looks for a new version of the index, while it is asked."""
@@ -395,7 +399,8 @@ class Current:
         self._encoder = None if encoder is None else SharedEncoder(encoder)
         self._images: Remembered[str, Example] = Remembered(_KEPT_IMAGES)
         self._lock, self._decoding = threading.Lock(), threading.Lock()
-        self._checked, self._renewing = time.monotonic(), False
+        self._checked = self._pulled = time.monotonic()
+        self._renewing = False
         self._opened = self._open()
 
     def prepare(self) -> threading.Thread:
@@ -410,6 +415,9 @@ class Current:
         if now - self._checked > CHECK_S:
             with self._lock:
                 self._checked = now
+                if self.workspace.remote and now - self._pulled > PULL_S:
+                    self._pulled = now
+                    threading.Thread(target=fresh, args=(self.workspace, "open"), name="pull", daemon=True).start()
                 folder = versions.current(self.workspace)
                 if folder is not None and folder.name != self._opened.index.version and not self._renewing:
                     self._renewing = True
