@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from probing.shard import Shard
 
 import crawler
 import hubprobe
@@ -20,7 +21,6 @@ from hubprobe.cli import cli
 from hubprobe.demo.server import HubServer, demo_repos
 from hubprobe.sync import sync
 from probing import probes
-from probing.shard import Shard
 from tests.built import ROOT
 from workspace import Config, Workspace
 from workspace.config import SearchConfig
