@@ -170,8 +170,6 @@ class Settings:
 
     def chosen_device(self) -> str:
         """Return the device to compute on."""
-        import torch
-
         return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     def fit_key(self) -> str:

@@ -51,7 +51,15 @@ def row_of(decision: Decision, crawled_at: datetime) -> dict[str, Any]:
 
 def malformed_row(error: MalformedRowError, crawled_at: datetime) -> dict[str, Any]:
     """Return the catalog row of a listed row that cannot be used."""
-    return _bare(error.repo_id, "", crawled_at, Status.MALFORMED_ROW, f"{Status.MALFORMED_ROW.meaning}: {error.reason}")
+    row: dict[str, Any] = dict.fromkeys(CATALOG.names)
+    return row | {
+        "id": error.repo_id,
+        "sha": "",
+        "author": error.repo_id.split("/")[0] if "/" in error.repo_id else None,
+        "crawled_at": crawled_at,
+        "eligibility": Status.MALFORMED_ROW.value,
+        "reason": f"{Status.MALFORMED_ROW.meaning}: {error.reason}",
+    }
 
 
 def departed_row(before: Mapping[str, Any], crawled_at: datetime, whereabouts: Whereabouts) -> dict[str, Any]:
@@ -99,16 +107,4 @@ def listed_columns(listed: Listed) -> dict[str, Any]:
         "licenses": list(listed.licenses),
         "base_models": list(listed.base_models),
         "safetensors": {"parameters": listed.parameters, "total": listed.total} if counted else None,
-    }
-
-
-def _bare(repo_id: str, sha: str, crawled_at: datetime, status: Status, reason: str) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(CATALOG.names)
-    return row | {
-        "id": repo_id,
-        "sha": sha,
-        "author": repo_id.split("/")[0] if "/" in repo_id else None,
-        "crawled_at": crawled_at,
-        "eligibility": status.value,
-        "reason": reason,
     }

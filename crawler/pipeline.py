@@ -27,6 +27,8 @@ from workspace import Outcome, Status, Workspace
 from workspace.runs import now
 from workspace.status import MEANING
 
+logger = logging.getLogger(__name__)
+
 _FAILURES = frozenset(status.value for status, meaning in MEANING.items() if meaning.outcome is Outcome.FAILED)
 
 
@@ -105,8 +107,6 @@ def funnel(workspace: Workspace) -> pa.Table:
     types = [pa.string(), pa.string(), pa.int64(), pa.float64(), pa.string()]
     return pa.table([pa.array([row[i + 2] for row in rows], kind) for i, kind in enumerate(types)], names=names)
 
-
-logger = logging.getLogger(__name__)
 
 WORKERS = 8  # repositories decided at a time: enough to fill the largest tier's quota at 100 ms a request
 AHEAD = 4 * WORKERS  # repositories handed to the workers at a time
