@@ -255,7 +255,8 @@ def _dataset(place: Place, kind: str, *, streaming: bool) -> _Read:
         if column is not None and column not in columns:
             raise WorkspaceError(f"the data set has no column '{column}'; it has {', '.join(columns)}")
     caption = place.caption_column or next((c for c in CAPTION_COLUMNS if c in columns and c != image), None)
-    names = _class_names(data, caption)
+    feature = (data.features or {}).get(caption) if caption else None
+    names = list(feature.names) if feature is not None and hasattr(feature, "names") else None
     data = data.cast_column(image, datasets.Image(decode=False))
     label = str(path) if path is not None else str(place.source)
     return _Read(data, label, columns, image, caption, names, path if kind == "imagefolder" else None)
@@ -301,11 +302,6 @@ def _image_column(data: Any, image_type: type) -> str:
         if name in columns:
             return name
     raise WorkspaceError(f"no column of this data set looks like images: name it; it has {', '.join(columns)}")
-
-
-def _class_names(data: Any, column: str | None) -> list[str] | None:
-    feature = (data.features or {}).get(column) if column else None
-    return list(feature.names) if feature is not None and hasattr(feature, "names") else None
 
 
 def _from_rows(

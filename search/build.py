@@ -265,7 +265,7 @@ def index(
     files = sources.descriptor_files(workspace)
     with using(workspace.index_dir / "versions", "write"), versions.writing(workspace):
         versions.remove_unused(workspace)
-        chosen = _encoder(workspace, encoder, token)
+        chosen = encoder if isinstance(encoder, Encoder) else encoder_choice.load_choice(workspace, encoder, token)
         for path in cache(workspace).glob("*-*.safetensors"):  # texts lay in these before `KnownTexts`
             path.unlink()
         embedded = embed_probes(workspace, chosen, progress=progress) if chosen else None
@@ -311,10 +311,6 @@ def _appendable(workspace: Workspace, n: int, entries: list[sources.Source]) -> 
         return None
     same = content["probe_set"] == workspace.probe_set and content["n_probes"] == n
     return (folder, content) if same and unchanged else None
-
-
-def _encoder(workspace: Workspace, encoder: str | Encoder | None, token: str | None) -> Encoder | None:
-    return encoder if isinstance(encoder, Encoder) else encoder_choice.load_choice(workspace, encoder, token)
 
 
 def _cover(workspace: Workspace) -> dict[str, Any] | None:

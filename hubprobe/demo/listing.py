@@ -73,6 +73,7 @@ def record(repo: Repo) -> Row:
     adapter = _json_object(repo.text("adapter_config.json"))
     library = card.get("library_name") or _library(config, adapter)
     task = card.get("pipeline_tag") or _task(config)
+    bases = [{"id": name} for name in _several(card.get("base_model"))]
     row: Row = {
         "_id": f"{created:08x}{seed.hex()[:16]}",
         "id": repo.id,
@@ -95,7 +96,7 @@ def record(repo: Repo) -> Row:
         "config": _config_summary(config, adapter),
         "safetensors": _safetensors(repo),
         "transformersInfo": _transformers_info(library, config, task),
-        "baseModels": _base_models(card),
+        "baseModels": {"relation": "finetune", "models": bases} if bases else None,
         "siblings": [{"rfilename": path} for path in sorted(repo.files)],
         "spaces": [],
         "usedStorage": sum(file.size for file in repo.files.values()),
@@ -181,11 +182,6 @@ def _config_summary(config: dict[str, Any], adapter: dict[str, Any]) -> dict[str
 def _several(value: Any) -> list[str]:
     values = value if isinstance(value, list) else [value]
     return [str(item) for item in values if item is not None]
-
-
-def _base_models(card: dict[str, Any]) -> dict[str, Any] | None:
-    names = _several(card.get("base_model"))
-    return {"relation": "finetune", "models": [{"id": name} for name in names]} if names else None
 
 
 def _tags(repo: Repo, card: dict[str, Any], config: dict[str, Any], library: str | None, task: str | None) -> list[str]:

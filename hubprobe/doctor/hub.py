@@ -67,6 +67,8 @@ def contact(setting: Setting) -> Iterator[Check]:
 
 def reach(setting: Setting) -> Iterator[Check]:
     """Endpoint, latency, clock, listing, token, rate limits: three small requests, the first without the token."""
+    from crawler.listing.rows import Query
+
     own = setting.own.endpoint if setting.has_workspace else setting.endpoint or setting.own.endpoint
     address = (setting.endpoint or own).rstrip("/")
     if setting.offline:
@@ -85,7 +87,7 @@ def reach(setting: Setting) -> Iterator[Check]:
         given, problem = Access(None), str(error)
     token = given.token
     setting.learned["token"] = token or ""
-    listing = _listing_url(setting, address)
+    listing = Query(setting.own.crawl.pipeline_tag or None).url(address, 1)  # what a crawl begins with, for one row
     try:
         first = _Asked.of(address, listing, None, setting.seconds)
     except (HubprobeError, OSError) as error:
@@ -106,13 +108,6 @@ def reach(setting: Setting) -> Iterator[Check]:
         yield _limits(first if check.state == "fail" else _Asked.of(address, listing, token, setting.seconds))
     except (HubprobeError, OSError) as error:
         yield Check("rate limits", "warn", _said(error, token), "wait some minutes")
-
-
-def _listing_url(setting: Setting, address: str) -> str:
-    """Return the question that a crawl begins with, for one row."""
-    from crawler.listing.rows import Query
-
-    return Query(setting.own.crawl.pipeline_tag or None).url(address, 1)
 
 
 def _listing(setting: Setting, first: _Asked) -> Check:

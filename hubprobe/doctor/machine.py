@@ -99,10 +99,11 @@ def _driver() -> str:
 
 def processor(_: Setting) -> Iterator[Check]:
     """Cores, threads and memory, as far as this process may use them."""
-    from probing.model.placement import host_memory
+    from probing.model.placement import control_groups, host_memory
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cpu_quota()
+    quotas = [text.split() for text in control_groups("cpu", ["cpu.max"], root=_GROUPS)]
+    quota = min((int(most) / int(period) for most, period in quotas if most != "max"), default=None)
     threads = os.environ.get("OMP_NUM_THREADS", "")
     memory = host_memory()
     found = f"{cores} core{'s'[: cores != 1]}, {size(memory)} memory"
@@ -116,13 +117,6 @@ def processor(_: Setting) -> Iterator[Check]:
         yield Check("processor", "warn", found, "large models end as exceeds_memory: use a machine with 8 GB or more")
     else:
         yield Check("processor", "ok", found)
-
-
-def _cpu_quota() -> float | None:
-    from probing.model.placement import control_groups
-
-    found = [text.split() for text in control_groups("cpu", ["cpu.max"], root=_GROUPS)]
-    return min((int(quota) / int(period) for quota, period in found if quota != "max"), default=None)
 
 
 def walls(_: Setting) -> Iterator[Check]:

@@ -163,8 +163,10 @@ def _write_tables(
     """Write every table; return their rows, their files, and the table of probes."""
     probes, kept = _probes(workspace, chosen.probe_images), chosen.kept
     n, responses = probes.num_rows, workspace.responses_dir(workspace.probe_set)
+    schema = tables.plain_schema(tables.models())
+    models = chosen.models.cast(tables.plain_schema(records.CATALOG)).rename_columns(schema.names).cast(schema)
     written = {
-        "models": tables.write_whole(made, "models", _models(chosen)),
+        "models": tables.write_whole(made, "models", models),
         "logits": tables.write_whole(made, "logits", tables.logits(files, n, responses, kept)),
         "attempts": tables.write_whole(made, "attempts", chosen.attempts.cast(tables.plain_schema(records.ATTEMPTS))),
         "descriptors": tables.write_descriptors(files, n, version, made, kept, progress=progress),
@@ -190,11 +192,6 @@ def _since(
         if earlier is None:  # what lies there is about to be replaced, be it damaged or of another format
             return None, None
         raise
-
-
-def _models(chosen: Plan) -> pa.Table:
-    schema = tables.plain_schema(tables.models())
-    return chosen.models.cast(tables.plain_schema(records.CATALOG)).rename_columns(schema.names).cast(schema)
 
 
 def _probes(workspace: Workspace, images: bool) -> pa.Table:
