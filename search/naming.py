@@ -30,7 +30,7 @@ ALIKE = 0.75
 LISTED = 0.95
 """Confidence in a whole list's name for an output."""
 
-_ROWS = 256
+_ROWS, _BLOCK = 1_024, 4_096  # logits that are named at once, and named ones that each is compared with at once
 
 
 @dataclass(frozen=True)
@@ -123,19 +123,26 @@ class Namer:
         named, words, trust = self._named
         if not named.size:
             return [{} for _ in rows]
-        scores = np.empty((rows.size, named.size), np.float32)
-        for start in range(0, named.size, 4_096):
-            part = named[start : start + 4_096]
-            scores[:, start : start + part.size] = strong @ strengths(self._gallery.vectors(part)).T
-        scores[self._gallery.model_of[rows][:, None] == self._gallery.model_of[named][None]] = 0.0
+        places = [np.empty(0, np.int64)] * rows.size
+        values = [np.empty(0, np.float32)] * rows.size
+        own = self._gallery.model_of[rows][:, None]
+        for start in range(0, named.size, _BLOCK):  # the largest so far are kept: all scores of a big gallery are not
+            part = slice(start, start + _BLOCK)
+            scores = strong @ strengths(self._gallery.vectors(named[part])).T
+            scores[own == self._gallery.model_of[named[part]][None]] = 0.0
+            scores *= trust[part]
+            for i, row in enumerate(scores):
+                near = _largest(row)
+                both = np.concatenate([values[i], row[near]])
+                kept = _largest(both)
+                values[i], places[i] = both[kept], np.concatenate([places[i], near + start])[kept]
         votes: list[dict[str, float]] = []
-        for row in scores * trust:
-            near = _largest(row)
-            best = float(row[near[0]])
-            weights = np.exp((row[near] - best) / TEMPERATURE)
+        for near, row in zip(places, values, strict=True):
+            best = float(row[0])
+            weights = np.exp((row - best) / TEMPERATURE)
             vote: dict[str, float] = {}
-            for i, weight in zip(near.tolist(), (weights / weights.sum()).tolist(), strict=True):
-                if row[i] > 0:
+            for i, score, weight in zip(near.tolist(), row.tolist(), (weights / weights.sum()).tolist(), strict=True):
+                if score > 0:
                     vote[words[i]] = vote.get(words[i], 0.0) + best * weight
             votes.append(vote)
         return votes

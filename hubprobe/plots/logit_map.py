@@ -33,6 +33,9 @@ LIMIT = 5_000
 SVG_POINTS = 5_000
 """Points up to which the HTML needs no WebGL, which browsers on servers and old machines lack."""
 
+NAMED, COMPARISONS = 500, 20_000_000
+"""Points that are named: all up to this many, and more where few labels of other models are compared with each."""
+
 OTHERS = "others"
 _DIMENSIONS = 50  # principal components that UMAP starts from
 _SURE = 0.2  # confidence below which a suggested name gives no colour
@@ -69,12 +72,12 @@ def logit_map(
     rows, of = sampled(index, limit, seed, where)
     vectors = index.gallery.vectors(rows)
     points, how = placed(vectors, method, seed)
-    named = suggested(index, rows, progress=progress)
+    named, few = suggested_nearby(index, rows, vectors, progress=progress)
     groups = _groups(index, rows, named, colour)
     some = f"{number(rows.size)} of {number(of)} logits (seed {seed})" if rows.size < of else f"{number(of)} logits"
     models = np.unique(index.gallery.model_of[rows]).size
     title = f"{some} of {number(models)} models, near where they answer {number(vectors.shape[1])} probes alike"
-    about = f"{how}; colour: {_MEANING[colour]}"
+    about = f"{how}; colour: {_MEANING[colour]}" + (f" ({few} are named, the others like the nearest)" if few else "")
     if kind == ".html":
         write_map(Path(path), points, groups, texts=_texts(index, rows, named), title=title, about=about)
     else:
@@ -254,6 +257,29 @@ def suggested(index: Index, rows: NDArray[np.int64], *, progress: bool) -> list[
         return [("", 0.0)] * rows.size
     named = Namer(index.gallery, index.texts, progress=progress).names(rows, 1)
     return [(names[0].name, names[0].confidence) if names else ("", 0.0) for names in named]
+
+
+def suggested_nearby(
+    index: Index, rows: NDArray[np.int64], vectors: NDArray[np.float32], *, progress: bool
+) -> tuple[list[tuple[str, float]], int]:
+    """Return what `suggested` does, of as many as `NAMED` says, and how many those were, or 0 for all.
+
+    Every other logit takes the name of that one of these which answers most alike, less sure as the two correlate less.
+    ``vectors`` are the descriptors of ``rows``, float32 ``[logits, n]``.
+    """
+    from search.text.contrast import unit
+
+    labels = 1 if index.gallery.bridge is None else max(index.gallery.bridge.rows.size, 1)
+    most = min(max(NAMED, COMPARISONS // labels), rows.size)
+    chosen = np.unique(np.linspace(0, rows.size - 1, most).astype(np.int64))
+    first = suggested(index, rows[chosen], progress=progress)
+    if chosen.size == rows.size:
+        return first, 0
+    likeness = unit(vectors) @ unit(vectors[chosen]).T
+    likeness[chosen, np.arange(chosen.size)] = np.inf
+    nearest = likeness.argmax(axis=1)
+    alike = np.clip(likeness[np.arange(rows.size), nearest], 0.0, 1.0).tolist()
+    return [(first[i][0], first[i][1] * like) for i, like in zip(nearest.tolist(), alike, strict=True)], chosen.size
 
 
 # ── as HTML: one file with its script inside, which asks nobody for anything ────────────────────────────────────────

@@ -158,6 +158,38 @@ def test_a_sample_is_the_same_again_and_says_so(index, tmp_path):
     assert f"50 of {len(index)} logits (seed 0)" in paths[0].read_text(encoding="utf-8")
 
 
+def test_of_many_points_some_are_named_and_the_others_like_the_nearest(index, monkeypatch):
+    logit_map = import_module("hubprobe.plots.logit_map")
+
+    rows = np.arange(len(index))
+    vectors = index.gallery.vectors(rows)
+    each = logit_map.suggested(index, rows, progress=False)
+    assert logit_map.suggested_nearby(index, rows, vectors, progress=False) == (each, 0)
+    monkeypatch.setattr(logit_map, "NAMED", 40)
+    monkeypatch.setattr(logit_map, "COMPARISONS", 0)
+    some, count = logit_map.suggested_nearby(index, rows, vectors, progress=False)
+    assert count == 40
+    chosen = np.unique(np.linspace(0, rows.size - 1, 40).astype(np.int64)).tolist()
+    assert all(some[i] == each[i] for i in chosen)
+    alike = np.corrcoef(vectors)
+    for i in set(rows.tolist()) - set(chosen):
+        nearest = max(chosen, key=lambda other, i=i: alike[i, other])
+        assert some[i][0] == each[nearest][0]
+        assert some[i][1] == pytest.approx(each[nearest][1] * max(alike[i, nearest], 0.0), abs=1e-5)
+
+
+def test_names_do_not_depend_on_how_many_labels_are_compared_at_once(index, monkeypatch):
+    from search import naming
+
+    rows = np.arange(len(index))
+    whole = naming.Namer(index.gallery, index.texts, progress=False).names(rows)
+    monkeypatch.setattr(naming, "_BLOCK", 7)
+    parts = naming.Namer(index.gallery, index.texts, progress=False).names(rows)
+    for a, b in zip(whole, parts, strict=True):
+        assert [(n.name, n.source) for n in a] == [(n.name, n.source) for n in b]
+        np.testing.assert_allclose([n.confidence for n in a], [n.confidence for n in b], atol=1e-5)
+
+
 def test_map_says_what_is_wrong(index, tmp_path, monkeypatch):
     with pytest.raises(QueryError, match="loosen the filter"):
         plots.logit_map(index, tmp_path / "m.png", method="pca", where="downloads > 1000000", progress=False)
