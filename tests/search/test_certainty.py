@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from search.text.calibration import FIRST, RISK, Certainty, Learned, hit_signs, isotonic
+from search.text.calibration import FIRST, RISK, Certainty, Learned, hit_signs, isotonic, logistic_fit
 from tests.search.conftest import CONCEPTS, make
 from tests.search.test_bridge import Blind
 
@@ -72,6 +72,17 @@ def test_isotonic_is_the_nearest_ascending_function():
     assert list(shares) == sorted(shares)
     assert np.abs(np.interp(stated, points, shares) - stated**2).mean() < 0.04
     assert 0 < shares[0] <= shares[-1] < 1
+
+
+def test_a_fit_ends_where_the_cases_and_the_prior_pull_alike():
+    rng = np.random.default_rng(6)
+    inputs, prior = np.c_[np.ones(300), rng.standard_normal((300, 3))], np.array([2.0, -1.0, 3.0, 0.5])
+    right = rng.random(300) < 1 / (1 + np.exp(-inputs @ [-1.0, 2.0, 0.0, 0.5]))
+    for n in (300, 20):
+        weights = np.array(logistic_fit(inputs[:n], right[:n], tuple(prior)))
+        pulled, back = inputs[:n].T @ (right[:n] - 1 / (1 + np.exp(-inputs[:n] @ weights))), weights - prior
+        assert pulled @ back == pytest.approx(np.linalg.norm(pulled) * np.linalg.norm(back), rel=1e-6)
+        assert np.linalg.norm(back) > 0.1
 
 
 def test_it_survives_json():

@@ -12,10 +12,11 @@ from search.scan.nearest import Finder
 from search.scan.scan import CpuScanner
 from search.scan.scoring import BRIDGE, MAP, Comparison
 from search.store.tiles import Tile, write_tile
+from search.text import labels_fit
 from search.text.bank import names
 from search.text.calibration import BANK, Certainty, Coverage, Learned
 from search.text.contrast import strengths
-from search.text.labels import WITHOUT_EVIDENCE, Bridge, Named, Near, learn
+from search.text.labels import WITHOUT_EVIDENCE, Bridge, Named, Near, Trust, learn
 
 
 def test_strengths_are_squares_of_positive_parts_at_unit_length():
@@ -213,3 +214,22 @@ def test_what_is_left_out_unseen_is_really_above_the_ceiling(upper):
     assert (under <= bound).all()
     assert (bound - under < 1e-2).all()
     assert lowest == under.min()
+
+
+def test_namesakes_that_answer_alike_raise_each_others_trust():
+    rng = np.random.default_rng(3)
+    thing = rng.standard_normal(64)
+    vectors = np.stack([thing + noise * rng.standard_normal(64) for noise in (0.3, 0.3, 0.3, 9.0)]).astype(np.float32)
+    trust = np.array([0.9, 0.2, 0.5, 0.8])
+    (found,) = labels_fit._namesakes(
+        lambda rows: vectors[rows], Trust(np.arange(4), np.zeros(4, np.int32), trust, np.empty(0), np.empty(0), 0), [0]
+    )
+    strong = np.maximum(vectors, 0).astype(np.float64) ** 2
+    support = []
+    for i in range(4):
+        rest = [j for j in range(4) if j != i]
+        cosines = [strong[i] @ strong[j] / np.linalg.norm(strong[i]) / np.linalg.norm(strong[j]) for j in rest]
+        support.append(np.average(cosines, weights=trust[rest] + 0.1))
+    expected = np.minimum(np.sqrt((trust + 0.05) * support / max(support)), 1.0)
+    assert found[0].tolist() == np.argsort(-expected).tolist()
+    np.testing.assert_allclose(found[1], np.sort(expected)[::-1], rtol=1e-4)

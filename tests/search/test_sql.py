@@ -131,7 +131,7 @@ def test_a_long_statement_is_interrupted(opened):
 def test_no_statement_takes_more_than_its_limits(opened, statement):
     begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     with pytest.raises(QueryError, match=r"longer than|memory|larger than|[Ee]rror"):
-        opened.sql(statement, timeout_s=2)
+        opened.sql(statement, timeout_s=1)
     assert time.monotonic() - begun < 60, "nothing ended it"
     # kilobytes, of the largest child so far: those of other tests in this process may have been larger
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss <= max(before, 4.2 * 1024 * 1024)
