@@ -111,17 +111,7 @@ def probes() -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be built, write nothing.")
 @hub_options
 @output_options
-def build(
-    hub: ChosenHub,
-    source: str | None,
-    n: int | None,
-    seed: int | None,
-    split: str | None,
-    licences: str | None,
-    quiet: bool,
-    kind: str,
-    **options: Any,
-) -> None:
+def build(hub: ChosenHub, source: str | None, quiet: bool, kind: str, **options: Any) -> None:
     """Choose the probe images, refuse duplicates, bombs and broken files, and write the probe set.
 
     \b
@@ -136,18 +126,10 @@ def build(
     local_offline()
     workspace = Workspace(hub.folder, hub.config) if options["dry_run"] else Workspace.create(hub.folder, hub.config)
     settings = workspace.config.probes
-    summary = front.build_probes(
-        workspace,
-        source or settings.source,
-        n=n or settings.n,
-        seed=settings.seed if seed is None else seed,
-        split=split or (settings.split if source is None else "train"),
-        licences=_listed(licences) or (),
-        token=hub.token,
-        progress=not quiet,
-        **options,
-    )
-    show_summary(summary, kind)
+    for name, default in (("n", settings.n), ("seed", settings.seed), ("split", "train" if source else settings.split)):
+        options[name] = default if options[name] is None else options[name]
+    options |= {"licences": _listed(options["licences"]) or (), "token": hub.token, "progress": not quiet}
+    show_summary(front.build_probes(workspace, source or settings.source, **options), kind)
 
 
 @click.command()
@@ -186,22 +168,7 @@ def build(
 @shard_option
 @hub_options
 @output_options
-def probe(
-    hub: ChosenHub,
-    workers: int | None,
-    engine: str,
-    address: str,
-    cpus: float | None,
-    gpus: float | None,
-    retry: str | None,
-    models: str | None,
-    deadlines: str | None,
-    no_isolate: bool,
-    max_disk: float | None,
-    quiet: bool,
-    kind: str,
-    **options: Any,
-) -> None:
+def probe(hub: ChosenHub, workers: int | None, engine: str, quiet: bool, kind: str, **options: Any) -> None:
     """Run every eligible model that was not run yet; what is committed is never run again.
 
     \b
@@ -216,25 +183,24 @@ def probe(
     from hubprobe import front, machine
 
     workspace = hub.workspace()
-    if engine != "ray" and (cpus is not None or gpus is not None or address != "auto"):
+    cluster = {name: options.pop(name) for name in ("address", "cpus", "gpus")}
+    if engine != "ray" and cluster != {"address": "auto", "cpus": None, "gpus": None}:
         raise click.UsageError("--address, --cpus and --gpus are for --engine ray")
-    if engine == "ray" and no_isolate:
+    if engine == "ray" and options["no_isolate"]:
         raise click.UsageError("--no-isolate is for this very process: Ray's have a child each")
     if engine == "accelerate" and (workers or 1) > 1:
-        given = {**options, "retry": retry, "models": models, "deadlines": deadlines, "no_isolate": no_isolate}
-        given |= {"max_disk": max_disk, "format": kind, "quiet": quiet}
+        given = machine.as_arguments({**options, "format": kind, "quiet": quiet})
         # By the environment: a command line is seen by everyone. Without a token from us they look for none themselves.
         access = {"HF_ENDPOINT": hub.config.endpoint, "HF_TOKEN": hub.token}
         access["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "" if hub.token else "1"
-        machine.probe_with_workers(hub.folder, workers or 1, machine.as_arguments(given), **access)
+        machine.probe_with_workers(hub.folder, workers or 1, given, **access)
         return
-    settings = {name: value for name, value in options.items() if value is not None}
-    settings |= {"retry": _listed(retry) or (), "models": _listed(models), "isolate": not no_isolate}
-    settings["deadlines"] = _times(deadlines)
-    settings["max_disk_bytes"] = None if max_disk is None else int(max_disk * 1e9)
+    settings: dict[str, Any] = {"isolate": not options.pop("no_isolate"), "token": hub.token, "progress": not quiet}
+    settings |= {"retry": _listed(options.pop("retry")) or (), "models": _listed(options.pop("models"))}
+    settings |= {"deadlines": _times(options.pop("deadlines")), "max_disk_bytes": _bytes(options.pop("max_disk"))}
     if engine == "ray":
-        settings["ray"] = {"address": address, "workers": workers, "cpus": cpus, "gpus": gpus}
-    summary = front.probe(workspace, token=hub.token, progress=not quiet, **settings)
+        settings["ray"] = {"workers": workers, **cluster}
+    summary = front.probe(workspace, **settings, **{n: value for n, value in options.items() if value is not None})
     if machine.is_first_process():
         show_summary(summary, kind)
 
@@ -244,6 +210,10 @@ def _times(text: str | None) -> dict[str, float]:
         return {name.strip(): float(value) for name, _, value in (p.partition("=") for p in _listed(text) or ())}
     except ValueError as error:
         raise click.BadParameter(f"'{text}' is not like fetch=600,load=300", param_hint="--deadlines") from error
+
+
+def _bytes(gigabytes: float | None) -> int | None:
+    return None if gigabytes is None else int(gigabytes * 1e9)
 
 
 def _listed(text: str | None) -> tuple[str, ...] | None:
