@@ -44,9 +44,9 @@ lowest:
 
 .venv-lowest/.installed: pyproject.toml requirements/lowest.txt
 	$(LOWEST_PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/python -m pip install --quiet --constraint requirements/lowest.txt '.[page,plots]' \
+	.venv-lowest/bin/python -m pip install --quiet --constraint requirements/lowest.txt '.[page,plots,ray,remote]' \
 		'build>=1.2' 'hatchling>=1.27' 'hypothesis>=6.100' 'pytest>=8.3,<9.2' 'pytest-timeout>=2.3' \
-		'pytest-xdist>=3.6' 'filelock>=3.16'
+		'pytest-xdist>=3.6' 'filelock>=3.16' 'moto[s3,server]>=5.1'
 	touch $@
 
 test-lowest: .venv-lowest/.installed

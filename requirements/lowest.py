@@ -19,7 +19,7 @@ else:  # pragma: no cover - Python 3.10
 
 ROOT = Path(__file__).parent.parent
 TARGET = Path(__file__).parent / "lowest.txt"
-EXTRAS = ("page", "plots")
+EXTRAS = ("page", "plots", "ray", "remote")
 """The extras whose bounds count; those of ``dev`` are tools, which a user never installs."""
 
 HEADER = "# Written by requirements/lowest.py from pyproject.toml: change it there, then `make lowest`.\n"

@@ -10,7 +10,7 @@ from typing import Any
 
 import search
 from benchmarks.remote.web import serving
-from benchmarks.search.data import World
+from benchmarks.search.data import World, WorldEncoder
 from hubprobe.sync import checked_index
 from workspace import Workspace
 from workspace.published import Published
@@ -21,17 +21,25 @@ QUERIES = 10
 KINDS: dict[str, dict[str, Any]] = {
     "probelog, 64 probes": {"scoring": "probelog"},
     "strong, 64 probes": {"scoring": "strong"},
-    "strong, 512 probes, as many as a text's": {"scoring": "strong", "k": 512},
+    "strong, 512 probes": {"scoring": "strong", "k": 512},
+    "texts": {},
 }
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """Publish the index of ``folder/workspace-200000-4000-0``, open it, ask ten queries of two kinds."""
+    """Publish the index of ``folder/workspace-200000-4000-0``, open it, ask ten queries of every kind.
+
+    It is built anew with an encoder where it has none, for texts, which are asked as by ``hubprobe search``.
+    """
     local = Workspace.open(folder / "workspace-200000-4000-0")
+    encoder = WorldEncoder(World.make(4_000, 0))
+    if search.open(local).gallery.manifest["encoder"] is None:
+        search.index(local, encoder=encoder, rebuild=True, progress=False)
     remote = folder / "published"
     Remote(Workspace(local.root, remote=remote.absolute().as_uri())).push("index")
-    world, here = World.make(4_000, 0), search.open(local)
-    queries = world.queries(QUERIES)
+    world, here = World.make(4_000, 0), search.open(local, encoder=encoder)
+    vectors: list[Any] = list(world.queries(QUERIES))
+    words: list[Any] = [f"concept {i}" for i in range(0, 37 * QUERIES, 37)]
     figures: dict[str, Any] = {"logits": len(here), "latency_ms": 1e3 * LATENCY_S}
     codes = len(here) * here.gallery.n_probes
     with serving(remote, LATENCY_S) as address:
@@ -40,10 +48,10 @@ def measure(folder: Path) -> dict[str, Any]:
             shutil.rmtree(folder / "cache", ignore_errors=True)
             started = time.perf_counter()
             there = Published(address, check=checked_index)
-            index = search.open(there.workspace, source=there)
+            index = search.open(there.workspace, source=there, encoder=encoder)
             opened = {"open_s": round(time.perf_counter() - started, 2), "open_requests": there.store.requests}
             seconds, read, equal, requests = [], [], [], []
-            for query in queries:
+            for query in words if name == "texts" else vectors:
                 before, asked = there.bytes_read, there.store.requests
                 started = time.perf_counter()
                 found = index.search(query, **options).limit(10).to_arrow()

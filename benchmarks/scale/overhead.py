@@ -40,7 +40,9 @@ def measure(command: list[str], mark: str) -> dict[str, float]:
             for one in psutil.process_iter():
                 try:
                     if one.pid not in ours:
-                        ours[one.pid] = one.environ().get(MARK) == mark
+                        # by the environment, for Ray's daemons leave their parent; by the parent, for a prober's child
+                        # has an environment of its own
+                        ours[one.pid] = ours.get(one.ppid(), False) or one.environ().get(MARK) == mark
                     if ours[one.pid]:
                         times = one.cpu_times()
                         spent[one.pid] = times.user + times.system
