@@ -143,8 +143,11 @@ def _read(
 ASKED = 64
 """Logits of the query that ask, evenly spread over its outputs when it has more."""
 
-COMPARED = 400
-"""Models that are compared in full at most, those of highest bound first."""
+COMPARED = 200
+"""Models that are compared in full at most, or four for each that is asked for: those of highest bound first."""
+
+KEPT = 4_096
+"""Nearest logits of each asking one that set their models' bounds; benchmarks/cli/RESULTS.md has what they find."""
 
 ALIKE = 0.5
 """Score from which two logits count as recognising the same."""
@@ -153,14 +156,15 @@ _COLUMNS = 128  # probes of an asking logit that the scan compares
 
 
 def similar_models(
-    gallery: Gallery, repo_id: str, *, sha: str | None = None, limit: int = 10, kept: int = 512, together: int = 32
+    gallery: Gallery, repo_id: str, *, sha: str | None = None, limit: int = 10, kept: int = KEPT, together: int = 32
 ) -> pa.Table:
     """Rank models by how well their outputs match those of ``repo_id``.
 
     A model's score is the mean, over the query's logits, of the best match among its own: cosine of squared positive
     responses (`strengths`), 0 to 1. It is asymmetric: a model that knows all the query knows, and more, scores as
     high as a copy. The scan bounds every model's score from above, and models are compared in full from the highest
-    bound down, until no other can be among the ``limit`` best, or `COMPARED` were.
+    bound down, until no other can be among the ``limit`` best, or `COMPARED` were: then the answer is not exact, and
+    the table's schema says so (metadata ``exact``, ``compared`` and ``models``).
 
     Args:
         gallery: the version that is open.
@@ -178,13 +182,18 @@ def similar_models(
     strong = strengths(gallery.vectors(asked))
     bounds = _similarity_bounds(gallery, asked, strong, kept)
     bounds[gallery.model_of[own[0]]] = -np.inf
-    order = np.argsort(-bounds, kind="stable")[: min(COMPARED, bounds.size - 1)]
+    order = np.argsort(-bounds, kind="stable")[:-1]
+    compared, most, is_exact = 0, max(COMPARED, 4 * limit), True
     repos = gallery.models.column("repo_id")
     top: list[tuple[float, str, float, int]] = []  # by score, then by name
     for start in range(0, order.size, together):
         if len(top) >= limit and bounds[order[start]] < -top[limit - 1][0]:
             break
+        if compared >= most:
+            is_exact = False
+            break
         models = np.sort(order[start : start + together])
+        compared += models.size
         for model, best in zip(models.tolist(), _matches(gallery, strong, models), strict=True):
             top.append((-float(best.mean()), repos[model].as_py(), float((best >= ALIKE).mean()), model))
         top = sorted(top)[:limit]
@@ -197,7 +206,8 @@ def similar_models(
         "shared": pa.array([shared for _, _, shared, _ in top], pa.float64()),
     }
     columns |= {name: found.column(name) for name in found.column_names if name not in (*columns, "model")}
-    return pa.table(columns)
+    about = {"exact": str(is_exact).lower(), "compared": str(compared), "models": str(order.size)}
+    return pa.table(columns).replace_schema_metadata(about)
 
 
 def _similarity_bounds(gallery: Gallery, asked: Rows, strong: NDArray[np.float32], kept: int) -> NDArray[np.float64]:

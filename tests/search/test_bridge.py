@@ -251,6 +251,28 @@ def test_models_like_a_model_are_those_that_reading_everything_finds(tmp_path, m
     assert sum(read) < 39
 
 
+def test_an_answer_that_was_cut_off_says_so(blind, monkeypatch):
+    from click.testing import CliRunner
+
+    from hubprobe.cli.app import cli
+    from search import by_model
+
+    index, repo = blind.open(), next(iter(blind.truth["models"]))
+    about = index.similar_models(repo, limit=5).schema.metadata
+    assert about[b"exact"] == b"true"
+    assert about[b"models"] == str(len(blind.truth["models"]) - 1).encode()
+    monkeypatch.setattr(by_model, "COMPARED", 1)
+    monkeypatch.setattr(
+        by_model, "_similarity_bounds", lambda gallery, *_: np.ones(gallery.models.num_rows)
+    )  # all true
+    found = by_model.similar_models(index.gallery, repo, limit=1, together=1)
+    assert found.schema.metadata[b"exact"] == b"false"
+    assert found.schema.metadata[b"compared"] == b"4"  # four for each that is asked for
+    monkeypatch.setattr(by_model, "similar_models", lambda *_, **__: found)
+    shown = CliRunner().invoke(cli, ["similar", "-w", str(blind.workspace.root), repo, "--limit", "1"])
+    assert f"4 of {len(blind.truth['models']) - 1} models, the likeliest" in shown.stderr
+
+
 def test_a_whole_model_is_a_query(blind):
     index = blind.open()
     repos = list(blind.truth["models"])
