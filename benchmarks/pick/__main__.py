@@ -131,8 +131,8 @@ def drawn(seed: int, pool: list[int]) -> list[list[int]]:
 
 def picked(
     concepts: tuple[str, ...], candidates: list[Candidate], rows: NDArray[np.int64], truth: NDArray[np.int64], how: str
-) -> tuple[NDArray[np.float64], int, int]:
-    """Return the accuracy of every candidate, the place of the one that is picked, and how many labels were used."""
+) -> tuple[NDArray[np.float64], int, int, float]:
+    """Return every candidate's accuracy, the place of the one picked, how many labels were used, and how sure it is."""
     places = tuple(map(str, rows))
     task = Task(root(), Workspace(root() / "work"), concepts, places, np.full(rows.size, UNKNOWN), ())
     raw = answered()
@@ -146,7 +146,8 @@ def picked(
             break
         task.labels[image] = truth[image]
         jury, used = verb._Jury(task, ran), used + 1
-    return (jury.votes == truth).mean(axis=1), int(jury.belief.accuracy.argmax()), used
+    accuracies = (jury.votes == truth).mean(axis=1)
+    return accuracies, int(jury.belief.accuracy.argmax()), used, float(jury.belief.best.max())
 
 
 def worth_asking(votes: NDArray[np.int64], labels: NDArray[np.int64], belief: Belief) -> int:
@@ -188,7 +189,11 @@ def tasks(seed: int) -> dict[str, NDArray[np.float64]]:
         best = max(float(accuracies.max()) for accuracies, *_ in found.values())
         plain = found["none"][0]
         general = [i for i, c in enumerate(candidates) if c.repo_id == collection.full_repo(0)]
-        values = {how: best - accuracies[place] for how, (accuracies, place, _) in found.items()}
+        values = {how: best - accuracies[place] for how, (accuracies, place, *_) in found.items()}
+        values |= {"none, of the best with the same outputs": plain.max() - plain[found["none"][1]]}
+        for how, (accuracies, place, _, sure) in found.items():
+            lost.setdefault(f"{how}: stated", []).append(sure)
+            lost.setdefault(f"{how}: was best", []).append(float(accuracies[place] >= accuracies.max() - 1e-9))
         values |= {"first hit": best - plain[0], "any candidate": best - plain.mean()}
         values |= {"ImageNet classifier": best - plain[general[0]] if general else np.nan}
         for name, value in values.items():
@@ -209,12 +214,14 @@ def main() -> None:
         return
     lost = tasks(given.seed)
     labels, best = lost.pop("labels"), lost.pop("best")
+    sure = {name: lost.pop(name).mean() for name in [*lost] if ":" in name}
     sys.stdout.write("| way | points lost | within 1 point | at worst |\n|---|---|---|---|\n")
     for name, values in lost.items():
         sys.stdout.write(
             f"| {name} | {np.nanmean(values):.1f} | {(values <= 1.01).mean():.2f} | {np.nanmax(values):.0f} |\n"
         )
     sys.stdout.write(f"\n{labels.mean():.1f} labels on average; the best model is right for {best.mean():.1f} %\n")
+    sys.stdout.write(f"sure of the best, and how often it was: {', '.join(f'{n} {v:.2f}' for n, v in sure.items())}\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ NEARLY = 0.85
 """Share of the best output's score from which another output stands for the same concept: breeds of a dog."""
 
 FIT_WEIGHT = 1.0
-"""What an output's fit to labelled images counts beside what the search says of it, both in standard deviations."""
+"""What an output's fit to the images counts beside what the search says of it, both in standard deviations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,22 +50,22 @@ class Candidate:
         return float(self.evidence.max(axis=1).mean())
 
     def outputs(
-        self, z: NDArray[np.float32] | None = None, labels: NDArray[np.int64] | None = None
+        self, raw: NDArray[np.float32] | None = None, shown: NDArray[np.float64] | None = None
     ) -> list[NDArray[np.int64]]:
         """Return the outputs that stand for each concept, as positions in ``logits``, none for two concepts.
 
         The best of each, the clearest first, and those that are `NEARLY` as good and best for no other.
 
         Args:
-            z: float32 [images, outputs], the model's answers to labelled images, z-scored over all images; None to go
-                by the search alone.
-            labels: int64 [images], the concept of each.
+            raw: float32 [images, outputs], the model's answers; None to go by the search alone.
+            shown: float64 [images, concepts], how probable each concept is for each image, by a label or as the models
+                together believe; a row of zeros where nothing is known.
         """
         concepts, width = self.evidence.shape
         spread = np.maximum(self.evidence.std(axis=1, keepdims=True), 1e-9)
         worth = (self.evidence - self.evidence.mean(axis=1, keepdims=True)) / spread
-        if z is not None and labels is not None and len(labels):
-            worth = worth + FIT_WEIGHT * _fit(z, labels, concepts)
+        if raw is not None and shown is not None:
+            worth = worth + FIT_WEIGHT * _fit(raw, shown)
         if width < concepts:  # some concepts share an output: it cannot tell them apart
             return [np.array([int(row.argmax())]) for row in worth]
         best = [output for _, output in sorted(one_to_one(worth))]
@@ -78,19 +79,23 @@ class Candidate:
         return [np.array(own) for own in chosen]
 
 
-def _fit(z: NDArray[np.float32], labels: NDArray[np.int64], concepts: int) -> NDArray[np.float64]:
-    """Return how well each output fits each concept's labelled images, float64 [concepts, outputs].
+def _fit(raw: NDArray[np.float32], shown: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how well each output fits each concept's images, float64 [concepts, outputs].
 
-    A t-like statistic: the mean z-score on the concept's images less that on the others, times the root of the number.
+    A t-like statistic, see `Candidate.outputs`: the mean z-score on the concept's images less that on the others, times
+    the root of how many images these means stand on (Kish's number for weights); 0 where either has none.
     """
-    clean = np.nan_to_num(z.astype(np.float64))
-    found = np.zeros((concepts, z.shape[1]))
-    for concept in range(concepts):
-        own = labels == concept
-        if own.any() and not own.all():
-            difference = clean[own].mean(axis=0) - clean[~own].mean(axis=0)
-            found[concept] = difference * np.sqrt(own.sum() * (~own).sum() / len(own))
-    return found
+    clean = np.where(np.isfinite(raw), raw, np.nan)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # outputs that are finite nowhere
+        mean, spread = np.nanmean(clean, axis=0), np.nanstd(clean, axis=0)
+    z = np.nan_to_num((clean - mean) / np.where(spread > 0, spread, np.inf))
+    other = shown.sum(axis=1, keepdims=True) - shown
+    own_sum, other_sum = shown.sum(axis=0), other.sum(axis=0)
+    own, other = shown / np.maximum(own_sum, 1e-12), other / np.maximum(other_sum, 1e-12)
+    count = 1.0 / np.maximum((own**2).sum(axis=0) + (other**2).sum(axis=0), 1e-12)
+    there = (own_sum > 1e-9) & (other_sum > 1e-9)
+    return np.where(there[:, None], (own - other).T @ z * np.sqrt(count)[:, None], 0.0)
 
 
 def shortlist(

@@ -39,6 +39,12 @@ SURE = 0.95
 LEAST = 10
 """... but not before so many: what the models say together may be wrong, and only labels know."""
 
+REFINED = 2
+"""Times that each model's outputs are chosen anew by what all models believe the images to show ..."""
+
+FEWEST_FAMILIES = 3
+"""... where so many families are there: two models would only confirm their own mistakes."""
+
 Ask = Callable[[str, bytes, Sequence[str]], "int | None"]
 """Asks a person which concept an image shows, given its path, its encoded bytes and the concepts.
 
@@ -256,25 +262,42 @@ class _Jury:
         self.ran = ran
         self.labels = np.where(task.labels == FOREIGN, UNKNOWN, task.labels)
         self.counted = task.labels != FOREIGN
-        self.outputs = [self._outputs(r) for r in ran]
-        self.scores = [concept_scores(r.raw, own) for r, own in zip(ran, self.outputs, strict=True)]
+        sizes = Counter(r.candidate.family for r in ran)
+        self._voices = np.array([1.0 / sizes[r.candidate.family] for r in ran])
+        self._known = np.zeros((len(self.labels), len(task.concepts)))
+        labelled = np.flatnonzero(self.labels != UNKNOWN)
+        self._known[labelled, self.labels[labelled]] = 1.0
+        fitted = [self._fitted(r) for r in ran]
+        self._hear([self._better(r, r.candidate.outputs(), own) for r, own in zip(ran, fitted, strict=True)])
+        for _ in range(REFINED if len(sizes) >= FEWEST_FAMILIES else 0):
+            shown = self.belief.images * self.counted[:, None]
+            together = [r.candidate.outputs(r.raw[r.done], shown[r.done]) for r in ran]
+            self._hear([self._better(r, own, by) for r, own, by in zip(ran, together, fitted, strict=True)])
+
+    def _hear(self, outputs: list[list[NDArray[np.int64]]]) -> None:
+        """Take the models to answer with these outputs."""
+        self.outputs = outputs
+        self.scores = [concept_scores(r.raw, own) for r, own in zip(self.ran, outputs, strict=True)]
         votes = np.stack([answers(s) for s in self.scores])
-        for i, r in enumerate(ran):
+        for i, r in enumerate(self.ran):
             votes[i, ~r.done | ~self.counted] = UNKNOWN
         self.votes = votes
-        sizes = Counter(r.candidate.family for r in ran)
-        voices = np.array([1.0 / sizes[r.candidate.family] for r in ran])
-        self.belief: Belief = believe(np.stack(self.scores), votes, self.labels, voices)
+        self.belief: Belief = believe(np.stack(self.scores), votes, self.labels, self._voices)
 
-    def _outputs(self, ran: _Ran) -> list[NDArray[np.int64]]:
-        """Take the outputs that labels speak for, where these are right more often than those of the search."""
-        plain = ran.candidate.outputs()
-        known = np.flatnonzero((self.labels != UNKNOWN) & ran.done)
-        if len(known) < 4 or len(set(self.labels[known].tolist())) < 2:
+    def _fitted(self, ran: _Ran) -> list[NDArray[np.int64]] | None:
+        """Return the outputs that labels speak for; None when there are too few labels to say."""
+        shown = self._known[ran.done]
+        if shown.sum() < 4 or shown.any(axis=0).sum() < 2:
+            return None
+        return ran.candidate.outputs(ran.raw[ran.done], shown)
+
+    def _better(
+        self, ran: _Ran, plain: list[NDArray[np.int64]], fitted: list[NDArray[np.int64]] | None
+    ) -> list[NDArray[np.int64]]:
+        """Return ``fitted`` where it is right about more labels, by two at least, else ``plain``."""
+        if fitted is None:
             return plain
-        spread = np.nanstd(ran.raw[ran.done], axis=0)
-        z = (ran.raw - np.nanmean(ran.raw[ran.done], axis=0)) / np.where(spread > 0, spread, np.inf)
-        fitted = ran.candidate.outputs(z[known], self.labels[known])
+        known = np.flatnonzero((self.labels != UNKNOWN) & ran.done)
         right = [
             int((answers(concept_scores(ran.raw[known], own)) == self.labels[known]).sum()) for own in (plain, fitted)
         ]
