@@ -233,3 +233,38 @@ def test_namesakes_that_answer_alike_raise_each_others_trust():
     expected = np.minimum(np.sqrt((trust + 0.05) * support / max(support)), 1.0)
     assert found[0].tolist() == np.argsort(-expected).tolist()
     np.testing.assert_allclose(found[1], np.sort(expected)[::-1], rtol=1e-4)
+
+
+def test_the_learned_map_is_a_weighted_ridge_regression_and_what_is_left_out_was_not_seen():
+    rng = np.random.default_rng(8)
+    labels, wide, probes = 220, 5, 12
+    placed = rng.standard_normal((labels, wide)).astype(np.float32)
+    vectors = (placed @ rng.standard_normal((wide, probes)) + 0.5 * rng.standard_normal((labels, probes))).astype("f4")
+    trust = rng.uniform(0.1, 1.0, labels).astype(np.float32)
+    bridge = replace(_bridge(trust), first=np.arange(labels + 1), rows=np.arange(labels), weights=trust)
+    bridge = replace(bridge, mapped=np.empty((0, probes), np.float16))
+    found, leave_out = labels_fit._mapped(lambda rows: vectors[rows], bridge, placed)
+
+    truth = np.maximum(vectors, 0).astype(np.float64) ** 2
+    truth /= np.linalg.norm(truth, axis=1, keepdims=True)
+
+    def fit(penalty, kept):
+        weighed = placed[kept].T * trust[kept]
+        return np.linalg.solve(weighed @ placed[kept] + penalty * np.eye(wide), weighed @ truth[kept])
+
+    def unseen(penalty):
+        every = np.arange(labels)
+        rows = np.stack([np.maximum(placed[i] @ fit(penalty, every != i), 0) for i in every])
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    tried = {ridge: unseen(ridge * labels / 1_000) for ridge in (1.0, 3.0, 10.0)}
+    best = max(tried, key=lambda ridge: (tried[ridge] * truth).sum())
+    whole = fit(best * labels / 1_000, np.ones(labels, bool))
+    np.testing.assert_allclose(found.mapped, whole / np.abs(whole).max(), atol=2e-3)
+    np.testing.assert_allclose(leave_out(np.arange(labels)), tried[best], atol=2e-3)
+
+
+def test_what_a_text_expects_is_the_sum_of_its_sides():
+    expected, mapped = np.array([[3.0, 0.0], [0.0, 1.0]], np.float32), np.array([[0.0, 8.0], [4.0, 0.0]], np.float32)
+    found = labels_fit._fused(expected, mapped, [None, None], 0.1, 0.5)
+    np.testing.assert_allclose(found, [[0.6, 0.8], [2 / 5**0.5, 1 / 5**0.5]], rtol=1e-6)
