@@ -42,7 +42,7 @@ CATALOG = _schema(
     "catalog",
     [
         _field("id", pa.string(), "repository, as the Hub names it: owner/name", nullable=False),
-        _field("sha", pa.string(), "commit listed; empty when the listing did not give one", nullable=False),
+        _field("sha", pa.string(), "commit listed; empty when not given", nullable=False),
         _field("author", pa.string(), "owner of the repository"),
         _field("createdAt", _TIME, "creation of the repository"),
         _field("lastModified", _TIME, "last commit"),
@@ -54,8 +54,8 @@ CATALOG = _schema(
         _field("private", pa.bool_(), "whether it is private"),
         _field("gated", pa.string(), "'false', 'auto' or 'manual'"),
         _field("disabled", pa.bool_(), "whether the Hub disabled it"),
-        _field("license", pa.string(), "licence named by its tag, e.g. 'apache-2.0'; the first of several"),
-        _field("licenses", pa.list_(pa.string()), "all licences named by its tags: each of them holds"),
+        _field("license", pa.string(), "licence named by its tag; the first of several"),
+        _field("licenses", pa.list_(pa.string()), "all licences named by its tags"),
         _field("base_models", pa.list_(pa.string()), "models it says it was made from"),
         _field(
             "safetensors",
@@ -66,15 +66,15 @@ CATALOG = _schema(
         _field("model_type", pa.string(), "transformers' model_type, or 'timm'"),
         _field("architectures", pa.list_(pa.string()), "classes named by the config; timm's architecture for timm"),
         _field("num_labels", pa.int32(), "number of outputs the config announces"),
-        _field("id2label", pa.list_(pa.string()), "label of each output, in order of its index; null when not given"),
+        _field("id2label", pa.list_(pa.string()), "label of each output; null when not given"),
         _field("label_quality", pa.string(), "named, LABEL_i, numeric, missing, inferred or guessed_by_count"),
         _field("problem_type", pa.string(), "single_label_classification, multi_label_classification or regression"),
         _field("image_size", pa.int32(), "edge of the input the config announces", "pixels"),
         _field("files", pa.list_(FILE), "files of the commit, and the weights at weights_sha"),
-        _field("weights_ref", pa.string(), "refs/pr/N, when its weights are those of a conversion bot's pull request"),
+        _field("weights_ref", pa.string(), "refs/pr/N, when its weights are in a conversion bot's pull request"),
         _field("weights_sha", pa.string(), "commit of weights_ref, 40 hex digits"),
         _field("weights_bytes", pa.int64(), "size of the weights a probe would fetch", "bytes"),
-        _field("card_summary", pa.string(), "first sentences of its card as plain text, of eligible repositories"),
+        _field("card_summary", pa.string(), "first sentences of its card, when eligible"),
         _field("reported_accuracy", pa.float32(), "accuracy that is reported of it, 0 to 1; unverified"),
         _field("reported_on", pa.string(), "data set that it is reported on; untrusted text"),
         _field("reported_by", pa.string(), "where: its card's model-index, the Hub's evalResults, or its card's prose"),
@@ -93,7 +93,7 @@ PROBES = _schema(
         _field(
             "image",
             pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())]),
-            "encoded image (PNG, JPEG or WebP), as the datasets library keeps it",
+            "encoded image (PNG, JPEG or WebP)",
             nullable=False,
         ),
         _field("image_hash", pa.string(), "sha256 of its RGB pixels and size, 64 hex digits", nullable=False),
@@ -138,10 +138,10 @@ ATTEMPTS = _schema(
         _field("input_dtype", pa.string(), "uint8, or float32 where 8-bit pixels cannot give what its processor gives"),
         _field("probe_set", pa.string(), "hash of the probe set, 16 hex digits"),
         _field("probes_run", pa.int32(), "probes that were run", "probes"),
-        _field("probes_refused", pa.list_(pa.int32()), "probes its processor failed on, which were not run; else null"),
+        _field("probes_refused", pa.list_(pa.int32()), "probes its processor failed on; else null"),
         _field("refused_reason", pa.string(), "why it failed on the first of them"),
         _field("num_logits", pa.int32(), "outputs of the model"),
-        _field("num_excluded", pa.int32(), "outputs that were constant or not finite, hence not searchable"),
+        _field("num_excluded", pa.int32(), "outputs that were constant or not finite"),
         _field("label_quality", pa.string(), "named, LABEL_i, numeric, missing, inferred or guessed_by_count"),
         _field("problem_type", pa.string(), "single_label_classification, multi_label_classification or regression"),
         _field("peak_memory_bytes", pa.int64(), "peak memory of the process (CPU) or the device", "bytes"),
@@ -177,8 +177,8 @@ RESPONSES = _schema(
         _field(
             "random_ids",
             pa.list_(pa.int32()),
-            "those of probe_ids that were drawn at random, where the others were chosen by predicted response; on "
-            "logit 0 only, else null. Means over the probes run are biased upwards then, those over these are not",
+            "those of probe_ids that were drawn at random, where the others were chosen; on logit 0 only, else null. "
+            "Only means over these are unbiased",
         ),
     ],
 )
@@ -214,15 +214,13 @@ def descriptors(n_probes: int) -> pa.Schema:
             _field(
                 "deviation",
                 pa.list_(pa.float16()),
-                "posterior standard deviation of every entry, 0 where it was run, the same for all logits of a model; "
-                "on the first row of a partially probed model, null elsewhere",
+                "posterior standard deviation of every entry, 0 where it was run; on the model's first row, else null",
                 "standard deviations",
             ),
             _field(
                 "logsumexp",
                 pa.list_(pa.float32()),
-                "log-sum-exp over all raw outputs of the model, per probe that was run, by probe_id; on the model's "
-                "first row, null elsewhere",
+                "log-sum-exp over all raw outputs, per probe run, by probe_id; on the model's first row, else null",
                 "logit units",
             ),
         ],

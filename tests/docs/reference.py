@@ -30,8 +30,8 @@ The tables of a workspace, as Parquet files. A type with `*` is never null. The 
 too, and `hubprobe.schema_version` = {version}. SQL sees them under [these names](sql.md). Labels, names and messages
 are [strangers' text](security.md#strangers-text).
 
-Keys are the same in all tables: `repo_id` (string*, owner/name; `id` in the catalog), `sha` (string*, the commit, 40
-hex digits) and `logit` (int32*, the output's number within its model, from 0).
+Keys are the same in all tables, and never null: `repo_id` (string, owner/name; `id` in the catalog), `sha` (string, the
+commit, 40 hex digits) and `logit` (int32, the output's number within its model, from 0).
 
 """
 
