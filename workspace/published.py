@@ -29,7 +29,8 @@ Span = tuple[Path, int, int]
 _LATER = ("/tiles/", "/lance/")
 """Parts of an index that are not copied when it is opened."""
 
-_TOGETHER = 64
+_TOGETHER = 192
+"""Requests at once: a question needs hundreds, and each waits for the network alone."""
 _FILES = "published.json"
 
 
