@@ -9,19 +9,20 @@ import json
 import logging
 import re
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from anyio import to_thread
+from anyio import sleep, to_thread
 from cachetools import TTLCache
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import from_json, to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from hubprobe.page import question as questions
@@ -233,7 +234,10 @@ MAX_VALUES = 50_000
 """Values in the JSON of a request, commas in texts included: arguments are a few, texts have 10,000 characters."""
 
 EVENT_S = 120.0
-"""How long such an answer waits."""
+"""How long such an answer waits, and how long a client may hold the stream of its answers open."""
+
+LINGER_S = 1.5
+"""How long that stream stays open after an answer: what Gradio's client asks at its very end it takes for cancelled."""
 
 INSIDE = "this failed inside; the server's log says why"
 """What is said of an error that is ours."""
@@ -379,17 +383,22 @@ class GradioCalls:
             return JSONResponse({"error": printable(error, 600), "detail": [detail]}, 422, _JSON)
 
     async def data(self, request: Request) -> Response:
-        """Hand out everything that was answered in a session, and end the stream: nothing is left to wait for."""
+        """Hand out everything that is answered in a session, until nothing more came for `LINGER_S`."""
         session = request.query_params.get("session_hash", "")
-        lines = []
-        for key, event in list(self._events.items()):
-            if session and event.session == session and self._events.pop(key, None) is not None:
-                good = event.error is None
-                output = b'{"data":[' + event.data + b"]}" if good else json.dumps({"error": event.error}).encode()
-                head = json.dumps({"msg": "process_completed", "event_id": key, "success": good})[:-1]
-                lines.append(b"data: " + head.encode() + b', "output":' + output + b"}\n\n")
-        lines.append(b'data: {"msg": "close_stream", "event_id": null}\n\n')
-        return _stream(b"".join(lines))
+
+        async def lines() -> AsyncIterator[bytes]:
+            begun, until = time.monotonic(), 0.0  # a session without answers is closed at once
+            while session:
+                for key, event in list(self._events.items()):
+                    if event.session == session and self._events.pop(key, None) is not None:
+                        until = min(time.monotonic() + LINGER_S, begun + EVENT_S)
+                        yield _completed(key, event)
+                if time.monotonic() >= until:
+                    break
+                await sleep(0.02)
+            yield b'data: {"msg": "close_stream", "event_id": null}\n\n'
+
+        return StreamingResponse(lines(), headers=_JSON, media_type="text/event-stream")
 
     async def _posted(self, endpoint: Endpoint, body: Any, session: str) -> Response:
         arguments = endpoint.checked(self._values(endpoint, body))  # of the wrong type: refused here and now
@@ -445,6 +454,13 @@ class GradioCalls:
             for one in self._all
         }
         return JSONResponse({"named_endpoints": named_endpoints, "unnamed_endpoints": {}}, headers=_JSON)
+
+
+def _completed(key: str, event: _Event) -> bytes:
+    good = event.error is None
+    output = b'{"data":[' + event.data + b"]}" if good else json.dumps({"error": event.error}).encode()
+    head = json.dumps({"msg": "process_completed", "event_id": key, "success": good})[:-1]
+    return b"data: " + head.encode() + b', "output":' + output + b"}\n\n"
 
 
 def _value(label: str, schema: dict[str, Any], about: str) -> dict[str, Any]:
