@@ -10,7 +10,7 @@ from search.scan import kernels
 from search.scan.device import TorchScanner
 from search.scan.nearest import Finder
 from search.scan.scan import CpuScanner
-from search.scan.scoring import BRIDGE, MAP, Comparison
+from search.scan.scoring import BRIDGE, MAP, ZERO_SHOT, Comparison, Descriptor, compile_query, score_of
 from search.store.tiles import Tile, write_tile
 from search.text import labels_fit
 from search.text.bank import names
@@ -268,3 +268,38 @@ def test_what_a_text_expects_is_the_sum_of_its_sides():
     expected, mapped = np.array([[3.0, 0.0], [0.0, 1.0]], np.float32), np.array([[0.0, 8.0], [4.0, 0.0]], np.float32)
     found = labels_fit._fused(expected, mapped, [None, None], 0.1, 0.5)
     np.testing.assert_allclose(found, [[0.6, 0.8], [2 / 5**0.5, 1 / 5**0.5]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 7, 40])
+def test_a_scoring_is_its_formula(k):
+    rng = np.random.default_rng(k)
+    raw, g = rng.standard_normal(40) * 3 + 2, rng.standard_normal(40)
+    sides = {ZERO_SHOT: np.maximum(rng.standard_normal(40), 0), BRIDGE: np.maximum(rng.standard_normal(40), 0)}
+    sides = {name: (side / np.linalg.norm(side)).astype(np.float32) for name, side in sides.items()}
+    query = Descriptor.from_raw(raw)
+    text = replace(query, sides=sides)
+    q = (raw - raw.mean()) / raw.std()
+
+    def first(values):
+        return np.argsort(-values)[:k]
+
+    def compared(asked, scoring):
+        found = compile_query(asked, scoring, k)
+        values, weights = g[found.columns], found.weights.astype(np.float64)
+        return weights @ (np.maximum(values, 0) ** 2 if found.positive else (found.targets - values) ** 2)
+
+    def cosine(wanted, length):  # with a logit's squared positive answers, whose own length the gallery knows
+        return wanted[first(wanted)] @ np.maximum(g, 0)[first(wanted)] ** 2 / length
+
+    squares, both, own = np.maximum(q, 0) ** 2, sides[ZERO_SHOT] + sides[BRIDGE], np.maximum(q, 0) ** 1.25
+    for asked, scoring, wanted in (
+        (query, "probelog", ((q - g)[first(q)] ** 2).mean()),
+        (query, "full", ((q - g) ** 2).mean()),
+        (query, "unnormalised", ((raw - g)[first(q)] ** 2).mean()),
+        (query, "strong", cosine(squares, np.linalg.norm(squares[first(squares)]))),
+        (query, "bridged", cosine(own, np.linalg.norm(own))),
+        (text, "contrastive", cosine(sides[ZERO_SHOT], 1.0)),
+        (text, "bridged", cosine(both, np.linalg.norm(both))),
+    ):
+        assert compared(asked, scoring) == pytest.approx(wanted, rel=1e-4), scoring
+    assert score_of(np.array([0.0, 1.0, 3.0])).tolist() == [1.0, 0.5, 0.25]
