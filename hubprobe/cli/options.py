@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from hubprobe.machine import wants_json
-from hubprobe.output import FORMATS, duration, render, size
+from hubprobe.output import FORMATS, duration, render, size, without_pandas
 from workspace.text import printable
 
 if TYPE_CHECKING:
+    from search import Index
     from workspace import Config, Workspace
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -131,6 +132,14 @@ def hub_options(function: F) -> F:
         return function(*args, hub=ChosenHub(folder, endpoint, token), **options)
 
     return cast("F", with_hub)
+
+
+def opened(folder: Path | str, verb: str = "") -> Index:
+    """Return the index that a verb asks, after what it reads was pulled; without pandas, which no answer needs."""
+    from hubprobe import front
+
+    without_pandas()
+    return front.opened(folder, verb) if verb else front.open(folder)
 
 
 def local_offline() -> None:

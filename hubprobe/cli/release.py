@@ -31,10 +31,16 @@ if TYPE_CHECKING:
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--push", "repo", metavar="ORG/NAME", help="Then upload it as this dataset.")
 @click.option("--public", is_flag=True, help="Make a new dataset public; private otherwise.")
-@click.option("--licenses", help="Classes or tags of models' licences to keep, with commas; 'all' for any.")
-@click.option("--license", "own", metavar="TAG", help="Licence of the measurements; [release] license, cc-by-4.0.")
+@click.option("--licenses", "keep", help="Classes or tags of models' licences to keep, with commas; 'all' for any.")
+@click.option("--license", metavar="TAG", help="Licence of the measurements; [release] license, cc-by-4.0.")
 @click.option("--probes-license", metavar="TAG", help="Licence of probe images whose source states none: you state it.")
-@click.option("--without-images", is_flag=True, help="Hashes in place of probe images and captions.")
+@click.option(
+    "--without-images",
+    "probe_images",
+    flag_value=False,
+    default=True,
+    help="Hashes in place of probe images and captions.",
+)
 @click.option("--author", help="Whom the card says to cite; [release] author, or the owner of the dataset.")
 @click.option("--diff", "earlier", metavar="OLD", help="The release before it, a folder or hf://datasets/ORG/NAME: "
               "prints what has changed since, and the card counts it. Default: the one that OUT holds.")  # fmt: skip
@@ -48,17 +54,12 @@ def release(
     out: Path,
     repo: str | None,
     public: bool,
-    licenses: str | None,
-    own: str | None,
-    probes_license: str | None,
-    without_images: bool,
-    author: str | None,
-    earlier: str | None,
     with_index: bool,
     dry_run: bool,
     yes: bool,
     quiet: bool,
     kind: str,
+    **options: Any,
 ) -> None:
     """Write the workspace as a dataset into OUT: tables, card, manifest; with --push, upload it.
 
@@ -80,20 +81,9 @@ def release(
 
     if repo is not None:
         check_repo(repo)
-    summary = write(
-        fresh(hub.folder, "release"),
-        out,
-        keep=tuple(licenses.split(",")) if licenses else None,
-        license=own,
-        probes_license=probes_license,
-        probe_images=not without_images,
-        repo=repo or "OWNER/NAME",
-        author=author,
-        earlier=earlier,
-        token=hub.token,
-        dry_run=dry_run,
-        progress=not quiet,
-    )
+    options |= {"keep": tuple(options["keep"].split(",")) if options["keep"] else None, "repo": repo or "OWNER/NAME"}
+    options |= {"token": hub.token, "dry_run": dry_run, "progress": not quiet}
+    summary = write(fresh(hub.folder, "release"), out, **options)
     if with_index and not dry_run:
         from hubprobe.release.write import carry_index
 

@@ -20,6 +20,7 @@ from hubprobe.cli.options import (
     hub_options,
     index_option,
     local_offline,
+    opened,
     output_options,
     show_summary,
     workspace_option,
@@ -82,10 +83,7 @@ def info(folder: Path, kind: str) -> None:
     Example:
       hubprobe index info --workspace my-index
     """
-    from hubprobe import front
-
-    without_pandas()
-    values = front.open(folder).info()
+    values = opened(folder).info()
     if kind == "json":
         click.echo(render([values], list(values), kind), nl=False)
         return
@@ -137,13 +135,10 @@ def search(
       hubprobe search --index hf://datasets/my-org/classifiers "dog"
       hubprobe search --workspace my-index --all-of dog --all-of cat --none-of car
     """
-    from hubprobe import front
-
     several = bool(all_of or any_of or none_of)
     if (text is not None) + (image is not None) + several != 1:
         raise click.UsageError("give a text, --image, or --all-of, --any-of and --none-of: one of the three")
-    without_pandas()
-    index = front.open(folder)
+    index = opened(folder)
     asked = text if text is not None else image
     query = index.search(asked, all_of=all_of, any_of=any_of, none_of=none_of, k=k, scoring=scoring, hybrid=hybrid)
     some = _show_hits(index, query, **shown)
@@ -176,10 +171,7 @@ def similar(
       hubprobe similar --workspace my-index timm/tf_efficientnet_lite0.in1k 281
       hubprobe similar --workspace my-index timm/tf_efficientnet_lite0.in1k
     """
-    from hubprobe import front
-
-    without_pandas()
-    index = front.open(folder)
+    index = opened(folder)
     if logit is None:
         if same_model or whole or shown["where"] or shown["evidence"]:
             raise click.UsageError("--same-model, --whole, --where and --evidence need a LOGIT")
@@ -361,10 +353,7 @@ def describe(folder: Path, repo_id: str, sha: str | None, count: int, quiet: boo
     Example:
       hubprobe describe --workspace my-index pixel-garden/checkpoint-1200
     """
-    from hubprobe import front
-
-    without_pandas()
-    rows = front.open(folder).describe(repo_id, sha=sha, count=count, progress=not quiet).to_pylist()
+    rows = opened(folder).describe(repo_id, sha=sha, count=count, progress=not quiet).to_pylist()
     click.echo(render(rows, ["logit", "label", "name", "confidence", "source", "others"], kind), nl=False)
 
 
@@ -381,10 +370,7 @@ def audit(folder: Path, repo_id: str | None, limit: int, quiet: bool, kind: str)
       hubprobe audit --workspace my-index
       hubprobe audit --workspace my-index --repo open-shelf/things-demo --format json
     """
-    from hubprobe import front
-
-    without_pandas()
-    rows = front.open(folder).audit(repo_id=repo_id, limit=limit, progress=not quiet).to_pylist()
+    rows = opened(folder).audit(repo_id=repo_id, limit=limit, progress=not quiet).to_pylist()
     columns = ["doubt", "repo_id", "logit", "label", "name", "confidence", "source"]
     click.echo(render(rows, columns if kind == "table" or not rows else list(rows[0]), kind), nl=False)
     if not rows:

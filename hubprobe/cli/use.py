@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hubprobe.cli.options import format_option, workspace_option
+from hubprobe.cli.options import format_option, opened, workspace_option
 from hubprobe.output import render, size, without_pandas
 
 
@@ -29,11 +29,9 @@ def use(folder: Path, repo_id: str, logit: int | None, sha: str | None, names: b
       hubprobe use --workspace my-index timm/tf_efficientnet_lite0.in1k
       hubprobe use --workspace my-index timm/tf_efficientnet_lite0.in1k 281 > use.py
     """
-    from hubprobe import front
     from hubprobe.usage import use as use_
 
-    without_pandas()
-    found = use_(front.opened(folder, "use"), repo_id, logit, sha=sha, name=names)
+    found = use_(opened(folder, "use"), repo_id, logit, sha=sha, name=names)
     if kind != "table":
         values = asdict(found)
         click.echo(render([values], list(values), kind), nl=False)
@@ -60,11 +58,9 @@ def compare(folder: Path, models: tuple[str, ...], limit: int, kind: str) -> Non
       hubprobe compare --workspace my-index OWNER/MODEL OTHER/MODEL
       hubprobe compare --workspace my-index OWNER/MODEL OTHER/MODEL THIRD/MODEL --format json > compared.json
     """
-    from hubprobe import front
     from hubprobe.comparison import compare as compare_
 
-    without_pandas()
-    found = compare_(front.opened(folder, "compare"), models, limit=limit if kind == "table" else 10_000)
+    found = compare_(opened(folder, "compare"), models, limit=limit if kind == "table" else 10_000)
     if kind == "json":
         values = asdict(found)
         click.echo(render([values], list(values), kind), nl=False)
