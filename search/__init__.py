@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from search.answers import sql
-    from search.build import IndexSummary, index
+    from search.build import IndexSummary, index, unchanged
     from search.evaluation import Evaluation, evaluate
     from search.info import verify
     from search.open_index import Index, contact_sheet, open  # noqa: A004 - reads as search.open(workspace)
@@ -38,6 +38,7 @@ __all__ = [
     "settle",
     "sight",
     "sql",
+    "unchanged",
     "verify",
 ]
 
@@ -58,6 +59,7 @@ _HOME = {
     "settle": "text.encoder_choice",
     "sight": "text.embeddings",
     "sql": "answers",
+    "unchanged": "build",
     "verify": "info",
 }
 

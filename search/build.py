@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -32,8 +34,8 @@ from search.text.labels import Named
 from search.text.labels_fit import build as build_bridge
 from search.text.quality import Estimator
 from search.texts import Texts
-from workspace import Workspace, WorkspaceError
-from workspace.files import read_array, read_json, using, write_array, write_json
+from workspace import HubprobeError, Workspace, WorkspaceError, __version__
+from workspace.files import read_array, read_json, short_hash, table_files, using, write_array, write_json
 from workspace.runs import new_run_id
 from workspace.runs import versions as libraries
 
@@ -207,7 +209,7 @@ class IndexSummary:
 
     Attributes:
         version: name of the version now in use.
-        mode: ``built`` from nothing or ``appended`` to the version before.
+        mode: ``built`` from nothing, ``appended`` to the version before, or ``unchanged``.
         models: probed models in the index.
         logits: searchable logits in the index.
         added: logits that this build read.
@@ -263,6 +265,7 @@ def index(
     """
     started = time.monotonic()
     files = sources.descriptor_files(workspace)
+    inputs = _inputs(workspace, names)
     with using(workspace.index_dir / "versions", "write"), versions.writing(workspace):
         versions.remove_unused(workspace)
         chosen = encoder if isinstance(encoder, Encoder) else encoder_choice.load_choice(workspace, encoder, token)
@@ -282,7 +285,7 @@ def index(
             writer.add(path)
         content = writer.finish()
         content |= {"version": version, "sources": [asdict(s) for s in entries], "encoder": embedded}
-        content |= {"image_encoder": pictures, "cover": _cover(workspace)}
+        content |= {"image_encoder": pictures, "cover": _cover(workspace), "inputs": inputs}
         content["recall"] = previous[1]["recall"] if previous else measured_recall(folder, content)
         gallery = Gallery(folder, content)
         measure(gallery.vectors, gallery.model_of, Peers.load(previous[0]) if previous else None).save(folder)
@@ -296,6 +299,41 @@ def index(
         version, "appended" if previous else "built", content["models"], content["logits"], writer.added,
         writer.reader.repeated, writer.reader.nonfinite, n, name, folder_bytes(folder), time.monotonic() - started,
     )  # fmt: skip
+
+
+def unchanged(workspace: Workspace, *, token: str | None = None) -> IndexSummary | None:
+    """Return the version in use when `index`, as the configuration has it, would make the same again; None otherwise.
+
+    So when all files that it was built from are those that are there, and the encoders' names still mean the same
+    commits, which the Hub is asked; nothing is loaded.
+    """
+    started = time.monotonic()
+    try:
+        folder, content, lock = versions.open_current(workspace)
+        with lock or nullcontext():
+            if content.get("inputs") != _inputs(workspace, names=True):
+                return None
+            settings = workspace.config.search
+            for side, name in (("encoder", settings.encoder), ("image_encoder", settings.image_encoder)):
+                if not encoder_choice.is_same(workspace, name or encoder_choice.NONE, content[side], token):
+                    return None
+            about = content["encoder"]
+            return IndexSummary(
+                content["version"], "unchanged", content["models"], content["logits"], 0, 0, 0, content["n_probes"],
+                f"{about['name']}@{about['commit']}" if about else None, folder_bytes(folder),
+                time.monotonic() - started,
+            )  # fmt: skip
+    except (HubprobeError, KeyError, TypeError) as error:  # `index` says what is wrong, or mends it
+        _LOG.info("the index is built: %s", error)
+        return None
+
+
+def _inputs(workspace: Workspace, names: bool) -> str:
+    """Return a hash of the files that an index is built from, by name, size and time, and of what builds it."""
+    folders = (workspace.descriptors_dir(workspace.probe_set), workspace.catalog_dir, workspace.attempts_dir)
+    files = [[asdict(sources.Source.of(path)) for path in table_files(folder)] for folder in folders]
+    stated = [workspace.probe_set, __version__, versions.FORMAT, names, _cover(workspace), files]
+    return short_hash(json.dumps(stated))
 
 
 def _appendable(workspace: Workspace, n: int, entries: list[sources.Source]) -> tuple[Path, dict[str, Any]] | None:

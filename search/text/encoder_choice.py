@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from search.store import versions
 from search.text import encoders
-from search.text.encoder_files import EncoderFiles, UnfitEncoderError, examine, is_here
+from search.text.encoder_files import EncoderFiles, UnfitEncoderError, examine, folder_hash, is_here, newest
 from search.text.encoders import Encoder, load_encoder, parts_of
 from workspace import HubError, Workspace, WorkspaceError
 from workspace.files import read_json, using, write_json
@@ -119,6 +120,20 @@ def choose(workspace: Workspace, name: str, token: str | None = None) -> Chosen:
             continue
         return Chosen(candidate, found.commit, files=found.files, passed_over=tuple(passed_over))
     raise _none_left(passed_over)
+
+
+def is_same(workspace: Workspace, name: str, about: dict[str, Any] | None, token: str | None = None) -> bool:
+    """Return whether a setting means the encoder of an index, ``about`` in its manifest, without loading it.
+
+    Raises `HubError` when the Hub cannot be asked.
+    """
+    if about is None or name == NONE:
+        return about is None and name == NONE
+    if name == AUTO:
+        return pinned(workspace) == (about["name"], about["commit"])
+    kind, repo, folder = parts_of(name)
+    commit = newest(workspace, kind, repo, token) if folder is None else folder_hash(folder)
+    return (name, commit) == (about["name"], about["commit"])
 
 
 def pinned(workspace: Workspace) -> tuple[str, str] | None:

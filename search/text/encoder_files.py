@@ -113,6 +113,12 @@ def examine(workspace: Workspace, kind: str, repo: str, commit: str | None, toke
     return found
 
 
+def newest(workspace: Workspace, kind: str, repo: str, token: str | None) -> str:
+    """Return the commit that `fetch` would take now, by a request; raises `HubError` as that does."""
+    with _asking(workspace, repo, token):
+        return patiently(lambda: _listed(workspace, kind, repo, None, token)).commit
+
+
 def is_here(workspace: Workspace, repo: str, commit: str) -> bool:
     """Return whether an encoder's files are complete on disk: in the workspace's cache, or the user's."""
     return any(_mark(cache, repo, commit).is_file() for cache in _caches(workspace))

@@ -2,6 +2,7 @@
 
 import gc
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,39 @@ def test_nothing_new_refreshes_the_metadata(fresh):
     second = fresh.index()
     assert (second.mode, second.added, second.logits) == ("appended", 0, first.logits)
     assert len(fresh.open()) == first.logits
+
+
+def test_what_an_index_was_built_from_is_known_without_loading_the_encoder(fresh, siglip2, monkeypatch):
+    import os
+
+    from workspace import Workspace
+
+    def at(encoder: str) -> Workspace:
+        config = fresh.workspace.config
+        return Workspace(fresh.workspace.root, replace(config, search=replace(config.search, encoder=encoder)))
+
+    named = at(f"clip:{siglip2}")
+    assert search.unchanged(named) is None  # there is no index
+    built = search.index(named, progress=False)
+    with monkeypatch.context() as changed:
+        changed.setattr("search.text.encoders._model", None)
+        same = search.unchanged(named)
+        assert search.unchanged(at("none")) is None
+    assert same is not None
+    assert (same.version, same.mode, same.logits, same.encoder) == (
+        built.version,
+        "unchanged",
+        built.logits,
+        built.encoder,
+    )
+    row = next(named.attempts_dir.glob("*.parquet"))
+    os.utime(row, ns=(1, 1))  # written again
+    assert search.unchanged(named) is None
+    again = search.index(named, names=False, progress=False)
+    assert again.mode == "appended"
+    assert search.unchanged(named) is None  # `run` would add the list of concepts
+    search.index(named, progress=False)
+    assert search.unchanged(named) is not None
 
 
 def test_a_descriptor_file_written_again_makes_a_build_from_nothing(fresh):
