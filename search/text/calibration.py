@@ -106,7 +106,9 @@ class Learned:
         there: NDArray[np.bool_],
         prior: tuple[float, ...],
     ) -> Learned:
-        """Return what cases teach; as `Certainty.learn`."""
+        """Return what cases teach, ``prior`` without any; as `Certainty.learn`."""
+        if not there.any():
+            return cls(prior)
         weights = logistic_fit(signs[there], right[there], prior)
         raw = _logistic(signs[there] @ np.array(weights))
         found = cls(weights, isotonic(raw, right[there]))
@@ -196,13 +198,16 @@ class Certainty:
 
 
 def _least(stated: NDArray[np.float64], answered: NDArray[np.bool_]) -> float:
-    """Return the least probability from which at most `RISK` of the cases were wrong, one more being counted."""
+    """Return the least probability from which at most `RISK` of the cases were wrong, one more being counted.
+
+    Where there is none, the highest that was stated: such a gallery can promise nothing of what no label names.
+    """
     order = np.argsort(-stated, kind="stable")
     ranked = stated[order]
     wrong = (np.cumsum(~answered[order]) + 1) / np.arange(2, ranked.size + 2)
     ends = np.append(ranked[1:] < ranked[:-1], True)  # cases that are stated alike are taken or left together
     allowed = np.flatnonzero((wrong <= RISK) & ends)
-    return float(ranked[allowed[-1]]) if allowed.size else 1.0
+    return float(ranked[allowed[-1] if allowed.size else 0])
 
 
 def hit_signs(scores: NDArray[np.float64], about: tuple[Any, Any, Any], contrast: Any) -> NDArray[np.float64]:

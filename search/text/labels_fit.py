@@ -290,9 +290,9 @@ def _certainty(
     """Return how probable hits are, learned where what is right is known: of models whose labels are believed.
 
     All outputs of such a model count, those that the encoder cannot read too: else only easy ones would be asked.
-    Every label is asked twice, its own model's labels hidden, and itself hidden everywhere, with all models and with
-    some of them left by a filter. All other outputs are rivals, so that there are as many of these as there will be;
-    those that answer like the label's own may be right, and are left out of its cases.
+    Every label is asked with nothing hidden, with its own model's labels hidden, and itself hidden everywhere, with
+    all models and with some of them left by a filter. All other outputs are rivals, so that there are as many of these
+    as there will be; those that answer like the label's own may be right, and are left out of its cases.
     """
     count = np.bincount(model_of[named.rows])
     honest = np.bincount(model_of[named.rows], weights=believed.trust) >= _HONEST * np.maximum(count, 1)
@@ -309,11 +309,11 @@ def _certainty(
     right = label_of == asked[:, None]
     unsure = _alike(vectors, rows, label_of, others) == asked[:, None]
     fused, trust = [], []
-    for everywhere in (False, True):
+    for hides in ("nothing", "its model", "everywhere"):
         near = []
         for label, own in zip(asked.tolist(), right, strict=True):
-            allowed = model_of != model_of[rng.choice(rows[own])]
-            near.append(bridge.nearest(placed[label], vectors, allowed, label if everywhere else None))
+            allowed = None if hides == "nothing" else model_of != model_of[rng.choice(rows[own])]
+            near.append(bridge.nearest(placed[label], vectors, allowed, label if hides == "everywhere" else None))
         fused.append(_fused(expected[asked], mapped, near, bridge.width, bridge.share))
         trust.append(np.array([0.0 if one is None else one.trust(bridge.width) for one in near]))
     wanted = np.concatenate(fused)
@@ -323,10 +323,11 @@ def _certainty(
         part = every[start : start + _ROWS]
         parts.append(wanted @ strengths(vectors(part)).T - hubness[part])
     scores = np.concatenate(parts, axis=1).astype(np.float64)
-    right = np.tile(np.concatenate([right, np.zeros_like(unsure)], axis=1), (2, 1))
-    unsure = np.tile(np.concatenate([np.zeros((asked.size, rows.size), bool), unsure], axis=1), (2, 1))
+    right = np.tile(np.concatenate([right, np.zeros_like(unsure)], axis=1), (3, 1))
+    unsure = np.tile(np.concatenate([np.zeros((asked.size, rows.size), bool), unsure], axis=1), (3, 1))
     about = scores.mean(axis=1), np.maximum(scores.std(axis=1), 1e-9), scores.max(axis=1)
-    hidden = np.arange(len(scores)) >= asked.size
+    hidden, believes = np.arange(len(scores)) >= 2 * asked.size, np.concatenate(trust)
+    clear = hidden | (believes >= _HONEST)  # what its own model alone calls so is named no more when that is hidden
     cases = []
     for number, kept in enumerate(_KEPT):
         stays = rng.random((len(scores), int(model_of.max()) + 1)) < kept
@@ -334,9 +335,10 @@ def _certainty(
         first = np.argsort(-left, axis=1, kind="stable")[:, :FIRST]
         found = np.take_along_axis(left, first, axis=1)
         there = np.isfinite(found)
-        signs = hit_signs(np.where(there, found, 0.0), about, np.tile(contrast[asked], 2))
+        signs = hit_signs(np.where(there, found, 0.0), about, np.tile(contrast[asked], 3))
         correct = np.take_along_axis(right, first, axis=1)
-        cases.append((signs, correct, there, np.concatenate(trust), np.where(hidden, number, -1)))
+        case = signs, correct, there, believes, np.where(hidden, number, -1)
+        cases.append([part[clear] for part in case])
     return Certainty.learn(*(np.concatenate(part) for part in zip(*cases, strict=True)))
 
 
