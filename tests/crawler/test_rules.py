@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from crawler.decide.rules import CONFIG_RULES, LIST_RULES, STAGES, Facts, Head, find_head, first_refusal, is_safe_path
+from crawler.decide.rules import (
+    CONFIG_RULES,
+    LIST_RULES,
+    STAGES,
+    WEIGHTS_RULES,
+    Facts,
+    Head,
+    find_head,
+    first_refusal,
+    is_safe_path,
+)
 from crawler.listing.rows import File, Listed
 from workspace import CrawlConfig, ModelError, Status
 from workspace.architectures import Architectures
@@ -158,6 +168,24 @@ def header(**shapes: tuple[int, ...]) -> Header:
 )
 def test_heads(shapes: dict[str, tuple[int, ...]], labels: int, found: Head) -> None:
     assert find_head(header(**shapes), labels)[0] is found
+
+
+@pytest.mark.parametrize(
+    ("shapes", "limits", "status"),
+    [
+        ({"classifier__weight": (5, 16)}, {"max_parameters": 80, "max_weights_bytes": 1_000}, None),
+        ({"classifier__weight": (5, 16)}, {"max_parameters": 79}, Status.TOO_MANY_PARAMETERS),
+        ({"classifier__weight": (5, 16)}, {"max_weights_bytes": 999}, Status.TOO_MANY_BYTES),
+        ({"classifier__weight": (6, 16)}, {}, Status.HEAD_MISMATCH),
+        ({"vit__layernorm__weight": (5,)}, {}, Status.HEAD_MISSING),
+    ],
+)
+def test_what_a_header_says_decides(shapes: dict[str, Any], limits: dict[str, int], status: Status | None) -> None:
+    config = parse_config(json.dumps(VIT | {"num_labels": 5}).encode(), 200_000)
+    weights = Header(header(**shapes).tensors, 1_000)
+    facts = Facts(Listed("a/b", "0" * 40), CrawlConfig(**limits), KNOWN, config, weights)
+    verdict = first_refusal(WEIGHTS_RULES, facts)
+    assert (verdict.status if verdict else None) is status
 
 
 def sound() -> bytes:
