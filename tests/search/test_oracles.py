@@ -303,3 +303,20 @@ def test_a_scoring_is_its_formula(k):
     ):
         assert compared(asked, scoring) == pytest.approx(wanted, rel=1e-4), scoring
     assert score_of(np.array([0.0, 1.0, 3.0])).tolist() == [1.0, 0.5, 0.25]
+
+
+def test_rivals_are_other_logits_that_score_higher_less_their_hubness():
+    rng = np.random.default_rng(9)
+    vectors, hubness = rng.standard_normal((30, 16)).astype(np.float32), rng.uniform(0, 0.5, 30).astype(np.float32)
+    bridge = replace(_bridge(np.ones(6)), first=np.arange(7), rows=np.arange(0, 30, 5), weights=np.ones(6, np.float32))
+    asked, expected = np.array([4, 0, 3]), rng.uniform(0, 1, (3, 16)).astype(np.float32)
+    trial = labels_fit._Trial(
+        lambda rows: vectors[rows], np.arange(30) // 3, bridge, asked, np.zeros((6, 2)), expected, hubness, None
+    )
+    found = trial.above([None, None, None], 0.1, 0.3)
+    strong = np.maximum(vectors, 0).astype(np.float64) ** 2
+    strong /= np.linalg.norm(strong, axis=1, keepdims=True)
+    for text, label, count in zip(expected, asked, found, strict=True):
+        scores = strong @ (text / np.linalg.norm(text)) - hubness
+        assert count == (scores > scores[5 * label]).sum()
+    assert found.min() < found.max()
