@@ -48,9 +48,13 @@ def origin(url: str) -> Origin:
 
 def is_loopback(url: str) -> bool:
     """Return whether ``url`` is on this very machine."""
-    host = origin(url)[1]
+    return is_local(origin(url)[1])
+
+
+def is_local(host: str) -> bool:
+    """Return whether ``host``, a name or an address, can be reached from this very machine only."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
 

@@ -66,9 +66,10 @@ def serve(
     import uvicorn
 
     from hubprobe.page.app import application
-    from hubprobe.page.limits import Limits, is_loopback, protocol
+    from hubprobe.page.limits import Limits, protocol
     from hubprobe.page.opened import Current
     from hubprobe.sync import fresh
+    from workspace.endpoint import is_local
 
     workspace = fresh(path, "open")
     current = Current(workspace, token=token)
@@ -76,7 +77,7 @@ def serve(
     url = address(listening)
     limits = Limits(rate=rate, connections=min(Limits.connections, open_files() // 2))
     names = allow_hosts if is_address(host) else [host, *allow_hosts]
-    app = application(current, limits, mcp=mcp, hosts=names, pick=is_loopback(host) if pick is None else pick)
+    app = application(current, limits, mcp=mcp, hosts=names, pick=is_local(host) if pick is None else pick)
     config = uvicorn.Config(
         app, http=protocol(limits), ws="none", log_level="warning", access_log=False, timeout_graceful_shutdown=3,
         server_header=False, h11_max_incomplete_event_size=HEAD_BYTES,
@@ -84,7 +85,7 @@ def serve(
     # a search gives Python's lock away many times, and would wait 5 ms for it each time while requests come in
     sys.setswitchinterval(SWITCH_S)
     current.prepare()
-    if not is_loopback(host):
+    if not is_local(host):
         click.echo(
             f"warning: {host} can be reached from other machines. Anybody who does may search this index; there is no "
             "login. Put a proxy with one in front, or leave --host away.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
 import time
 from collections.abc import Collection
@@ -16,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from workspace.endpoint import is_local
 from workspace.text import printable
 
 if TYPE_CHECKING:
@@ -57,16 +57,6 @@ _HOST = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(:[0-9]{1,5})?")
 def is_api(path: str) -> bool:
     """Say whether a path is asked by programs, which get JSON, also when they are refused."""
     return _API.fullmatch(path) is not None
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether ``host`` can be reached from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 @lru_cache(1024)
@@ -157,7 +147,7 @@ class Bounded:
         if name is None:
             raise HTTPException(400, "a request needs one Host header, with a name or an address in it")
         here = str((scope.get("server") or ("",))[0])
-        if not (is_loopback(name) or name in self._hosts or name == here):
+        if not (is_local(name) or name in self._hosts or name == here):
             raise HTTPException(
                 421,
                 f"this page is not known as {printable(name, 100)}: ask it as localhost or by the address it listens "

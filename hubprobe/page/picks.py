@@ -29,11 +29,10 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from hubprobe.page.limits import is_loopback
 from hubprobe.page.opened import small
 from search import filters
 from workspace import Config, HubprobeError, QueryError, Workspace
-from workspace.endpoint import token_for
+from workspace.endpoint import is_local, token_for
 from workspace.files import num_rows, table_files
 from workspace.images import MAX_PIXELS, read_image
 from workspace.text import printable
@@ -411,7 +410,7 @@ def _end(pick: Pick) -> None:
 def _answers(endpoint: str) -> bool:
     """Say whether somebody listens at an endpoint of this machine; others may be behind a proxy, and are believed."""
     parts = urlsplit(endpoint)
-    if not is_loopback(parts.hostname or ""):
+    if not is_local(parts.hostname or ""):
         return True
     try:
         socket.create_connection((parts.hostname, parts.port or 80), timeout=5.0).close()

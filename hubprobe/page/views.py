@@ -19,11 +19,11 @@ from markupsafe import Markup, escape
 from hubprobe.comparison import Comparison, compare
 from hubprobe.output import size
 from hubprobe.page import download
-from hubprobe.page.limits import is_loopback
 from hubprobe.page.picks import BUDGETS, CANDIDATES
 from hubprobe.page.picks import MOST as MOST_IMAGES
 from hubprobe.page.question import MOST, UNITS, Answer, Question, address, snippets
 from workspace import HubprobeError, QueryError
+from workspace.endpoint import is_local
 from workspace.text import printable
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def model_address(repo_id: str, sha: str | None = None) -> str:
 def hub_address(endpoint: str, repo_id: str, sha: str | None = None) -> str | None:
     """Return where a repository lies on the Hub; None when that is no web address, or one of this machine alone."""
     parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname or is_loopback(parts.hostname):
+    if parts.scheme not in ("http", "https") or not parts.hostname or is_local(parts.hostname):
         return None
     tree = f"/tree/{quote(sha, safe='')}" if sha else ""
     return f"{endpoint.rstrip('/')}/{quote(repo_id, safe='/')}{tree}"

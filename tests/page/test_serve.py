@@ -14,9 +14,9 @@ from click.testing import CliRunner
 
 import hubprobe.page as server
 from hubprobe.cli.app import cli
-from hubprobe.page.limits import is_loopback
 from tests.page.conftest import bridged
 from workspace import MissingStepError, WorkspaceError
+from workspace.endpoint import is_local
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +81,8 @@ def test_the_libraries_of_the_page_are_missing(blind: Path, monkeypatch: pytest.
 
 
 def test_loopback() -> None:
-    assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.1.2.3", "::1", "[::1]")))
-    assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.1.2", "example.org", "")))
+    assert all(map(is_local, ("localhost", "127.0.0.1", "127.1.2.3", "::1", "[::1]")))
+    assert not any(map(is_local, ("0.0.0.0", "::", "192.168.1.2", "example.org", "")))
 
 
 def test_help_names_every_option() -> None:
