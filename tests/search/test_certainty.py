@@ -63,6 +63,15 @@ def test_few_of_the_answered_are_wrong_where_nothing_is_named_whatever_the_filte
     assert (~right.any(axis=1))[setting == 0].mean() > 2 * RISK  # had all been answered
 
 
+def test_where_nothing_hidden_is_ever_found_what_is_named_still_counts_as_answered():
+    signs, right, there, trust, setting = cases(6)
+    right[setting >= 0] = False
+    learned = Certainty.learn(signs, right, there, trust, setting)
+    covered = learned.of(signs, trust, there) >= learned.answer
+    assert not covered[setting >= 0].any()
+    assert covered[(setting < 0) & right.any(axis=1)].mean() > 0.9
+
+
 def test_isotonic_is_the_nearest_ascending_function():
     rng = np.random.default_rng(3)
     stated = rng.random(4_000)
