@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from completion import responses
 from completion.factors import MULTIPLES, Block, Factors, load
 from completion.fit import _Sums, affordable_rank
+from completion.responses import RANDOM_LEAST, ModelResponses
 from completion.validation import MODELS, Case, Split, calibrated, measure
+from tests.completion.conftest import rows_of, subset, truth
 from workspace import WorkspaceError
 
 PROBES, RANK = 14, 3
@@ -224,3 +227,17 @@ def test_noise_of_zero_is_damage(factors, tmp_path):
     Factors(factors.mean, factors.basis, noise).save(tmp_path / "zero", "p", {})
     with pytest.raises(WorkspaceError, match="noise is not positive"):
         load(tmp_path / "zero", "p", PROBES)
+
+
+@pytest.mark.parametrize("random", [RANDOM_LEAST - 1, RANDOM_LEAST, 30])
+def test_responses_are_measured_from_the_probes_that_were_drawn_at_random(random):
+    (values,) = truth(models=1)
+    ids = subset(0, 0.3)
+    chance = np.sort(np.random.default_rng(1).permutation(ids)[:random])
+    model = ModelResponses(("o/m000", "0" * 40), rows_of(0, values, ids, chance.tolist()), ids, chance)
+    of = values[:, chance].astype(np.float64)
+    scaled = (values[:, ids] - of.mean(1, keepdims=True)) / of.std(1, keepdims=True)
+    if random < RANDOM_LEAST:  # too few to go by
+        assert [part.tolist() for part in responses.moments(model)] == [[[0.0]] * len(values), [[1.0]] * len(values)]
+        scaled = model.matrix()
+    np.testing.assert_allclose(responses.block(model).values.numpy(), scaled, atol=5e-3)
