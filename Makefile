@@ -46,7 +46,7 @@ lowest:
 	$(LOWEST_PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --constraint requirements/lowest.txt '.[page,plots,ray,remote]' \
 		'build>=1.2' 'hatchling>=1.27' 'hypothesis>=6.100' 'pytest>=8.3,<9.2' 'pytest-timeout>=2.3' \
-		'pytest-xdist>=3.6' 'filelock>=3.16' 'moto[s3,server]>=5.1'
+		'pytest-xdist>=3.8' 'filelock>=3.16' 'moto[s3,server]>=5.1'
 	touch $@
 
 test-lowest: .venv-lowest/.installed
