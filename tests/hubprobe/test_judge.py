@@ -39,6 +39,7 @@ def say(monkeypatch, capsys):
     state = {name: (logging.getLogger(name).handlers, logging.getLogger(name).propagate) for name in ROOMS}
 
     def run(workspace, verb, *args):
+        monkeypatch.setattr("search.texts.load_tower", lambda *_a, **_k: None)
         monkeypatch.setattr("search.texts.load_encoder", lambda *_a, **_k: workspace.encoder)
         monkeypatch.setattr(sys, "argv", ["hubprobe", verb, "--workspace", str(workspace.workspace.root), *args])
         with pytest.raises(SystemExit) as end:
