@@ -235,6 +235,14 @@ def test_namesakes_that_answer_alike_raise_each_others_trust():
     np.testing.assert_allclose(found[1], np.sort(expected)[::-1], rtol=1e-4)
 
 
+def test_a_label_is_trusted_as_the_most_trusted_of_its_logits():
+    lists = [(np.array([3, 1]), [0.2, 0.7]), (np.array([], np.int64), []), (np.array([2]), [0.4])]
+    found = labels_fit._listed(_bridge([0, 0]), [(rows, np.array(weights, np.float32)) for rows, weights in lists])
+    assert found.trust.tolist() == pytest.approx([0.7, 0.0, 0.4])
+    assert (found.first.tolist(), found.rows.tolist()) == ([0, 2, 2, 3], [3, 1, 2])
+    assert labels_fit._list_of(found, 0)[1].tolist() == pytest.approx([0.2, 0.7])
+
+
 def test_the_learned_map_is_a_weighted_ridge_regression_and_what_is_left_out_was_not_seen():
     rng = np.random.default_rng(8)
     labels, wide, probes = 220, 5, 12
