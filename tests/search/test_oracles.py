@@ -12,7 +12,7 @@ from search.scan.nearest import Finder
 from search.scan.scan import CpuScanner
 from search.scan.scoring import BRIDGE, MAP, ZERO_SHOT, Comparison, Descriptor, compile_query, score_of
 from search.store.tiles import Tile, write_tile
-from search.text import labels_fit
+from search.text import labels, labels_fit
 from search.text.bank import names
 from search.text.calibration import BANK, Certainty, Coverage, Learned
 from search.text.contrast import strengths
@@ -328,3 +328,10 @@ def test_rivals_are_other_logits_that_score_higher_less_their_hubness():
         scores = strong @ (text / np.linalg.norm(text)) - hubness
         assert count == (scores > scores[5 * label]).sum()
     assert found.min() < found.max()
+
+
+def test_a_density_is_a_mean_of_bells_of_silvermans_width():
+    values, grid = np.random.default_rng(2).normal(3, 2, 50).astype(np.float32), np.linspace(-2, 8, 9)
+    width = 0.9 * values.std(dtype=np.float64) / 50**0.2
+    bells = [[math.exp(-(((at - value) / width) ** 2) / 2) / width for value in values] for at in grid]
+    np.testing.assert_allclose(labels._density(values, grid), np.mean(bells, axis=1), rtol=1e-6)
