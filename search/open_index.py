@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,8 @@ from workspace.text import printable, require_type
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_LOG = logging.getLogger(__name__)
 
 Asked: TypeAlias = Union[str, "Image", Path, Descriptor, NDArray[Any]]
 """What can be searched for: words, an image or a path to one, a descriptor, or one number per probe."""
@@ -83,6 +86,9 @@ class Index:
         folder, manifest, lock = versions.open_current(workspace)
         self.workspace = workspace
         self.gallery = Gallery(folder, manifest, lock, device=device, source=source)
+        _LOG.info(
+            "index %s: %s logits of %s models", self.version, f"{len(self):,}", f"{self.gallery.models.num_rows:,}"
+        )
         self._neighbours: Neighbours | None = None
         self.texts = Texts(workspace, self.gallery, encoder=encoder, token=token, keep=keep_texts)
         self._lock = threading.Lock()

@@ -5,6 +5,7 @@ A hybrid one joins behaviour with words: a logit's label, its repository's name,
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +21,7 @@ from search.scan.nearest import SILENT, Trace
 from search.scan.scoring import Comparison, Descriptor, score_of
 from search.store.tables import reading
 from workspace import QueryError, Workspace
+from workspace.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from search.scan.nearest import Mask, Rows
     from search.scan.neighbours import Neighbours
     from search.text.calibration import Coverage
+
+_LOG = logging.getLogger(__name__)
 
 RRF = 60
 """Constant of reciprocal rank fusion, Cormack, Clarke and Buettcher, SIGIR 2009: score = sum of 1 / (60 + rank)."""
@@ -186,7 +190,12 @@ class Query:
 
     @cached_property
     def _hits(self) -> pa.Table:
-        return self._run(SILENT)
+        if not _LOG.isEnabledFor(logging.INFO):
+            return self._run(SILENT)
+        trace = Trace()
+        found = self._run(trace)
+        _LOG.info("%s, scoring %s:\n%s", printable(self.descriptor.about, 60), self.scoring, trace)
+        return found
 
     def __len__(self) -> int:
         """Return how many hits there are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,6 +23,8 @@ from workspace import QueryError, Workspace
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
+
+_LOG = logging.getLogger(__name__)
 
 _REMEMBERED = 1_024
 _FEW, _CHECKED = 32, 8  # texts that a tower reads at once, and that it is compared with the encoder on
@@ -146,6 +149,7 @@ class Texts:
             agrees = tower is not None and tower.commit == about["commit"] and tower.agrees(
                 known.made(_CHECKED), lambda one, texts: text_embeddings(one, texts, templates)
             )  # fmt: skip
+            _LOG.info("%s reads them, %s", about["name"], "its text side alone" if agrees else "all of it loaded")
             self._tower = tower if agrees and tower is not None else self.encoder
         return self._tower
 

@@ -130,6 +130,7 @@ class KnownTexts:
         """
         known = self.get(list(dict.fromkeys(texts)))
         new = [text for text in dict.fromkeys(texts) if text not in known]
+        _LOG.info("%d of %d texts are known", len(known), len(known) + len(new))
         if not new:
             return known
         from tqdm import tqdm

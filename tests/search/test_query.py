@@ -67,3 +67,12 @@ def test_wrong_types_are_said_in_words(opened, wrong):
 def test_the_name_of_a_picture_is_no_concept(opened):
     with pytest.raises(QueryError, match=r"'my cat.JPG' reads like the name of a picture.*--image"):
         opened.search("my cat.JPG")
+
+
+def test_what_is_done_can_be_read_along(fresh, caplog):
+    fresh.index()
+    with caplog.at_level("INFO", logger="search"):
+        found = fresh.open().search("dog").to_dicts()
+    assert len(found) == 10
+    for said in ("50 logits of 5 models", "1 of 1 texts", "dog, scoring", "10 hits"):
+        assert said in caplog.text
