@@ -33,6 +33,29 @@ are [strangers' text](security.md#strangers-text).
 Keys are the same in all tables, and never null: `repo_id` (string, owner/name; `id` in the catalog), `sha` (string, the
 commit, 40 hex digits) and `logit` (int32, the output's number within its model, from 0).
 
+## The twenty columns people use
+
+Under SQL's names; the tables below have them all.
+
+| of | columns |
+|---|---|
+| each repository (`models`, `catalog`) | `repo_id`, `sha`, `license`, `downloads`, `last_modified`, \
+`library_name`, `model_type`, `parameters`, `image_size`, `num_logits` |
+| how good it is (`models`, `search()`) | `label_quality`, `estimated_accuracy`, \
+`reported_accuracy`, `score` and `probability` of a hit |
+| each output (`logits`, `search()`) | `logit`, `label`, \
+`observed`: the share of the probes that it was run on, the others being filled in |
+| how it ended (`attempts`) | `status`, `reason` |
+
+```bash
+hubprobe sql --workspace my-index "
+    SELECT repo_id, sha, license, downloads, last_modified, library_name, model_type, parameters, image_size,
+           num_logits, label_quality, estimated_accuracy, reported_accuracy, score, probability, logit, label, observed,
+           status, reason
+    FROM search('dog', limit := 5) LEFT JOIN (SELECT repo_id, sha, status, reason FROM attempts) USING (repo_id, sha)
+    ORDER BY rank"
+```
+
 """
 
 _STATUSES = """\
