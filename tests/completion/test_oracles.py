@@ -6,10 +6,10 @@ import torch
 
 from completion import responses
 from completion.factors import MULTIPLES, Block, Factors, load
-from completion.fit import _Sums, affordable_rank
+from completion.fit import _Sums, affordable_rank, subspace
 from completion.responses import RANDOM_LEAST, ModelResponses
 from completion.validation import MODELS, Case, Split, calibrated, measure
-from tests.completion.conftest import rows_of, subset, truth
+from tests.completion.conftest import N, blocks, rows_of, subset, truth
 from workspace import WorkspaceError
 
 PROBES, RANK = 14, 3
@@ -241,3 +241,17 @@ def test_responses_are_measured_from_the_probes_that_were_drawn_at_random(random
         assert [part.tolist() for part in responses.moments(model)] == [[[0.0]] * len(values), [[1.0]] * len(values)]
         scaled = model.matrix()
     np.testing.assert_allclose(responses.block(model).values.numpy(), scaled, atol=5e-3)
+
+
+@pytest.mark.parametrize("full_only", [False, True])
+def test_a_probes_mean_is_drawn_to_nothing_by_as_much_as_few_logits_saw_it(full_only):
+    made = blocks(truth(models=12) + np.float32(2.0), full=3)
+    split = Split({b.key: len(b.observed) for b in made}, N)
+    found = subspace(lambda: iter(made), split, 3, seed=0, device="cpu", full_only=full_only).mean.numpy()
+    total, count = np.zeros(N), np.zeros(N)
+    for kept in (split.kept(b) for b in made if not full_only or len(b.observed) == N):
+        total[kept.observed] += kept.values.double().numpy().sum(0)
+        count[kept.observed] += len(kept.values)
+    drawn = total / found - count  # as many logits more, of which each said nothing
+    np.testing.assert_allclose(drawn, np.median(drawn), rtol=1e-3)
+    assert np.median(drawn) > 0

@@ -20,6 +20,7 @@ from crawler.decide.rules import (
     find_head,
     first_refusal,
     is_safe_path,
+    may_be_converted,
 )
 from crawler.listing.rows import File, Listed
 from workspace import CrawlConfig, ModelError, Status
@@ -70,6 +71,22 @@ def configured(**config: Any) -> Status | None:
 )
 def test_files_decide_without_a_request(paths: tuple[str, ...], status: Status | None) -> None:
     assert listing(*paths) is status
+
+
+@pytest.mark.parametrize(
+    ("paths", "asked"),
+    [
+        (("config.json", "pytorch_model.bin"), True),
+        (("config.json", "pytorch_model.bin", "model.safetensors"), False),
+        (("config.json", "pytorch_model.bin", "../x"), False),
+        (("pytorch_model.bin",), False),
+        (("config.json", "model.onnx"), False),
+    ],
+)
+def test_a_conversion_is_looked_for_where_pickles_are_all_that_is_wrong(paths: tuple[str, ...], asked: bool) -> None:
+    listed = Listed("a/b", "0" * 40, gated="false", files=tuple(map(File, paths)))
+    assert may_be_converted(Facts(listed, CrawlConfig())) is asked
+    assert not may_be_converted(Facts(listed, CrawlConfig(converted=False)))
 
 
 def test_what_the_row_says_decides_without_a_request() -> None:
