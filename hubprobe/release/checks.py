@@ -158,7 +158,7 @@ class TableFile:
         for number in range(group.num_columns):
             column = group.column(number)
             name, *below = column.path_in_schema.split(".")
-            if name not in self._columns:
+            if name not in self._columns or (group.num_rows == 0 and column.num_values == 0):  # without pages, at 0
                 continue
             start = column.data_page_offset
             if column.dictionary_page_offset is not None:

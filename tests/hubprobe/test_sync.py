@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from probing.shard import Shard
 
 import crawler
 import hubprobe
@@ -19,8 +20,9 @@ from benchmarks.search.data import World, write_workspace
 from hubprobe import front
 from hubprobe.cli import cli
 from hubprobe.demo.server import HubServer, demo_repos
-from hubprobe.sync import sync
+from hubprobe.sync import checked_index, sync
 from probing import probes
+from probing.plan import Shard
 from tests.built import ROOT
 from workspace import Config, Workspace
 from workspace.config import SearchConfig
@@ -79,6 +81,12 @@ def test_no_verb_opens_a_workspace_past_the_rule() -> None:
         if re.search(r"\bWorkspace\.open\(", path.read_text(encoding="utf-8"))
     }
     assert opening == known
+
+
+def test_a_table_of_an_index_may_have_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "listed.parquet"
+    pq.write_table(pa.table({"row": pa.array([], pa.int64()), "name": pa.array([], pa.string())}), path)
+    checked_index(path)
 
 
 @pytest.fixture
