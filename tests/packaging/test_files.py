@@ -97,9 +97,14 @@ def test_the_lowest_dependencies_are_those_of_pyproject() -> None:
 
 
 def test_a_dependency_without_a_bound_is_refused() -> None:
-    extras = {"page": ["c[x]>=6.0"], "plots": []}
+    extras = {"page": ["c[x]>=6.0"], "plots": [], "ray": [], "remote": ["d>=0.8"]}
     table = {"dependencies": ["a>=1,<2", "b>=2.0; python_version < '3.11'"], "optional-dependencies": extras}
-    assert lowest({"project": table}).splitlines()[1:] == ["a==1", "b==2.0 ; python_version < '3.11'", "c==6.0"]
+    assert lowest({"project": table}).splitlines()[1:] == [
+        "a==1",
+        "b==2.0 ; python_version < '3.11'",
+        "c==6.0",
+        "d==0.8",
+    ]
     with pytest.raises(ValueError, match="no lower bound"):
         lowest({"project": {**table, "dependencies": ["a"]}})
 

@@ -32,6 +32,7 @@ def small(served: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
     """Beside the workspace, with its encoder at hand, as a reader of the page would be."""
     monkeypatch.chdir(served.made.workspace.root.parent)
     monkeypatch.setattr("search.texts.load_encoder", lambda *_, **__: served.made.encoder)
+    monkeypatch.setattr("search.texts.load_tower", lambda *_, **__: None)
     return served
 
 

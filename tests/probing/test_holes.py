@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import completion
@@ -111,13 +112,21 @@ def test_completing_leaves_holes_out_and_says_so(probed: Workspace, damage: Any,
     assert "model-1 has no descriptors" in caplog.text
 
 
+def _within(path: Path, column: str) -> int:
+    """Return a place in the middle of a column's values."""
+    group = pq.read_metadata(path).row_group(0)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    (found,) = (one for one in columns if one.path_in_schema.partition(".")[0] == column)
+    return int(found.data_page_offset + found.total_compressed_size // 2)
+
+
 def test_a_flipped_bit_is_set_aside_and_heals(probed: Workspace, repos: Repos) -> None:
     completion.complete(probed, progress=False)
     before = probed.responses()
     path = _path(probed, 2)
     whole = path.read_bytes()
     content = bytearray(whole)
-    content[len(content) // 3] ^= 16
+    content[_within(path, "response")] ^= 16
     path.write_bytes(content)
     with pytest.raises(WorkspaceError, match=rf"{path.name} is damaged.*\.damaged.*hubprobe probe"):
         completion.complete(probed, progress=False)
