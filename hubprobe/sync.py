@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from workspace import Config, Workspace, WorkspaceError, records
 from workspace.config import WorkspaceConfig
-from workspace.errors import DamagedFileError, RemoteError
+from workspace.errors import DamagedFileError
 from workspace.layout import MARKER
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def synced(workspace: Workspace, verb: str, *, progress: bool = False, alone: bo
     """Pull what ``verb`` reads before the block, and push what it wrote after; yield the remote, or None.
 
     With ``alone`` False another process of this host does both, and what is yielded pushes single models. A verb that
-    only reads goes on with what is here when the remote cannot be reached.
+    only reads goes on with what is here when the remote cannot be reached, or what it holds cannot be used.
     """
     if not workspace.remote:
         yield None
@@ -142,7 +142,7 @@ def synced(workspace: Workspace, verb: str, *, progress: bool = False, alone: bo
         return
     try:
         there.pull(*pulls)
-    except RemoteError as error:
+    except WorkspaceError as error:
         if pushes:
             raise
         _log.warning("%s; answered from what is here", error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,8 @@ from benchmarks.search.data import World, write_workspace
 from hubprobe import front
 from hubprobe.cli import cli
 from hubprobe.demo.server import HubServer, demo_repos
-from hubprobe.sync import checked_index, sync
+from hubprobe.page import opened
+from hubprobe.sync import checked_index, fresh, sync
 from probing import probes
 from probing.plan import Shard
 from tests.built import ROOT
@@ -87,6 +89,46 @@ def test_a_table_of_an_index_may_have_no_rows(tmp_path: Path) -> None:
     path = tmp_path / "listed.parquet"
     pq.write_table(pa.table({"row": pa.array([], pa.int64()), "name": pa.array([], pa.string())}), path)
     checked_index(path)
+
+
+def test_a_page_pulls_again_and_answers_from_what_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = (tmp_path / "bucket").as_uri()
+    first = write_workspace(tmp_path / "first", World.make(40), 0, 100)
+    search.index(first, encoder="none", progress=False)
+    sync(first.root, remote=there, progress=False)
+    monkeypatch.setenv("HUBPROBE_REMOTE", there)
+    Workspace.create(tmp_path / "second")
+    page = opened.Current(fresh(tmp_path / "second", "open"))
+    version, before = page.get().index.version, set(threading.enumerate())
+    search.index(first, encoder="none", progress=False, rebuild=True)
+    sync(first.root, progress=False)
+
+    def again() -> None:
+        page.get()
+        for thread in set(threading.enumerate()) - before:
+            if thread.name in ("pull", "renew"):
+                thread.join()
+
+    monkeypatch.setattr(opened, "CHECK_S", -1.0)
+    again()  # not yet time to pull
+    assert page.get().index.version == version
+    monkeypatch.setattr(opened, "PULL_S", -1.0)
+    again()
+    again()
+    assert page.get().index.version != version
+
+
+def test_what_a_remote_holds_damaged_leaves_a_verb_that_reads_with_what_is_here(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    there = tmp_path / "bucket"
+    shutil.copytree(address.removeprefix("file://"), there)
+    for path in (there / "probes").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"PAR1 nothing")
+    monkeypatch.setenv("HUBPROBE_REMOTE", there.as_uri())
+    assert fresh(Workspace.create(tmp_path / "empty").root, "status").root == tmp_path / "empty"
+    assert "answered from what is here" in caplog.text
 
 
 @pytest.fixture
