@@ -59,7 +59,11 @@ def ready(tmp_path: Path, names: Path, stopped: threading.Event) -> Iterator[Wor
 def _start(workspace: Workspace, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "hubprobe", "probe", "--workspace", str(workspace.root), "--quiet", *options]
     environment = {**os.environ, "PYTHONPATH": str(Path(probing.__file__).parents[1])}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        # where these tests run in the background they ignore SIGINT, and what they start would, too
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def _wait(true: Callable[[], object], seconds: float = 240) -> None:
