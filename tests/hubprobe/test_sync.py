@@ -22,12 +22,14 @@ from hubprobe import front
 from hubprobe.cli import cli
 from hubprobe.demo.server import HubServer, demo_repos
 from hubprobe.page import opened
-from hubprobe.sync import checked_index, fresh, sync
+from hubprobe.sync import checked_index, fresh, sync, synced
 from probing import probes
 from probing.plan import Shard
 from tests.built import ROOT
 from workspace import Config, Workspace
 from workspace.config import SearchConfig
+from workspace.errors import DamagedFileError, RemoteError
+from workspace.remote import Remote
 
 
 @pytest.fixture(scope="module")
@@ -118,17 +120,20 @@ def test_a_page_pulls_again_and_answers_from_what_came(tmp_path: Path, monkeypat
     assert page.get().index.version != version
 
 
-def test_what_a_remote_holds_damaged_leaves_a_verb_that_reads_with_what_is_here(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("error", [RemoteError("it is away"), DamagedFileError(Path("x"), "no table", "take another")])
+def test_a_verb_that_reads_goes_on_with_what_is_here(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    there = tmp_path / "bucket"
-    shutil.copytree(address.removeprefix("file://"), there)
-    for path in (there / "probes").rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"PAR1 nothing")
-    monkeypatch.setenv("HUBPROBE_REMOTE", there.as_uri())
-    assert fresh(Workspace.create(tmp_path / "empty").root, "status").root == tmp_path / "empty"
-    assert "answered from what is here" in caplog.text
+    def pull(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Remote, "pull", pull)
+    monkeypatch.setenv("HUBPROBE_REMOTE", (tmp_path / "bucket").as_uri())
+    workspace = Workspace.create(tmp_path / "empty")
+    assert fresh(workspace.root, "status").root == workspace.root
+    assert f"{error}; answered from what is here" in caplog.text
+    with pytest.raises(type(error)), synced(workspace, "crawl"):  # one that writes does not
+        pass
 
 
 @pytest.fixture
