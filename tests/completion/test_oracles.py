@@ -1,16 +1,20 @@
 """The formulas against their definitions, written out densely: no function under test says what is expected of it."""
 
+import math
+
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from completion import responses
 from completion.factors import MULTIPLES, Block, Factors, load
 from completion.fit import _Sums, affordable_rank, subspace
-from completion.responses import RANDOM_LEAST, ModelResponses
+from completion.responses import RANDOM_LEAST, ModelResponses, models_in
 from completion.validation import MODELS, Case, Split, calibrated, measure
 from tests.completion.conftest import N, blocks, rows_of, subset, truth
-from workspace import WorkspaceError
+from workspace import DamagedFileError, WorkspaceError, records
+from workspace.files import write_table
 
 PROBES, RANK = 14, 3
 
@@ -255,3 +259,26 @@ def test_a_probes_mean_is_drawn_to_nothing_by_as_much_as_few_logits_saw_it(full_
     drawn = total / found - count  # as many logits more, of which each said nothing
     np.testing.assert_allclose(drawn, np.median(drawn), rtol=1e-3)
     assert np.median(drawn) > 0
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "value", "why"),
+    [
+        (0, "probe_ids", lambda ids: [-1, *ids[1:]], "not in ascending order"),
+        (0, "probe_ids", lambda ids: [*ids[:5], ids[4], *ids[6:]], "not in ascending order"),
+        (0, "probe_ids", lambda ids: None, "does not list the probes"),
+        (3, "response", lambda found: None, "one value for each probe"),
+        (3, "response", lambda found: found[1:], "one value for each probe"),
+        (3, "response", lambda found: [*found[:7], math.nan, *found[8:]], "not all finite"),
+        (3, "logit", lambda _: 2, "a logit twice"),
+    ],
+)
+def test_responses_that_cannot_be_are_damage(tmp_path, row, column, value, why):
+    rows = rows_of(0, truth(models=1)[0], subset(0, 0.3)).to_pylist()
+    path = tmp_path / "responses" / "a.parquet"
+    write_table(path, pa.Table.from_pylist(rows, records.RESPONSES))
+    assert [len(model.rows) for model in models_in(path)] == [len(rows)]
+    rows[row][column] = value(rows[row][column])
+    write_table(path, pa.Table.from_pylist(rows, records.RESPONSES))
+    with pytest.raises(DamagedFileError, match=why):
+        list(models_in(path))
