@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from completion.factors import Completer
 from completion.responses import Known, Model, ModelResponses, block, models_in, moments, overview, verify
-from completion.train import Settings, least_probes, train
+from completion.train import Settings, Trained, least_probes, train
 from workspace import MissingStepError, Workspace, WorkspaceError
 from workspace.errors import DamagedFileError
 from workspace.files import (
@@ -226,8 +226,9 @@ class _Scan:
 
 
 def complete(
-    workspace: Workspace, settings: Settings | None = None, *, dry_run: bool = False, progress: bool = True
-) -> CompleteSummary:
+    workspace: Workspace, settings: Settings | None = None, *, spare: bool = False, dry_run: bool = False,
+    progress: bool = True,
+) -> CompleteSummary:  # fmt: skip
     """Write ``descriptors/<probe_set>/`` from ``responses/<probe_set>/``, one file for each file of responses.
 
     A model that was run on every probe passes through bit-equal. One that was not is completed by factors fitted to
@@ -238,6 +239,7 @@ def complete(
     Args:
         workspace: has responses.
         settings: how to fit; the defaults when None.
+        spare: fit nothing where no model is partial: factors would serve ``probe --adaptive`` alone.
         dry_run: count what would be written; fit and write nothing.
         progress: show progress bars on stderr.
 
@@ -255,7 +257,10 @@ def complete(
     holes = workspace.holes(probe_set) | scan.holes
     refused = _refused(scan.known, n_probes)
     usable = [model for model in scan.known if model.key not in refused and model.logits]
-    trained = train(workspace, usable, sources, n_probes, settings, dry_run=dry_run, progress=progress)
+    if spare and all(model.observed == n_probes for model in scan.known):
+        trained = Trained(None)
+    else:
+        trained = train(workspace, usable, sources, n_probes, settings, dry_run=dry_run, progress=progress)
     if trained.reason:
         refused = {m.key: trained.reason for m in scan.known if m.observed < n_probes} | refused
     describer = Describer(n_probes, None if dry_run else trained.factors, refused.keys(), settings.chosen_device())

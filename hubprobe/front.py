@@ -285,7 +285,7 @@ def run(
     if finishing is None or (shard and status(workspace).waiting):
         return RunSummary(crawled, probed, None, None)
     with finishing:
-        completed = taking_paths(completion.complete)(workspace, progress=progress)
+        completed = taking_paths(completion.complete)(workspace, spare=True, progress=progress)
         indexed = search.unchanged(workspace, token=token)
         if indexed is None:
             indexed = taking_paths(search.index)(workspace, token=token, progress=progress)

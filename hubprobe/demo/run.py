@@ -97,7 +97,7 @@ def demo(path: str | Path | None = None, *, workers: int = 1, progress: bool = T
             else:
                 probe(workspace, token="", progress=progress)
         with _timed(report, "complete"):
-            completion.complete(workspace, progress=progress)
+            completion.complete(workspace, spare=True, progress=progress)
         with _timed(report, "index"):
             search.index(workspace, token="", progress=progress)
     # The hub is gone from here on: search needs nothing but the workspace.

@@ -65,6 +65,24 @@ def test_partial_models_are_completed_and_full_ones_pass_bit_equal(gallery):
     assert table["deviation"][0].as_py() is None
 
 
+def test_nothing_is_fitted_to_spare_where_no_model_is_partial(tmp_path):
+    workspace, responses = new_workspace(tmp_path / "w"), truth(models=6)
+    for i in range(5):
+        commit(workspace, i, rows_of(i, responses[i], np.arange(N)))
+    settings, factors = completion.Settings(device="cpu"), workspace.factors_path(PROBE_SET)
+    spared = completion.complete(workspace, settings, spare=True, progress=False)
+    assert (spared.models, spared.logits, spared.refused, spared.rank) == (5, 40, 0, 0)
+    assert not factors.exists()
+    plain = vectors(descriptors(workspace))
+    assert run(workspace).unchanged == 5  # the same descriptors, and factors for 'probe --adaptive'
+    assert factors.exists()
+    commit(workspace, 5, rows_of(5, responses[5], subset(5, 1 / 3)))
+    factors.unlink()
+    partial = completion.complete(workspace, settings, spare=True, progress=False)
+    assert (partial.completed, factors.exists()) == (1, True)
+    assert np.array_equal(vectors(descriptors(workspace))[:40], plain)
+
+
 def test_a_manifest_says_how_well_it_went(gallery):
     workspace, _ = gallery
     summary = run(workspace)
