@@ -126,6 +126,11 @@ def percent(share: float) -> Markup:
     return Markup(f"{100 * share:.0f}&nbsp;%")
 
 
+def chance(probability: float) -> Markup:
+    """Return a probability for people: 21 %, and never 0 or 100, for what is learned of some cases is no certainty."""
+    return percent(min(max(probability, 0.01), 0.99))
+
+
 def fact(name: str, value: Any) -> str:
     """Return a fact for people, in its unit; empty when it is not known."""
     if value is None or value == "":
@@ -182,7 +187,9 @@ def _environment() -> Environment:
         loader=PackageLoader("hubprobe.page"), autoescape=True, finalize=shown, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, auto_reload=False,
     )  # fmt: skip
-    made.filters.update(text=printable, exact=exact, number=number, short=short, percent=percent, size=size)
+    made.filters.update(
+        text=printable, exact=exact, number=number, short=short, percent=percent, chance=chance, size=size
+    )
     made.globals.update(
         model_address=model_address, Question=Question, strip=strip, found_by=_FOUND_BY, judges=_JUDGES, MOST=MOST,
         hits=_HITS, units=UNITS, qualities=_QUALITY, name_floor=NAME_FLOOR, card=card,

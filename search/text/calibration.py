@@ -64,7 +64,9 @@ class Coverage:
     def __str__(self) -> str:
         """Say it in a sentence."""
         if self.covered:
-            return f"probably answered: one of the ten nearest is right with probability {self.probability:.2f}"
+            return (
+                f"probably answered: one of the ten nearest is right with probability {min(self.probability, 0.99):.2f}"
+            )
         why = "the probes show nothing like it" if self.contrast < 0 or self.shown is False else "no logit stands out"
         label = "" if self.trust >= COVERED else ", and no label can be trusted to name it"
         return f"probably not covered ({why}{label}): probability {self.probability:.2f}"
