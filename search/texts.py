@@ -16,7 +16,7 @@ from search.scan.gallery import Gallery
 from search.scan.scoring import ZERO_SHOT, Descriptor
 from search.text.contrast import zero_shot
 from search.text.embeddings import cache, read_embeddings
-from search.text.encoders import Encoder, checked_text, load_encoder, load_tower, text_embeddings
+from search.text.encoders import Encoder, TextReader, checked_text, load_encoder, load_tower, text_embeddings
 from search.text.known import Known, KnownTexts
 from workspace import QueryError, Workspace
 
@@ -54,7 +54,7 @@ class Texts:
         self._known = KnownTexts(cache(workspace), about) if about else None
         self._kind = "asked" if keep else None
         self._encoders: dict[str, Encoder] = {} if encoder is None else {"encoder": encoder}
-        self._tower: Encoder | None = None
+        self._tower: TextReader | None = None
         self._probes: dict[str, NDArray[np.float32]] = {}
         self._described: LRUCache[str, Descriptor] = LRUCache(_REMEMBERED)
         self._lock = threading.RLock()
@@ -135,7 +135,7 @@ class Texts:
             self._encoder("encoder")  # one that was given has to be the index's
         return self._known.look_up(texts, lambda: self._reader(self._known, len(texts)), self._kind, progress=False)
 
-    def _reader(self, known: KnownTexts | None, count: int) -> Encoder:
+    def _reader(self, known: KnownTexts | None, count: int) -> TextReader:
         """Return what reads ``count`` texts: the encoder where there are many or it is loaded, else its text tower.
 
         A tower that does not agree with what the encoder itself made of some texts is not used.

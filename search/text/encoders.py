@@ -36,9 +36,8 @@ MAX_TEXT = 1_000
 """Characters of a text query: a concept, not a document. Encoders read about 77 tokens in any case."""
 
 
-@runtime_checkable
-class Encoder(Protocol):
-    """Embeds texts and images into one space, rows of unit length.
+class TextReader(Protocol):
+    """Embeds texts, rows of unit length: an `Encoder`, or its text side alone.
 
     Attributes:
         name: how the configuration names it, e.g. ``clip:openai/clip-vit-large-patch14``.
@@ -51,6 +50,11 @@ class Encoder(Protocol):
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return float32 ``[len(texts), dim]``, each row of unit length."""
         ...
+
+
+@runtime_checkable
+class Encoder(TextReader, Protocol):
+    """Embeds texts and images into one space, rows of unit length."""
 
     def encode_images(self, images: Sequence[Image]) -> NDArray[np.float32]:
         """Return float32 ``[len(images), dim]``, each row of unit length; images are RGB."""
@@ -110,7 +114,7 @@ def parts_of(name: str) -> tuple[str, str, Path | None]:
 
 
 def text_embeddings(
-    encoder: Encoder, texts: Sequence[str], templates: Sequence[str] = TEMPLATES
+    encoder: TextReader, texts: Sequence[str], templates: Sequence[str] = TEMPLATES
 ) -> NDArray[np.float32]:
     """Return the prompt ensemble's embedding of each text, float32 ``[len(texts), dim]`` of unit length.
 
@@ -122,10 +126,10 @@ def text_embeddings(
     return unit(mean)
 
 
-def read_of(encoder: Encoder, text: str, templates: Sequence[str] = TEMPLATES) -> str:
+def read_of(encoder: TextReader, text: str, templates: Sequence[str] = TEMPLATES) -> str:
     """Return the part of a text that ``encoder`` reads in the longest of its prompts: all of it, unless it is too long.
 
-    An encoder that does not say (``kept`` is no part of `Encoder`) is taken to read everything.
+    An encoder that does not say (``kept`` is no part of `TextReader`) is taken to read everything.
     """
     kept = getattr(encoder, "kept", None)
     if kept is None:

@@ -22,7 +22,7 @@ from search.text.tokens import READING
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from search.text.encoders import Encoder
+    from search.text.encoders import TextReader
 
 FILE = "texts.sqlite"
 
@@ -115,14 +115,14 @@ class KnownTexts:
                     self._path.unlink(missing_ok=True)
 
     def embedded(
-        self, texts: Sequence[str], encoder: Callable[[], Encoder], kind: str | None, *, progress: bool = True
+        self, texts: Sequence[str], encoder: Callable[[], TextReader], kind: str | None, *, progress: bool = True
     ) -> NDArray[np.float32]:
         """Return the embedding of each text, float32 ``[texts, dim]``; see `look_up`."""
         found = self.look_up(texts, encoder, kind, progress=progress)
         return np.stack([found[text].row for text in texts])
 
     def look_up(
-        self, texts: Sequence[str], encoder: Callable[[], Encoder], kind: str | None, *, progress: bool = True
+        self, texts: Sequence[str], encoder: Callable[[], TextReader], kind: str | None, *, progress: bool = True
     ) -> dict[str, Known]:
         """Return what is known of all texts; what was not is embedded, and kept as ``kind`` when that is not None.
 

@@ -11,7 +11,7 @@ grown by `GROWTH`; a smaller append takes it over, and costs as much as what is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,10 +72,10 @@ def build(
     if len(named.words) < ENOUGH:
         return bridge, believed
     bridge, leave_out = _mapped(vectors, bridge, placed)
-    hubness = calibration.hubness
-    bridge = _weighed(vectors, model_of, bridge, placed, expected, hubness, leave_out)
-    asking = bridge, placed, expected, hubness, calibration.contrast(texts @ probes.T), leave_out
-    return replace(bridge, certainty=_certainty(vectors, model_of, named, believed, *asking)), believed
+    labels = _Labels(vectors, model_of, placed, expected, calibration.hubness, leave_out)
+    bridge = _weighed(bridge, labels)
+    certainty = _certainty(bridge, labels, named, believed, calibration.contrast(texts @ probes.T))
+    return replace(bridge, certainty=certainty), believed
 
 
 def _extended(
@@ -188,25 +188,41 @@ def _mapped(vectors: Vectors, bridge: Bridge, placed: NDArray[np.float32]) -> tu
     return replace(bridge, mapped=(mapped / scale).astype(np.float16)), leave_out
 
 
-def _weighed(
-    vectors: Vectors,
-    model_of: NDArray[np.int32],
-    bridge: Bridge,
-    placed: NDArray[np.float32],
-    expected: NDArray[np.float32],
-    hubness: NDArray[np.float32],
-    leave_out: LeaveOut | None,
-) -> Bridge:
+@dataclass(frozen=True, eq=False)
+class _Labels:
+    """What asking a gallery for its own labels takes.
+
+    Attributes:
+        vectors, model_of: as `build` has them.
+        placed: float32 ``[labels, dim]``, the labels' words as the bridge places them.
+        expected: float32 ``[labels, n]``, what the encoder expects of each probe.
+        hubness: float32 ``[logits]``.
+        leave_out: what the map says of labels without them; None where there is no map.
+    """
+
+    vectors: Vectors
+    model_of: NDArray[np.int32]
+    placed: NDArray[np.float32]
+    expected: NDArray[np.float32]
+    hubness: NDArray[np.float32]
+    leave_out: LeaveOut | None
+
+    def mapped(self, asked: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return what the map expects of labels that it was not shown, float32 ``[asked, n]``."""
+        return self.leave_out(asked) if self.leave_out else np.zeros_like(self.expected[asked])
+
+
+def _weighed(bridge: Bridge, labels: _Labels) -> Bridge:
     """Return the bridge with the width and the share that find named logits best without their own model's labels."""
     rng = np.random.default_rng(2)
     asked = rng.permutation(np.flatnonzero(bridge.trust > 0.1))[:_QUERIES]  # not only the easy ones
     if asked.size < ENOUGH:
         return bridge
-    trial = _Trial(vectors, model_of, bridge, asked, placed, expected[asked], hubness, leave_out)
+    trial = _Trial(bridge, labels, asked)
     own_model_hidden = trial.lent()
     best, found = -1.0, bridge
     for width in _WIDTHS:
-        for share in _SHARES if leave_out else (0.0,):
+        for share in _SHARES if labels.leave_out else (0.0,):
             score = float((1.0 / (1.0 + trial.above(own_model_hidden, width, share))).mean())
             if score > best + 1e-4:
                 best, found = score, replace(bridge, width=width, share=share)
@@ -216,50 +232,33 @@ def _weighed(
 class _Trial:
     """Named logits, each asked for by its label among other logits, with labels hidden."""
 
-    def __init__(
-        self,
-        vectors: Vectors,
-        model_of: NDArray[np.int32],
-        bridge: Bridge,
-        asked: NDArray[np.int64],
-        placed: NDArray[np.float32],
-        expected: NDArray[np.float32],
-        hubness: NDArray[np.float32],
-        leave_out: LeaveOut | None,
-    ) -> None:
-        self._vectors, self._model_of, self._bridge, self._asked, self._placed = (
-            vectors,
-            model_of,
-            bridge,
-            asked,
-            placed,
-        )
-        self._expected = expected
+    def __init__(self, bridge: Bridge, labels: _Labels, asked: NDArray[np.int64]) -> None:
+        self._bridge, self._labels, self._asked = bridge, labels, asked
         rng = np.random.default_rng(4)
         self._target = bridge.rows[rng.integers(bridge.first[asked], bridge.first[asked + 1])]
-        others = np.random.default_rng(3).permutation(model_of.size)[:_CANDIDATES]
-        parts = [strengths(vectors(others[i : i + _ROWS])) for i in range(0, others.size, _ROWS)]
-        self._strong, self._common = np.concatenate(parts), hubness[others]
-        self._hubness = hubness
+        others = np.random.default_rng(3).permutation(labels.model_of.size)[:_CANDIDATES]
+        parts = [strengths(labels.vectors(others[i : i + _ROWS])) for i in range(0, others.size, _ROWS)]
+        self._strong, self._common = np.concatenate(parts), labels.hubness[others]
         self._named = [bridge.rows[bridge.first[label] : bridge.first[label + 1]] for label in asked.tolist()]
         self._rivals = np.stack([~np.isin(others, named) for named in self._named])
-        self._mapped = leave_out(asked) if leave_out else np.zeros_like(expected)
+        self._mapped = labels.mapped(asked)
 
     def lent(self) -> list[Near | None]:
         """Return what labels lend to each query when its own model's are hidden."""
-        model_of, found = self._model_of, list[Near | None]()
+        model_of, found = self._labels.model_of, list[Near | None]()
         for label, row in zip(self._asked.tolist(), self._target.tolist(), strict=True):
             allowed = model_of != model_of[row]
             if not allowed[self._bridge.rows].any():
                 allowed = np.ones(model_of.size, bool)  # one named model only: hide just the label itself
                 allowed[self._named[len(found)]] = False
-            found.append(self._bridge.nearest(self._placed[label], self._vectors, allowed))
+            found.append(self._bridge.nearest(self._labels.placed[label], self._labels.vectors, allowed))
         return found
 
     def above(self, near: Sequence[Near | None], width: float, share: float) -> NDArray[np.int64]:
         """Return how many rivals come before each query's logit. Logits that carry its label are none."""
-        fused = _fused(self._expected, self._mapped, near, width, share)
-        own = np.einsum("ij,ij->i", strengths(self._vectors(self._target)), fused) - self._hubness[self._target]
+        fused = _fused(self._labels.expected[self._asked], self._mapped, near, width, share)
+        own = np.einsum("ij,ij->i", strengths(self._labels.vectors(self._target)), fused)
+        own -= self._labels.hubness[self._target]
         every = fused @ self._strong.T - self._common
         return np.asarray(((every > own[:, None]) & self._rivals).sum(axis=1), np.int64)
 
@@ -276,16 +275,7 @@ def _fused(
 
 
 def _certainty(
-    vectors: Vectors,
-    model_of: NDArray[np.int32],
-    named: Named,
-    believed: Trust,
-    bridge: Bridge,
-    placed: NDArray[np.float32],
-    expected: NDArray[np.float32],
-    hubness: NDArray[np.float32],
-    contrast: NDArray[np.float64],
-    leave_out: LeaveOut | None,
+    bridge: Bridge, labels: _Labels, named: Named, believed: Trust, contrast: NDArray[np.float64]
 ) -> Certainty:
     """Return how probable hits are, learned where what is right is known: of models whose labels are believed.
 
@@ -294,6 +284,7 @@ def _certainty(
     all models and with some of them left by a filter. All other outputs are rivals, so that there are as many of these
     as there will be; those that answer like the label's own may be right, and are left out of its cases.
     """
+    vectors, model_of, hubness = labels.vectors, labels.model_of, labels.hubness
     count = np.bincount(model_of[named.rows])
     honest = np.bincount(model_of[named.rows], weights=believed.trust) >= _HONEST * np.maximum(count, 1)
     told = np.flatnonzero(honest[model_of[named.rows]])
@@ -303,7 +294,7 @@ def _certainty(
     if rows.size < ENOUGH:
         return Certainty()
     asked = rng.permutation(np.unique(label_of))[:_QUERIES]
-    mapped = leave_out(asked) if leave_out else np.zeros_like(expected[asked])
+    mapped = labels.mapped(asked)
     others = rng.permutation(np.setdiff1d(np.arange(model_of.size), named.rows[honest[model_of[named.rows]]]))
     others = others[: max(_CANDIDATES - rows.size, 0)]
     right = label_of == asked[:, None]
@@ -313,8 +304,10 @@ def _certainty(
         near = []
         for label, own in zip(asked.tolist(), right, strict=True):
             allowed = None if hides == "nothing" else model_of != model_of[rng.choice(rows[own])]
-            near.append(bridge.nearest(placed[label], vectors, allowed, label if hides == "everywhere" else None))
-        fused.append(_fused(expected[asked], mapped, near, bridge.width, bridge.share))
+            near.append(
+                bridge.nearest(labels.placed[label], vectors, allowed, label if hides == "everywhere" else None)
+            )
+        fused.append(_fused(labels.expected[asked], mapped, near, bridge.width, bridge.share))
         trust.append(np.array([0.0 if one is None else one.trust(bridge.width) for one in near]))
     wanted = np.concatenate(fused)
     parts = []

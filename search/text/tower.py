@@ -123,10 +123,6 @@ class Tower:
         last = self._ends(ids) if self._causal else np.full(len(ids), -1)
         return unit(self._linear(x[np.arange(len(ids)), last], self._head))
 
-    def encode_images(self, images: Sequence[Any]) -> Array:
-        """Raise `NotImplementedError`: it is blind."""
-        raise NotImplementedError
-
     def kept(self, text: str) -> str:
         """Return the part of ``text`` that is read; the rest is beyond the encoder's tokens."""
         return self._reader.kept(text)

@@ -318,9 +318,10 @@ def test_rivals_are_other_logits_that_score_higher_less_their_hubness():
     vectors, hubness = rng.standard_normal((30, 16)).astype(np.float32), rng.uniform(0, 0.5, 30).astype(np.float32)
     bridge = replace(_bridge(np.ones(6)), first=np.arange(7), rows=np.arange(0, 30, 5), weights=np.ones(6, np.float32))
     asked, expected = np.array([4, 0, 3]), rng.uniform(0, 1, (3, 16)).astype(np.float32)
-    trial = labels_fit._Trial(
-        lambda rows: vectors[rows], np.arange(30) // 3, bridge, asked, np.zeros((6, 2)), expected, hubness, None
-    )
+    every = np.zeros((6, 16), np.float32)
+    every[asked] = expected
+    own = labels_fit._Labels(lambda rows: vectors[rows], np.arange(30) // 3, np.zeros((6, 2)), every, hubness, None)
+    trial = labels_fit._Trial(bridge, own, asked)
     found = trial.above([None, None, None], 0.1, 0.3)
     strong = np.maximum(vectors, 0).astype(np.float64) ** 2
     strong /= np.linalg.norm(strong, axis=1, keepdims=True)
