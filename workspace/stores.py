@@ -32,8 +32,6 @@ PATIENCE = timedelta(minutes=4)
 IMPATIENT = timedelta(seconds=15)
 """The same where somebody waits for an answer."""
 
-_BACKOFF = {"init_backoff": timedelta(milliseconds=500), "max_backoff": timedelta(seconds=15), "base": 4}
-"""Of waiting between tries: a random time up to ``base`` times the last one, so on average twice as long."""
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "GOOGLE_BASE_URL", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
 _AGAIN = "nothing here is lost: check the address and the network, then run the same command again"
 _SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|ACCESS_KEY|ACCOUNT_KEY|SAS", re.IGNORECASE)
@@ -112,7 +110,10 @@ class ObjectStore:
             plain = any(address.startswith("http:") for address in (url, *map(os.environ.get, _ENDPOINTS)) if address)
             client = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=120), "allow_http": plain}
             options = {"client_options": client}
-            options["retry_config"] = {"backoff": _BACKOFF, "max_retries": 60, "retry_timeout": patience}
+            most = min(timedelta(seconds=15), patience / 8)
+            # a random time up to ``base`` times the last one: on average twice as long
+            backoff = {"init_backoff": timedelta(milliseconds=500), "max_backoff": most, "base": 4}
+            options["retry_config"] = {"backoff": backoff, "max_retries": 60, "retry_timeout": patience}
             if url.startswith("s3:") and (provider := _aws_profile()):
                 options["credential_provider"] = provider
         else:
