@@ -36,7 +36,7 @@ Texts = tuple[StrictStr, ...]
 
 
 def _about(meaning: str) -> Any:
-    """Return the meaning of a setting, as ``docs/configuration.md`` has it."""
+    """Return the meaning of a setting, as it stands beside it in ``hubprobe.toml``, and in the documentation."""
     return Field(description=meaning)
 
 
@@ -45,10 +45,10 @@ class CrawlConfig:
     """What is listed, and the caps that decide eligibility before any weights are fetched."""
 
     pipeline_tag: Annotated[StrictStr, _about('task to list; "" for any')] = "image-classification"
-    max_parameters: Annotated[Count, _about("of a model that is probed")] = 2_000_000_000
-    max_weights_bytes: Annotated[Count, _about("bytes of its weights")] = 8 * 1024**3
-    max_labels: Annotated[Count, _about("outputs")] = 200_000
-    max_image_size: Annotated[Count, _about("pixels, the edge of its input")] = 1024
+    max_parameters: Annotated[Count, _about("most parameters of a model that is probed")] = 2_000_000_000
+    max_weights_bytes: Annotated[Count, _about("most bytes of its weights")] = 8 * 1024**3
+    max_labels: Annotated[Count, _about("most outputs")] = 200_000
+    max_image_size: Annotated[Count, _about("largest edge of its input, in pixels")] = 1024
     cards: Annotated[
         StrictBool, _about("read the top of an eligible repository's card, one request, for full-text search")
     ] = True
@@ -56,7 +56,7 @@ class CrawlConfig:
         StrictBool, _about("of pickled weights, use the safetensors that a conversion bot offers in a pull request")
     ] = True
     converters: Annotated[Texts, _about("accounts whose conversions are taken")] = CONVERTERS
-    excluded_licenses: Annotated[Texts, _about('as the Hub tags them: "cc-by-nc-4.0"')] = ()
+    excluded_licenses: Annotated[Texts, _about('licences left out, as the Hub tags them: "cc-by-nc-4.0"')] = ()
     opt_out: Annotated[Texts, _about("owners, or owner/name, that are left alone")] = ()
 
 
@@ -65,17 +65,17 @@ class ProbesConfig:
     """Where the probe images come from when none were built: COCO 2017 validation, as in the published method."""
 
     source: Annotated[StrictStr, _about("folder, Parquet or dataset of the Hub")] = "lmms-lab/COCO-Caption2017"
-    split: Annotated[StrictStr, _about("of the dataset")] = "val"
-    n: Annotated[Count, _about("images")] = 4000
-    seed: Annotated[FromZero, _about("of the sample")] = 0
+    split: Annotated[StrictStr, _about("part of the dataset")] = "val"
+    n: Annotated[Count, _about("how many images")] = 4000
+    seed: Annotated[FromZero, _about("seed of the sample")] = 0
 
 
 @dataclass(frozen=True, config=_STRICT)
 class ProbeConfig:
     """How models are run."""
 
-    batch_size: Annotated[Count, _about("images; halved when memory runs out")] = 64
-    seconds_per_model: Annotated[Seconds, _about("deadline of one model, all phases")] = 1800.0
+    batch_size: Annotated[Count, _about("images in a forward pass; halved when memory runs out")] = 64
+    seconds_per_model: Annotated[Seconds, _about("deadline of one model: all phases but the fetch, together")] = 1800.0
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -94,12 +94,14 @@ class SearchConfig:
 class ReleaseConfig:
     """What `hubprobe release` publishes; see docs/release.md."""
 
-    license: Annotated[StrictStr, _about("of the measurements, as the Hub tags it")] = "cc-by-4.0"
-    licenses: Annotated[Texts, _about("classes or tags of models kept")] = (
+    license: Annotated[StrictStr, _about("licence of the measurements, as the Hub tags it")] = "cc-by-4.0"
+    licenses: Annotated[Texts, _about("classes or tags of licences whose models are kept")] = (
         "permissive", "copyleft", "responsible", "none",
     )  # fmt: skip
-    probes_license: Annotated[StrictStr, _about("stated by you, for probe images whose source states none")] = ""
-    opt_out: Annotated[Texts, _about("owners, or owner/name")] = ()
+    probes_license: Annotated[StrictStr, _about("licence that you state for probe images whose source states none")] = (
+        ""
+    )
+    opt_out: Annotated[Texts, _about("owners, or owner/name, that are left out")] = ()
     author: Annotated[StrictStr, _about("whom the card says to cite; the owner of the dataset when empty")] = ""
 
 
@@ -120,7 +122,7 @@ _CAME_LATER = (("crawl", "converted"), ("crawl", "converters"))
 class Config:
     """All settings of a workspace."""
 
-    endpoint: Annotated[StrictStr, _about("of the Hub; HF_ENDPOINT and --endpoint go before it")] = (
+    endpoint: Annotated[StrictStr, _about("address of the Hub; HF_ENDPOINT and --endpoint go before it")] = (
         "https://huggingface.co"
     )
     crawl: CrawlConfig = field(default_factory=CrawlConfig)
@@ -166,10 +168,16 @@ class Config:
             raise ConfigError(_sentence(path, error)) from error
 
     def to_toml(self) -> str:
-        """Return the settings as TOML text that `load` reads back to an equal object."""
+        """Return the settings as TOML text that `load` reads back to an equal object; beside each, what it means."""
         import tomlkit
 
-        return tomlkit.dumps(asdict(self))
+        text: Any = tomlkit.parse(tomlkit.dumps(asdict(self)))
+        sections = [(text.item(f.name).value, getattr(self, f.name)) for f in fields(self) if f.name != "endpoint"]
+        for table, settings in ((text, self), *sections):
+            for name, known in type(settings).__pydantic_fields__.items():
+                if known.description:
+                    table.item(name).comment(known.description)
+        return tomlkit.dumps(text)
 
 
 def _sentence(path: Path, error: ValidationError) -> str:

@@ -33,10 +33,10 @@ _HEAD = """# Results
 Shares of queries with a right logit among the first one, five or ten; 95 % bootstrap intervals over the queries in
 brackets. What they mean: [docs/results.md](../../docs/results.md).
 Everything is asked of hubprobe itself: responses are completed, indexed, calibrated and searched by the
-commands a user has. What could be tuned (`search/contrast.py`, `search/bridge_fit.py`) was tuned on the validation
-half of the concepts; these are the test half, on which nothing was tuned (it was asked again whenever the code
-changed). The published scoring, `probelog`, is given the `k` that is best on the validation half. Rebuild: `python -m
-benchmarks.accuracy` (data: `benchmarks/minihub/README.md`).
+commands a user has. What could be tuned (`search/text/contrast.py`, `search/text/labels_fit.py`) was tuned on the
+validation half of the concepts; these are the test half, on which nothing was tuned (it was asked again whenever the
+code changed). The published scoring, `probelog`, is given the `k` that is best on the validation half. Rebuild:
+`python -m benchmarks.accuracy` (data: `benchmarks/minihub/README.md`).
 
 The collections: **ImageNet**, two real models, EfficientNet-Lite0 and Lite1, 1,000 logits each, asked with the 1,000
 class names; **MiniHub**, 178 tiny classifiers of 374 drawn concepts trained for this, 14 families, median accuracy

@@ -23,6 +23,8 @@ def test_the_site_is_whole(tmp_path: Path) -> None:
     names = {"README": "index", "index": "index_verb"}
     missing = [p.stem for p in DOCS.glob("*.md") if not (tmp_path / f"site/{names.get(p.stem, p.stem)}.html").exists()]
     assert missing == []
+    for page, made in (("crawl", "--restart"), ("records", "seconds_preprocess"), ("configuration", "SFconvertbot")):
+        assert made in (tmp_path / f"site/{page}.html").read_text("utf-8"), f"{page}: the site has lost a table"
     html = (tmp_path / "site/index.html").read_text("utf-8")
     assert "hubprobe" in html
     asked = re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"?(https?:[^\"\s>]+)", html)
