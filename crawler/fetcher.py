@@ -1,14 +1,12 @@
 """Brings the files of eligible models to disk: the crawler's side of `workspace.seams.Fetch`.
 
-A folder a model, bounded: the least recently used goes first, never one that is in use. A folder in use is locked
-(``flock``, shared), so the processes of a run and a run beside it respect each other, and a killed
-process leaves no lock behind.
+A folder a model, bounded: the least recently used goes first, never one that is in use. A folder in use is locked,
+shared, so the processes of a run and a run beside it respect each other, and a killed process leaves no lock behind.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import logging
 import os
@@ -16,7 +14,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,8 @@ from crawler.hub.transport import Deadline, RetryError, UnansweredError, exchang
 from crawler.listing.rows import File, is_repo_id
 from workspace import ModelError, Status, Workspace, model_file_name
 from workspace.endpoint import token_for
+from workspace.files import sha256_of
+from workspace.locks import Lock, lock
 from workspace.safetensors_header import LEAST_BYTES
 from workspace.seams import Fetched
 
@@ -67,32 +67,16 @@ class Store:
         """Note that the model is used now."""
         os.utime(self.root / f"{name}{_DONE}")
 
-    def lock(self, name: str, *, shared: bool, wait: bool = True) -> int | None:
-        """Lock a model and return the lock's file descriptor; None when another holds it and ``wait`` is False."""
+    def lock(self, name: str, *, shared: bool, wait: bool = True) -> Lock | None:
+        """Lock a model; None when another holds it and ``wait`` is False."""
         self.root.mkdir(parents=True, exist_ok=True)
-        path = self.root / f"{name}.lock"
-        while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-                if path.stat().st_ino == os.fstat(descriptor).st_ino:
-                    return descriptor
-            except BlockingIOError:
-                os.close(descriptor)
-                return None
-            except FileNotFoundError:
-                logger.debug("the lock of %s went with its model; taking a new one", name)
-            os.close(descriptor)
+        return lock(self.root / f"{name}.lock", shared=shared, wait=wait)
 
     @contextmanager
     def locked(self, name: str) -> Iterator[bool]:
         """Hold a model alone, to fetch it; False when others hold it: who uses it may do so forever."""
-        descriptor = self.lock(name, shared=False, wait=False)
-        try:
-            yield descriptor is not None
-        finally:
-            if descriptor is not None:
-                os.close(descriptor)
+        with self.lock(name, shared=False, wait=False) or nullcontext() as held:
+            yield held is not None
 
     def used(self) -> int:
         """Return the bytes that all models take, unfinished ones included."""
@@ -126,15 +110,11 @@ class Store:
 
     def remove(self, name: str) -> bool:
         """Delete a model unless somebody uses it; return whether it is gone."""
-        descriptor = self.lock(name, shared=False, wait=False)
-        if descriptor is None:
-            return False
-        try:
-            self.discard(name)
-            (self.root / f"{name}.lock").unlink(missing_ok=True)
-        finally:
-            os.close(descriptor)
-        return True
+        with self.locked(name) as alone:
+            if alone:
+                self.discard(name)
+                (self.root / f"{name}.lock").unlink(missing_ok=True)
+        return alone
 
     def discard(self, name: str) -> None:
         """Delete the files of a model whose lock the caller holds alone."""
@@ -147,19 +127,16 @@ class Store:
 
     def _last_use(self, folder: Path) -> float:
         mark = self.root / f"{folder.name}{_DONE}"
-        try:
+        with suppress(FileNotFoundError):
             return (mark if mark.exists() else folder).stat().st_mtime
-        except FileNotFoundError:
-            return 0.0
+        return 0.0
 
 
 def _size(folder: Path) -> int:
     total = 0
     for path in folder.iterdir() if folder.is_dir() else ():
-        try:
+        with suppress(FileNotFoundError):  # it went away meanwhile
             total += path.stat().st_size
-        except FileNotFoundError:
-            logger.debug("%s went away while it was measured", path.name)
     return total
 
 
@@ -225,26 +202,23 @@ class Fetcher:
         size = sum(path.stat().st_size for path in folder.iterdir())
         return Fetched(folder, size, time.monotonic() - started, _Release(self._store, name, handle, keep=self._keep))
 
-    def _hold(self, row: Mapping[str, Any], name: str, deadline: Deadline) -> int:
+    def _hold(self, row: Mapping[str, Any], name: str, deadline: Deadline) -> Lock:
         """Return a shared lock on the whole model, fetching it first where it is not there."""
         while True:
             handle = self._store.lock(name, shared=True)
             assert handle is not None
             if self._store.is_complete(name):
                 return handle
-            os.close(handle)
+            handle.close()
             with self._store.locked(name) as alone:
                 if not alone:  # others fetch it, or have just fetched it and keep it as long as they like
                     time.sleep(_GLANCE)
                 elif not self._store.is_complete(name):
                     try:
                         self._bring(row, name, deadline)
-                    except UnansweredError as error:
-                        if error.status not in RESUMED:
+                    except (UnansweredError, ModelError, OSError) as error:
+                        if getattr(error, "status", None) not in RESUMED:
                             self._store.discard(name)
-                        raise
-                    except (ModelError, OSError):
-                        self._store.discard(name)
                         raise
                     finally:
                         self._store.settle(name)
@@ -360,17 +334,15 @@ def _made(folder: Path) -> Path:
 class _Release:
     """Gives a model's files back, once; further calls do nothing."""
 
-    def __init__(self, store: Store, name: str, handle: int, *, keep: bool) -> None:
-        self._store, self._name, self._handle, self._keep = store, name, handle, keep
-        self._lock = threading.Lock()
-        self._done = False
+    def __init__(self, store: Store, name: str, handle: Lock, *, keep: bool) -> None:
+        self._store, self._name, self._handle, self._keep = store, name, [handle], keep
 
     def __call__(self) -> None:
-        with self._lock:
-            if self._done:
-                return
-            self._done = True
-        os.close(self._handle)
+        try:
+            handle = self._handle.pop()  # one thread gets it
+        except IndexError:
+            return
+        handle.close()
         if not self._keep:
             self._store.remove(self._name)
 
@@ -442,12 +414,10 @@ def _append(part: Path, have: int, answer: Answer, chunks: Iterator[bytes], file
 
 
 def _has_hash(path: Path, file: File) -> bool:
-    digest: Any
     if file.sha256:
-        digest, wanted = hashlib.sha256(), file.sha256
-    else:
-        digest, wanted = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False), file.oid or ""
+        return sha256_of(path) == file.sha256
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as content:
         while chunk := content.read(1 << 20):
             digest.update(chunk)
-    return bool(digest.hexdigest() == wanted)
+    return digest.hexdigest() == file.oid

@@ -108,7 +108,10 @@ class CrawlState:
         started: when it began.
         next: address of the next page to read; None when every page was read.
         listed: rows of the pages that were read.
+        is_trial: whether it is in memory alone.
     """
+
+    is_trial = False
 
     def __init__(self, workspace: Workspace, connection: sqlite3.Connection, *, resumed: bool) -> None:
         self._folder, self._db, self.resumed = workspace.catalog_dir, connection, resumed
@@ -185,7 +188,7 @@ class CrawlState:
     def keep_page_size(self, size: int) -> None:
         """Let the next crawl begin with pages of ``size`` rows: what this one found the server to have time for."""
         size = min(size, self._page_size) if self.resumed else size
-        if size != self._page_size:
+        if size != self._page_size and not self.is_trial:
             write_json(self._folder / _JOURNAL, {**_journal(self._folder), "page_size": size})
             self._page_size = size
 
@@ -278,9 +281,10 @@ def crawl_state(
 
 
 @contextmanager
-def on_trial(workspace: Workspace, policy: str) -> Iterator[CrawlState]:
-    """Yield the state of a crawl that writes nothing: in memory."""
-    state = _begun(workspace, _connect(":memory:"), "", policy, "")
+def on_trial(workspace: Workspace, policy: str, first: str) -> Iterator[CrawlState]:
+    """Yield the state of a crawl that writes nothing, as long as nothing is concluded with a row: in memory."""
+    state = _begun(workspace, _connect(":memory:"), "", policy, first)
+    state.is_trial = True
     try:
         yield state
     finally:

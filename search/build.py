@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from search.store.tables import LOGITS, PRINT_LOGITS, families, models_table, pr
 from search.store.versions import folder_bytes
 from search.text import bank, encoder_choice, lists
 from search.text.calibration import Calibration, calibrate
+from search.text.contrast import Material
 from search.text.embeddings import cache, embed_probes, read_embeddings
 from search.text.encoders import Encoder
 from search.text.known import KnownTexts
@@ -41,8 +42,6 @@ from workspace.runs import versions as libraries
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from search.text.contrast import Embed
 
 Key = tuple[str, str]
 
@@ -380,71 +379,59 @@ def _texts(
     progress: bool,
 ) -> None:
     """Write what text queries need into a version's folder: the calibration and the label bridge."""
-    folder = gallery.folder
-    texts = KnownTexts(cache(workspace), content["encoder"])
-    embed = partial(texts.embedded, encoder=lambda: encoder, progress=progress)
+    folder, before = gallery.folder, previous[0] if previous else None
+    known = KnownTexts(cache(workspace), content["encoder"])
+    embed = partial(known.embedded, encoder=lambda: encoder, kind="labels", progress=progress)
     probes = read_embeddings(cache(workspace) / content["encoder"]["file"])
-    older = Calibration.load(previous[0]) if previous else None
-    bank_texts = partial(embed, kind="bank")
-    found = calibrate(gallery.vectors, len(gallery), bank_texts, probes, previous=older, progress=progress)
+    material = Material(gallery.vectors, gallery.model_of, embed, probes)
+    older = Calibration.load(before) if before else None
+    found = calibrate(replace(material, embed=partial(embed, kind="bank")), previous=older, progress=progress)
     found.save(folder)
     same = older is not None and np.array_equal(older.centre, found.centre) and np.array_equal(older.texts, found.texts)
-    models = _models_of(gallery)
-    judged = _judged(folder, gallery, models, partial(embed, kind="labels"), probes, found, previous)
-    quality = [lists.quality(model, *verdict) for model, *verdict in zip(models, *judged.values(), strict=True)]
-    labels = pa.chunked_array([pa.array(gallery.labels(np.arange(len(gallery))), pa.string())])
+    models, kept = _models_of(gallery), tables.read_models(before) if before else tables.MODELS.empty_table()
+    learned = _judged(folder, lists.Judge(models, material, found.centre), models, kept, before)
+    quality = [lists.quality(model, *verdict) for model, *verdict in zip(models, *learned.values(), strict=True)]
+    every = np.arange(len(gallery))
+    labels = pa.chunked_array([pa.array(gallery.labels(every), pa.string())])
     named = Named.of(labels, gallery.model_of, quality)
-    continued = previous[0] if previous and same else None
-    built = build_bridge(
-        named, gallery.vectors, gallery.model_of, partial(embed, kind="labels"), probes, found, continued
-    )
+    built = build_bridge(named, material, found, before if same else None)
     for part in built or ():
         part.save(folder)
     accuracy: list[float | None] = [None] * len(models)
     if built:
-        moments, texts_of = gallery.raw_moments(np.arange(len(gallery))), partial(embed, kind="labels")
-        estimator = Estimator(
-            named, built[0], gallery.vectors, moments, gallery.family_of, texts_of, probes, found.centre
-        )  # fmt: skip
-        before = tables.read_models(previous[0]).column("estimated_accuracy").to_pylist() if previous else []
-        accuracy = before + [estimator.of(np.sort(model.rows)) for model in models[len(before) :]]
-    tables.with_learned(folder, gallery.models, **judged, estimated_accuracy=accuracy)
+        std, mean = (part[:, None] for part in gallery.raw_moments(every))
+        estimator = Estimator(named, built[0], material, found.centre, gallery.family_of)
+        accuracy = kept.column("estimated_accuracy").to_pylist()
+        for rows in (np.sort(model.rows) for model in models[len(accuracy) :]):
+            accuracy.append(estimator.of(rows, gallery.vectors(rows) * std[rows] + mean[rows]))
+    tables.with_learned(folder, gallery.models, **learned, estimated_accuracy=accuracy)
     content["labels"] = int(built[0].trust.size) if built else 0
     if names:
         embed(bank.names(everyday_only=False), kind="bank")
         whole = Gallery(folder, content)
         asked = Texts(workspace, whole, encoder=encoder, token=None, keep=False)
-        table = concepts_table(whole, asked, progress=progress)
-        write_concepts(folder, table)
+        write_concepts(folder, concepts_table(whole, asked, progress=progress))
 
 
 def _judged(
-    folder: Path,
-    gallery: Gallery,
-    models: Sequence[lists.Model],
-    embed: Embed,
-    probes: NDArray[np.float32],
-    calibration: Calibration,
-    previous: tuple[Path, dict[str, Any]] | None,
+    folder: Path, judge: lists.Judge, models: Sequence[lists.Model], kept: pa.Table, before: Path | None
 ) -> dict[str, list[Any]]:
     """Compare models with whole lists of labels and write the names; return ``labels_from`` and ``labels_fit`` of each.
 
-    Models of the version that this one continues keep their verdicts: `hubprobe index --rebuild` compares them anew.
+    Models of the version that this one continues, ``kept``, keep their verdicts: `hubprobe index --rebuild` compares
+    them anew.
     """
-    source, fit, kept = [], [], tables.LISTED.empty_table()
-    if previous is not None:
-        older, kept = tables.read_models(previous[0]), tables.read_listed(previous[0])
-        source, fit = (older.column(name).to_pylist() for name in ("labels_from", "labels_fit"))
-    judge = lists.Judge(models, gallery.vectors, embed, probes, calibration.centre)
-    names: dict[int, str] = dict(zip(kept.column("row").to_pylist(), kept.column("name").to_pylist(), strict=True))
-    for model in models[len(source) :]:
-        verdict = judge.verdict(model)
-        source.append(verdict.source)
-        fit.append(verdict.fit)
+    listed = tables.read_listed(before) if before else tables.LISTED.empty_table()
+    names: dict[int, str] = dict(zip(listed.column("row").to_pylist(), listed.column("name").to_pylist(), strict=True))
+    verdicts = [judge.verdict(model) for model in models[kept.num_rows :]]
+    for verdict in verdicts:
         names |= verdict.names
     rows = sorted(names)
     tables.write_listed(folder, pa.table([rows, [names[row] for row in rows]], schema=tables.LISTED))
-    return {"labels_from": source, "labels_fit": fit}
+    return {
+        "labels_from": kept.column("labels_from").to_pylist() + [verdict.source for verdict in verdicts],
+        "labels_fit": kept.column("labels_fit").to_pylist() + [verdict.fit for verdict in verdicts],
+    }
 
 
 def _models_of(gallery: Gallery) -> list[lists.Model]:

@@ -316,13 +316,19 @@ def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     return tensors, notes
 
 
-def read_kept(path: Path, kind: Callable[..., T]) -> T | None:
-    """Return ``kind`` made of the arrays of a file of ours, by their names, or None where there is no such file."""
+def read_kept(
+    path: Path, kind: Callable[..., T], stated: Callable[[dict[str, str]], dict[str, Any]] = lambda _: {}
+) -> T | None:
+    """Return ``kind`` made of the arrays of a file of ours, by their names, or None where there is no such file.
+
+    ``stated`` makes further arguments of its metadata.
+    """
     if not path.exists():
         return None
+    tensors, notes = read_tensors(path)
     try:
-        return kind(**read_tensors(path)[0])
-    except TypeError as error:
+        return kind(**tensors, **stated(notes))
+    except (KeyError, TypeError, ValueError) as error:
         raise damaged(path, error) from error
 
 

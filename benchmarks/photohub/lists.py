@@ -20,6 +20,7 @@ from benchmarks.accuracy.encoder import captions
 from benchmarks.photohub.collection import shown
 from search import build
 from search.text import lists
+from search.text.contrast import Material
 from search.text.encoders import text_embeddings
 from search.text.labels import NAMED
 
@@ -70,6 +71,7 @@ def judged(workspace: Workspace, truth: dict[str, Any]) -> Rows:
     gallery = index.gallery
     calibration = gallery.calibration
     assert calibration is not None
+    material = Material(gallery.vectors, gallery.model_of, embed, index.probe_embeddings)
     names = [str(about["name"]) for about in truth["concepts"].values()]
     rows = embed(names)
     near = np.argsort(-(rows @ rows.T), axis=1)
@@ -86,7 +88,7 @@ def judged(workspace: Workspace, truth: dict[str, Any]) -> Rows:
                 lists.Model(str(i), NAMED, silent.count, silent.rows[:0], silent.outputs, labels)
                 for i, labels in enumerate(candidates)
             ]
-            judge = lists.Judge([silent, *lenders], gallery.vectors, embed, index.probe_embeddings, calibration.centre)
+            judge = lists.Judge([silent, *lenders], material, calibration.centre)
             return judge.verdict(silent).source
 
         count = found[sum(half["true"] for half in found) % 2]

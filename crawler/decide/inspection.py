@@ -78,7 +78,7 @@ REPO_SECONDS = 180.0  # one repository, waiting for our turn not counted
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 """Files beside config and weights that a probe reads when they are there."""
 MAX_ASKED = 100  # files asked about at once beside those that are needed: a repository may list any number
-
+REFUSED_FILES = Whereabouts(Status.FILE_MISSING, "its files are refused although the repository is there")
 
 Observe = Callable[[Rule, Verdict | None], None]
 
@@ -99,13 +99,17 @@ class Decision:
     known: dict[str, File] = field(default_factory=dict)  # sizes and hashes learned on the way
     stated: dict[str, File | None] = field(default_factory=dict)  # what the API says of files; None of those not there
 
+    def end(self, why: Whereabouts | ModelError | MalformedRowError | UnansweredError) -> None:
+        """Note why it cannot be probed."""
+        self.status, self.reason, self.renamed_to = why.status, why.reason, getattr(why, "renamed_to", None)
 
-class _ElsewhereError(Exception):
+
+class _ElsewhereError(ModelError):
     """The repository is not there under its listed name."""
 
     def __init__(self, found: Whereabouts) -> None:
-        super().__init__(found.reason)
-        self.found = found
+        super().__init__(found.status, found.reason)
+        self.renamed_to = found.renamed_to
 
 
 class Inspector:
@@ -145,23 +149,18 @@ class Inspector:
         deadline = Deadline(REPO_SECONDS)
         try:
             self._decide(decision, deadline, observe)
-        except ModelError as error:
-            decision.status, decision.reason = error.status, error.reason
-        except MalformedRowError as error:
-            decision.status, decision.reason = Status.MALFORMED_ROW, error.reason
-        except _ElsewhereError as error:
-            found = error.found
-            decision.status, decision.reason, decision.renamed_to = found.status, found.reason, found.renamed_to
+        except (ModelError, MalformedRowError) as error:
+            decision.end(error)
         except UnansweredError as error:
-            decision.status, decision.reason = error.status, error.reason
+            decision.end(error)
             if error.status is Status.GONE:
-                self._look_for(decision, deadline)
+                decision.end(whereabouts(self._client, listed.id, deadline) or REFUSED_FILES)
         except HubError:
             raise  # nothing of this repository: no model can be judged
         except Exception as error:
             logger.exception("deciding %s failed", listed.id)
-            decision.status = Status.INTERNAL_ERROR
-            decision.reason = f"{Status.INTERNAL_ERROR.meaning} ({type(error).__name__})"
+            kind = Status.INTERNAL_ERROR
+            decision.end(Whereabouts(kind, f"{kind.meaning} ({type(error).__name__})"))
         return decision
 
     def _decide(self, decision: Decision, deadline: Deadline, observe: Observe | None) -> None:
@@ -292,14 +291,6 @@ class Inspector:
             if entry.size != seen.size or (seen.sha256 or entry.sha256) != entry.sha256:
                 raise ModelError(Status.CORRUPT_FILE, f"the Hub serves another {path} than it lists")
         decision.known |= {path: entry for path in wanted if (entry := stated[path]) is not None}
-
-    def _look_for(self, decision: Decision, deadline: Deadline) -> None:
-        found = whereabouts(self._client, decision.listed.id, deadline)
-        if found is None:
-            decision.status = Status.FILE_MISSING
-            decision.reason = "its files are refused although the repository is there"
-        else:
-            decision.status, decision.reason, decision.renamed_to = found.status, found.reason, found.renamed_to
 
 
 def _pass(rules: tuple[Rule, ...], facts: Facts, observe: Observe | None, why: str = "") -> None:

@@ -80,13 +80,8 @@ class Listing:
     is_live = True
 
     def __init__(self, client: HubClient, first: str, size: int = PAGE) -> None:
-        self._client, self.first, self.name, self.size = (
-            client,
-            with_limit(first, min(limit_of(first), size)),
-            "hub",
-            size,
-        )
-        self.bearable = PAGE
+        self._client, self.name, self.size, self.bearable = client, "hub", size, PAGE
+        self.first = with_limit(first, min(limit_of(first), size))
         self._asked: set[str] = set()
 
     def page(self, url: str) -> Page:
@@ -308,7 +303,10 @@ class Snapshot:
             # fsspec in place of DuckDB's httpfs: it honours our endpoint and token, and nothing has to be installed.
             self._connection.register_filesystem(HfFileSystem(endpoint=endpoint, token=token or False))
         self._selected: list[str] = []
-        self._filter, self._values = _conditions(query, self._columns())
+        columns, wanted = self._columns(), {"pipeline_tag": query.pipeline_tag, "author": query.author}
+        kept = {name: value for name, value in wanted.items() if value and name in columns}
+        self._filter = " AND ".join(['"id" IS NOT NULL', *(f'"{name}" = ?' for name in kept)])
+        self._values = kept.values()
         self._reader: Any = None
         self._at = -1
 
@@ -320,7 +318,7 @@ class Snapshot:
         try:
             if self._reader is None or start != self._at:
                 self._reader, self._at = self._open(start), start
-            rows = [_complete(row) for row in self._next_rows()]
+            rows = self._next_rows()
         except (duckdb.Error, OSError) as error:
             raise HubError(f"cannot read {self._where}: {error}; crawl again to go on from row {start:,}") from error
         self._at = start + len(rows)
@@ -342,7 +340,8 @@ class Snapshot:
                 usable.append(name)
                 seconds = "TIMESTAMP" in found or found == "DATE"  # Arrow's nanoseconds and days are no datetime
                 cast = seconds and "TIME ZONE" not in found
-                self._selected.append(f'CAST("{name}" AS TIMESTAMP) AS "{name}"' if cast else _as(expression, name))
+                read = f'CAST("{name}" AS TIMESTAMP)' if cast else expression.format(name)
+                self._selected.append(f'{read} AS "{name}"')
             elif found != '"NULL"':
                 unusable.append(f"{name} ({printable(found, 60)} and not {kind})")
         if "id" not in usable:
@@ -367,19 +366,3 @@ class Snapshot:
                 break
         self._rest = rows[PAGE:]
         return rows[:PAGE]
-
-
-def _as(expression: str, name: str) -> str:
-    return f'{expression.format(name)} AS "{name}"'
-
-
-def _complete(row: dict[str, Any]) -> dict[str, Any]:
-    """A snapshot without commits is no malformed one: the empty commit says that the API has to be asked."""
-    return {**row, "sha": row.get("sha") or ""}
-
-
-def _conditions(query: Query, columns: list[str]) -> tuple[str, list[str]]:
-    wanted = {"pipeline_tag": query.pipeline_tag, "author": query.author}
-    kept = {name: value for name, value in wanted.items() if value and name in columns}
-    text = " AND ".join(['"id" IS NOT NULL', *(f'"{name}" = ?' for name in kept)])
-    return text, list(kept.values())

@@ -14,8 +14,10 @@ from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import urlencode
 
+from workspace import Status
 from workspace.files import canonical_json, short_hash
 from workspace.reported import TASK, Reported, of_eval_results
+from workspace.text import plain
 
 _ID = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 _SHA = re.compile(r"[0-9a-f]{40}")
@@ -27,6 +29,8 @@ MAX_TEXT = 1_000  # characters kept of any one text
 
 class MalformedRowError(Exception):
     """A row of the listing that cannot be used; ``repo_id`` names it as well as can be."""
+
+    status = Status.MALFORMED_ROW
 
     def __init__(self, repo_id: str, reason: str) -> None:
         super().__init__(reason)
@@ -102,20 +106,20 @@ def parse(row: Any) -> Listed:
         raise MalformedRowError(repo_id, "names no commit, so nothing of it can be pinned")
     weights = row.get("safetensors")
     counts, total = _parameters(weights) if isinstance(weights, Mapping) else (None, None)
-    gated, task = row.get("gated"), text(row.get("pipeline_tag"))
+    gated, task = row.get("gated"), _text(row.get("pipeline_tag"))
     return Listed(
         id=repo_id,
         sha=sha,
-        author=text(row.get("author")) or (repo_id.split("/")[0] if "/" in repo_id else None),
+        author=_text(row.get("author")) or (repo_id.split("/")[0] if "/" in repo_id else None),
         created=_time(row.get("createdAt")),
         modified=_time(row.get("lastModified")),
         pipeline_tag=task,
-        library=text(row.get("library_name")),
+        library=_text(row.get("library_name")),
         tags=_texts(row.get("tags")),
         downloads=_count(row.get("downloads")),
         likes=_count(row.get("likes")),
         private=_flag(row.get("private")),
-        gated="false" if gated in (False, None, "false", "False") else ("auto" if gated is True else text(gated)),
+        gated="false" if gated in (False, None, "false", "False") else ("auto" if gated is True else _text(gated)),
         disabled=_flag(row.get("disabled")),
         parameters=counts,
         total=total,
@@ -134,11 +138,8 @@ def is_sha(value: object) -> bool:
     return isinstance(value, str) and _SHA.fullmatch(value) is not None
 
 
-def text(value: object, limit: int = MAX_TEXT) -> str | None:
-    """Return ``value`` if it is text: cut to ``limit`` characters, lone surrogates replaced so that UTF-8 holds it."""
-    if not isinstance(value, str):
-        return None
-    return value[:limit].encode("utf-8", "replace").decode("utf-8")
+def _text(value: object) -> str | None:
+    return plain(value, MAX_TEXT)
 
 
 def files_of(siblings: Any, repo_id: str) -> tuple[File, ...] | None:
@@ -160,7 +161,7 @@ def files_of(siblings: Any, repo_id: str) -> tuple[File, ...] | None:
 def _texts(values: Any) -> tuple[str, ...]:
     if not isinstance(values, (list, tuple)):
         return ()
-    kept = (text(value) for value in values[:MAX_TAGS])
+    kept = (_text(value) for value in values[:MAX_TAGS])
     return tuple(value for value in kept if value is not None)
 
 
@@ -195,7 +196,7 @@ def _parameters(weights: Mapping[str, Any]) -> tuple[tuple[tuple[str, int], ...]
     counts = weights.get("parameters")
     kept: tuple[tuple[str, int], ...] | None = None
     if isinstance(counts, Mapping):
-        pairs = [(text(name, 40) or "?", _count(value)) for name, value in list(counts.items())[:40]]
+        pairs = [(plain(name, 40) or "?", _count(value)) for name, value in list(counts.items())[:40]]
         kept = tuple((name, value) for name, value in pairs if value is not None)
     return kept, _count(weights.get("total"))
 

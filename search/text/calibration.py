@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from search.text import bank
-from search.text.contrast import Embed, Vectors, hubness, offered, strengths, zero_shot
+from search.text.contrast import Material, hubness, offered, strengths, zero_shot
 from workspace.files import read_kept, write_tensors
 
 if TYPE_CHECKING:
@@ -328,8 +328,7 @@ class Calibration:
 
     def save(self, folder: Path) -> None:
         """Write it into a version's folder."""
-        names = ("centre", "texts", "hubness", "peaks", "offered")
-        write_tensors(folder / FILE, {name: getattr(self, name) for name in names})
+        write_tensors(folder / FILE, vars(self))
 
     @classmethod
     def load(cls, folder: Path) -> Calibration | None:
@@ -337,42 +336,32 @@ class Calibration:
         return read_kept(folder / FILE, cls)
 
 
-def calibrate(
-    vectors: Vectors,
-    count: int,
-    embed: Embed,
-    probes: NDArray[np.float32],
-    *,
-    previous: Calibration | None = None,
-    progress: bool = True,
-) -> Calibration:
+def calibrate(material: Material, *, previous: Calibration | None = None, progress: bool = True) -> Calibration:
     """Return the calibration of a version.
 
     Args:
-        vectors: reads its descriptors.
-        count: its logits.
-        embed: embeds the bank's names.
-        probes: float32 ``[n, dim]``, the probes under the encoder.
+        material: the version's.
         previous: of the version before, when that is a prefix of this one: only new logits are measured.
         progress: draw a progress bar on stderr.
     """
     from tqdm import tqdm
 
-    texts = embed(spread(bank.names(), BANK))
-    centre = (probes @ texts.mean(axis=0)).astype(np.float32)
-    asked = zero_shot(texts @ probes.T, centre)
+    texts, count = material.embed(spread(bank.names(), BANK)), material.model_of.size
+    similarity = texts @ material.probes.T
+    centre = (material.probes @ texts.mean(axis=0)).astype(np.float32)
+    asked = zero_shot(similarity, centre)
     if previous is not None and previous.offered.size and np.array_equal(previous.centre, centre):
         done, found = previous.hubness[:count], previous.offered
     else:
         some = np.array(spread(list(range(count)), _ROWS), np.int64)
-        done, found = np.empty(0, np.float32), offered(strengths(vectors(some)), asked)
+        done, found = np.empty(0, np.float32), offered(strengths(material.vectors(some)), asked)
     parts = [done]
     with tqdm(total=count - done.size, desc="hubness", unit="logit", disable=not progress, leave=False) as bar:
         for start in range(done.size, count, _ROWS):
             rows = np.arange(start, min(start + _ROWS, count))
-            parts.append(hubness(strengths(vectors(rows)), asked, found))
+            parts.append(hubness(strengths(material.vectors(rows)), asked, found))
             bar.update(rows.size)
-    best = (texts @ probes.T - centre).max(axis=1)
+    best = (similarity - centre).max(axis=1)
     peaks = np.array([best.mean(), best.std()], np.float32)
     return Calibration(centre, texts.mean(axis=0), np.concatenate(parts), peaks, found)
 

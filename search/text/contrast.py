@@ -8,6 +8,7 @@ what is left of it on the gallery's side (hubness) by an inverted softmax.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,28 @@ Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
 Vectors = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """Returns the descriptors of some logits by their positions, float32 ``[rows, n_probes]``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What an index learns from.
+
+    Attributes:
+        vectors: reads descriptors.
+        model_of: int32 ``[logits]``, the model of each.
+        embed: embeds texts.
+        probes: float32 ``[n, dim]``, the probes under the encoder.
+    """
+
+    vectors: Vectors
+    model_of: NDArray[np.int32]
+    embed: Embed
+    probes: NDArray[np.float32]
+
+    def expected(self, texts: Sequence[str], centre: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what each text expects of every probe, float32 ``[texts, n]``; see `zero_shot`."""
+        return zero_shot(self.embed(texts) @ self.probes.T, centre)
+
 
 POWER = 3.0
 """Exponent of a query's contrast: one probe that shows the concept says more than many that share something with it."""

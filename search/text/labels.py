@@ -18,14 +18,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from search.scan.scoring import BRIDGE, MAP
 from search.text.calibration import Certainty
 from search.text.contrast import Vectors, strengths, unit
-from workspace.files import damaged, read_tensors, write_tensors
+from workspace.files import read_kept, write_tensors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,11 +86,13 @@ class Bridge:
     share: float = 0.3
     certainty: Certainty = field(default_factory=Certainty)
 
+    def of_label(self, label: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return a label's rows and their weights, the most trusted first."""
+        own = slice(int(self.first[label]), int(self.first[label + 1]))
+        return self.rows[own], self.weights[own]
+
     def sides(
-        self,
-        embedding: NDArray[np.float32],
-        vectors: Vectors,
-        allowed: NDArray[np.bool_] | None = None,
+        self, embedding: NDArray[np.float32], vectors: Vectors, allowed: NDArray[np.bool_] | None = None
     ) -> tuple[dict[str, NDArray[np.float32]], float]:
         """Return what other models' labels, and the map, expect of every probe for a text, and the trust in a label.
 
@@ -140,10 +142,9 @@ class Bridge:
             similarity[without] = -np.inf
         rows, shares, found = [], [], []
         for label in np.argsort(-similarity, kind="stable")[: 8 * LABELS].tolist():
-            own = slice(int(self.first[label]), int(self.first[label + 1]))
-            some, weights = self.rows[own], self.weights[own]
+            some, weights = self.of_label(label)
             if allowed is not None:
-                some, weights = some[allowed[self.rows[own]]], weights[allowed[self.rows[own]]]
+                weights, some = weights[allowed[some]], some[allowed[some]]
             if some.size and self.trust[label] > 0 and label != without:
                 share = np.exp((similarity[label] - 1.0) / KERNEL) * self.trust[label]
                 rows.append(some)
@@ -167,16 +168,13 @@ class Bridge:
     @classmethod
     def load(cls, folder: Path) -> Bridge | None:
         """Read what `save` wrote, or None when the version has none; raises `WorkspaceError` when it is damaged."""
-        path = folder / BRIDGE_FILE
-        if not path.exists():
-            return None
-        try:
-            tensors, about = read_tensors(path)
+
+        def stated(about: dict[str, str]) -> dict[str, Any]:
             known = about.get("certainty")  # an index built before hits decided about their query has none
             certainty = Certainty.of_json(json.loads(known)) if known else Certainty()
-            return cls(**tensors, width=float(about["width"]), share=float(about["share"]), certainty=certainty)
-        except (KeyError, TypeError, ValueError) as error:
-            raise damaged(path, error) from error
+            return {"width": float(about["width"]), "share": float(about["share"]), "certainty": certainty}
+
+        return read_kept(folder / BRIDGE_FILE, cls, stated)
 
 
 def counting(trust: float) -> float:
@@ -276,14 +274,7 @@ class Trust:
     @classmethod
     def load(cls, folder: Path) -> Trust | None:
         """Read what `save` wrote, or None when the version has none; raises `WorkspaceError` when it is damaged."""
-        path = folder / TRUST_FILE
-        if not path.exists():
-            return None
-        try:
-            tensors, about = read_tensors(path)
-            return cls(**tensors, learned=int(about["learned"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise damaged(path, error) from error
+        return read_kept(folder / TRUST_FILE, cls, lambda about: {"learned": int(about["learned"])})
 
 
 def learn(vectors: Vectors, named: Named, expected: NDArray[np.float32], hubness: NDArray[np.float32]) -> Trust:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.text.calibration import FIRST, Calibration, Certainty, hit_signs
-from search.text.contrast import Embed, Vectors, strengths, unit, zero_shot
+from search.text.contrast import Material, Vectors, strengths, unit, zero_shot
 from search.text.labels import ENOUGH, LOGITS, Bridge, Named, Near, Trust, counting, extend, learn
 
 GROWTH = 1.1
@@ -35,22 +35,13 @@ _HONEST = 0.5  # mean trust of a model's labels from which what they say is take
 
 
 def build(
-    named: Named,
-    vectors: Vectors,
-    model_of: NDArray[np.int32],
-    embed: Embed,
-    probes: NDArray[np.float32],
-    calibration: Calibration,
-    previous: Path | None = None,
+    named: Named, material: Material, calibration: Calibration, previous: Path | None = None
 ) -> tuple[Bridge, Trust] | None:
     """Return the bridge of a version and the trust it rests on, or None when no model in it has honest labels.
 
     Args:
         named: the version's logits that carry a label in words.
-        vectors: reads its descriptors.
-        model_of: int32 ``[logits]``, the model of each of its logits.
-        embed: embeds texts.
-        probes: float32 ``[n, dim]``, the probes under the same encoder.
+        material: the version's.
         calibration: of the version.
         previous: folder of the version that this one continues, when its calibration has the same centre.
     """
@@ -59,12 +50,13 @@ def build(
     bridge, older = (Bridge.load(previous), Trust.load(previous)) if previous is not None else (None, None)
     if bridge is not None and older is not None and named.rows.size < GROWTH * older.learned:  # noqa: SIM102
         if named.begins_with(older.rows, older.label_of):
-            return _extended(bridge, older, vectors, named, embed, probes, calibration)
-    texts = embed(named.words)
-    expected = zero_shot(texts @ probes.T, calibration.centre)
+            return _extended(bridge, older, material, named, calibration)
+    vectors, texts = material.vectors, material.embed(named.words)
+    similarity = texts @ material.probes.T
+    expected = zero_shot(similarity, calibration.centre)
     believed = learn(vectors, named, expected, calibration.hubness)
     lists = _namesakes(vectors, believed, range(len(named.words)))
-    none = np.empty((0, probes.shape[0]), np.float16)
+    none = np.empty((0, len(material.probes)), np.float16)
     empty = np.empty(0, np.float32)
     bridge = Bridge(calibration.texts, none, empty, np.zeros(1, np.int64), np.empty(0, np.int64), empty, none)
     placed = bridge.place(texts)
@@ -72,32 +64,26 @@ def build(
     if len(named.words) < ENOUGH:
         return bridge, believed
     bridge, leave_out = _mapped(vectors, bridge, placed)
-    labels = _Labels(vectors, model_of, placed, expected, calibration.hubness, leave_out)
+    labels = _Labels(vectors, material.model_of, placed, expected, calibration.hubness, leave_out)
     bridge = _weighed(bridge, labels)
-    certainty = _certainty(bridge, labels, named, believed, calibration.contrast(texts @ probes.T))
+    certainty = _certainty(bridge, labels, named, believed, calibration.contrast(similarity))
     return replace(bridge, certainty=certainty), believed
 
 
 def _extended(
-    bridge: Bridge,
-    believed: Trust,
-    vectors: Vectors,
-    named: Named,
-    embed: Embed,
-    probes: NDArray[np.float32],
-    calibration: Calibration,
+    bridge: Bridge, believed: Trust, material: Material, named: Named, calibration: Calibration
 ) -> tuple[Bridge, Trust]:
     """Return the bridge with the named rows that are new; what was learned stays."""
     touched, which = np.unique(named.label_of[believed.rows.size :], return_inverse=True)
     if not touched.size:
         return bridge, believed
-    texts = embed([named.words[label] for label in touched.tolist()])
-    expected = zero_shot(texts @ probes.T, calibration.centre)[which]
-    believed = extend(believed, vectors, named, expected, calibration.hubness)
+    texts = material.embed([named.words[label] for label in touched.tolist()])
+    expected = zero_shot(texts @ material.probes.T, calibration.centre)[which]
+    believed = extend(believed, material.vectors, named, expected, calibration.hubness)
     known = bridge.trust.size
     fresh = bridge.place(texts)[touched >= known].astype(np.float16)  # words are numbered as they appear
-    lists = {label: _list_of(bridge, label) for label in range(known)}
-    lists |= dict(zip(touched.tolist(), _namesakes(vectors, believed, touched.tolist()), strict=True))
+    lists = {label: bridge.of_label(label) for label in range(known)}
+    lists |= dict(zip(touched.tolist(), _namesakes(material.vectors, believed, touched.tolist()), strict=True))
     grown = replace(bridge, embeddings=np.concatenate([bridge.embeddings, fresh]))
     return _listed(grown, [lists[label] for label in range(len(named.words))]), believed
 
@@ -112,11 +98,6 @@ def _listed(bridge: Bridge, lists: Sequence[Listed]) -> Bridge:
     best = np.array([weights.max(initial=0.0) for _, weights in lists], np.float32)
     rows, weights = (np.concatenate(part) for part in zip(*lists, strict=True))
     return replace(bridge, trust=best, first=first.astype(np.int64), rows=rows, weights=weights)
-
-
-def _list_of(bridge: Bridge, label: int) -> Listed:
-    own = slice(int(bridge.first[label]), int(bridge.first[label + 1]))
-    return bridge.rows[own], bridge.weights[own]
 
 
 def _namesakes(vectors: Vectors, believed: Trust, labels: Sequence[int]) -> list[Listed]:
@@ -140,7 +121,7 @@ def _namesakes(vectors: Vectors, believed: Trust, labels: Sequence[int]) -> list
 
 def _prototypes(vectors: Vectors, bridge: Bridge, labels: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return the strong responses of some labels' logits, averaged by trust, float32 ``[labels, n]`` of unit length."""
-    lists = [_list_of(bridge, label) for label in labels.tolist()]
+    lists = [bridge.of_label(label) for label in labels.tolist()]
     return unit(np.stack([weights @ strengths(vectors(rows)) for rows, weights in lists]))
 
 
@@ -239,7 +220,7 @@ class _Trial:
         others = np.random.default_rng(3).permutation(labels.model_of.size)[:_CANDIDATES]
         parts = [strengths(labels.vectors(others[i : i + _ROWS])) for i in range(0, others.size, _ROWS)]
         self._strong, self._common = np.concatenate(parts), labels.hubness[others]
-        self._named = [bridge.rows[bridge.first[label] : bridge.first[label + 1]] for label in asked.tolist()]
+        self._named = [bridge.of_label(label)[0] for label in asked.tolist()]
         self._rivals = np.stack([~np.isin(others, named) for named in self._named])
         self._mapped = labels.mapped(asked)
 

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from search.text.contrast import strengths, zero_shot
+from search.text.contrast import strengths
 from search.text.labels import NAMED, plain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from search.text.contrast import Embed, Vectors
+    from search.text.contrast import Material
 
 DATA = Path(__file__).parent.parent / "data" / "lists.tsv"
 TIMM = ("imagenet-12k", "imagenet-21k-goog", "imagenet-21k-miil", "imagenet-22k", "imagenet-22k-ms")
@@ -156,21 +156,12 @@ class Judge:
 
     Args:
         models: all of the gallery: those with honest labels lend their lists.
-        vectors: reads descriptors.
-        embed: embeds texts.
-        probes: float32 ``[n, dim]``, the probes under the encoder.
+        material: the gallery's.
         centre: float32 ``[n]``, of the calibration.
     """
 
-    def __init__(
-        self,
-        models: Sequence[Model],
-        vectors: Vectors,
-        embed: Embed,
-        probes: NDArray[np.float32],
-        centre: NDArray[np.float32],
-    ) -> None:
-        self._vectors, self._embed, self._probes, self._centre = vectors, embed, probes, centre
+    def __init__(self, models: Sequence[Model], material: Material, centre: NDArray[np.float32]) -> None:
+        self._material, self._centre = material, centre
         self._expected: dict[tuple[str, ...], NDArray[np.float32]] = {}
         wanted = {model.count for model in models if model.quality != NAMED}
         counted: dict[int, Counter[tuple[str, ...]]] = {count: Counter() for count in wanted}
@@ -186,7 +177,7 @@ class Judge:
         if model.rows.size < FEWEST:
             return Verdict()
         at = np.unique(np.linspace(0, model.rows.size - 1, min(MOST, model.rows.size)).astype(np.int64))
-        strong, outputs, own = strengths(self._vectors(model.rows[at])), model.outputs[at], model.own
+        strong, outputs, own = strengths(self._material.vectors(model.rows[at])), model.outputs[at], model.own
         stated = Fit.of(self._of(_part(own, outputs)), strong) if own else None
         if model.quality == NAMED:
             return Verdict(fit=stated.agreement if stated else None)
@@ -202,7 +193,7 @@ class Judge:
 
     def _of(self, names: tuple[str, ...]) -> NDArray[np.float32]:
         if names not in self._expected:
-            self._expected[names] = zero_shot(self._embed(names) @ self._probes.T, self._centre)
+            self._expected[names] = self._material.expected(names, self._centre)
         return self._expected[names]
 
 

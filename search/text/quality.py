@@ -8,17 +8,18 @@ a say in what is right.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from search.text.contrast import strengths, unit, zero_shot
+from search.text.contrast import strengths, unit
 from search.text.labels import Bridge, Named
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from search.text.contrast import Embed, Vectors
+    from search.text.contrast import Material
 
 SHOWN = 10
 """Probes of a class that are looked at: those that show it best."""
@@ -50,59 +51,47 @@ def accuracy(raw: NDArray[np.float32], classes: NDArray[np.int64], expected: NDA
     return float(np.mean(shares)) if len(shares) >= max(2, LEAST * classes.size) else None
 
 
+@dataclass(frozen=True, eq=False)
 class Estimator:
     """Estimates the accuracy of models whose outputs have names.
 
     Args:
         named: the outputs that have one, in a gallery.
         bridge: what they lend.
-        vectors: reads descriptors.
-        moments: standard deviation and mean of every output's raw responses, float32 ``[logits]`` each.
-        family_of: family of every output's model.
-        embed: embeds texts.
-        probes: float32 ``[n, dim]``, the probes under the encoder.
+        material: the gallery's.
         centre: float32 ``[n]``, of the calibration.
+        family_of: family of every output's model.
     """
 
-    def __init__(
-        self,
-        named: Named,
-        bridge: Bridge,
-        vectors: Vectors,
-        moments: tuple[NDArray[np.float32], NDArray[np.float32]],
-        family_of: NDArray[np.int32],
-        embed: Embed,
-        probes: NDArray[np.float32],
-        centre: NDArray[np.float32],
-    ) -> None:
-        self._named, self._bridge, self._vectors, self._moments = named, bridge, vectors, moments
-        self._family_of, self._embed, self._probes, self._centre = family_of, embed, probes, centre
+    named: Named
+    bridge: Bridge
+    material: Material
+    centre: NDArray[np.float32]
+    family_of: NDArray[np.int32]
 
-    def of(self, rows: NDArray[np.int64]) -> float | None:
-        """Return the estimate for the model whose outputs are at ``rows``, ascending; None when too few have names."""
-        at = np.searchsorted(self._named.rows, rows)
-        has = (at < self._named.rows.size) & (self._named.rows[np.minimum(at, self._named.rows.size - 1)] == rows)
-        labels, outputs = self._named.label_of[at[has]], np.flatnonzero(has)
+    def of(self, rows: NDArray[np.int64], raw: NDArray[np.float32]) -> float | None:
+        """Return the estimate for the model whose outputs are at ``rows``, ascending, and their ``raw`` responses.
+
+        None when too few have names.
+        """
+        _, at, outputs = np.intersect1d(self.named.rows, rows, assume_unique=True, return_indices=True)
+        labels = self.named.label_of[at]
         labels, first = np.unique(labels, return_index=True)
         if labels.size < 2:
             return None
         some = np.unique(np.linspace(0, labels.size - 1, min(CLASSES, labels.size)).astype(np.int64))
         labels, outputs = labels[some], outputs[first[some]]
-        texts = self._embed([self._named.words[label] for label in labels.tolist()])
-        expected = zero_shot(texts @ self._probes.T, self._centre)
+        expected = self.material.expected([self.named.words[label] for label in labels.tolist()], self.centre)
         for row, label in zip(expected, labels.tolist(), strict=True):
-            others = self._others(label, int(self._family_of[rows[0]]))
+            others = self._others(label, int(self.family_of[rows[0]]))
             row += row if others is None else others
-        expected = unit(expected)
-        std, mean = (part[rows][:, None] for part in self._moments)
-        return accuracy(self._vectors(rows) * std + mean, outputs, expected)
+        return accuracy(raw, outputs, unit(expected))
 
     def _others(self, label: int, family: int) -> NDArray[np.float32] | None:
         """Return what a label's outputs in other families answer, float32 ``[n]`` of length 1; None without any."""
-        own = slice(int(self._bridge.first[label]), int(self._bridge.first[label + 1]))
-        rows, weights = self._bridge.rows[own], self._bridge.weights[own]
-        others = self._family_of[rows] != family
+        rows, weights = self.bridge.of_label(label)
+        others = self.family_of[rows] != family
         if not others.any():
             return None
-        found: NDArray[np.float32] = unit((weights[others] @ strengths(self._vectors(rows[others])))[None])[0]
+        found: NDArray[np.float32] = unit((weights[others] @ strengths(self.material.vectors(rows[others])))[None])[0]
         return found

@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 import pytest
 
 import crawler
-from crawler import pipeline
 from crawler.state import FILE, crawl_state
 from hubprobe.demo.repository import Repo, RepoFile
 from hubprobe.demo.server import HubServer, Quotas, RateLimiter
@@ -115,7 +114,7 @@ def test_an_interrupted_crawl_goes_on_only_with_the_same_question(
 
 
 def test_a_hub_that_changes_while_it_is_listed(open_workspace: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "TOP_UP_SECONDS", 0.0)
+    monkeypatch.setattr(sys.modules["crawler.crawl"], "TOP_UP_SECONDS", 0.0)
 
     def change(catalog: SyntheticCatalog, pages: int) -> None:
         if pages == 2:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import crawler
-from crawler import pipeline, state
+from crawler import state
 from crawler.crawl import policy
 from crawler.state import FILE, POLICY
 from hubprobe.demo.server import HubServer
@@ -161,7 +161,9 @@ def test_the_catalog_is_read_while_it_grows(open_workspace: Open, monkeypatch: p
 def test_a_summary_counts_a_repository_once(
     workspace: Workspace, server: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "TOP_UP_SECONDS", -1.0)  # the listing is read once more at the end
+    monkeypatch.setattr(
+        sys.modules["crawler.crawl"], "TOP_UP_SECONDS", -1.0
+    )  # the listing is read once more at the end
     first = crawl(workspace)
     assert len(server.requests.matching("/api/models?")) == 4
     assert (first.listed, first.new, sum(first.statuses.values())) == (REPOS, REPOS, REPOS)

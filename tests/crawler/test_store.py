@@ -160,7 +160,7 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     handle = store.lock("m", shared=False, wait=False)
     assert handle is not None
     assert store.lock("m", shared=True, wait=False) is None
-    os.close(handle)
+    handle.close()
 
 
 def test_a_model_whose_folder_somebody_deleted_is_fetched_again(

@@ -95,7 +95,7 @@ def test_status_as_json_has_the_totals(tmp_path: Path) -> None:
 
 
 def test_a_real_crawl_says_nothing_of_a_dry_one() -> None:
-    from crawler.pipeline import CrawlSummary
+    from crawler import CrawlSummary
 
     real, dry = CrawlSummary("c", listed=3), CrawlSummary("c", listed=3, undecided=2, would_request={"api": 4})
     assert not [name for name in as_done(real) if name.startswith("would") or name == "undecided"]

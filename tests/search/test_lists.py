@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from search.text import lists
-from search.text.contrast import strengths, zero_shot
+from search.text.contrast import Material, strengths, zero_shot
 from tests.search.conftest import CONCEPTS, make
 from workspace import records
 from workspace.files import write_table
@@ -42,9 +42,9 @@ class World:
 
     def judge(self, models):
         centre = (self.probes @ self.texts.mean(axis=0)).astype(np.float32)
-        return lists.Judge(
-            models, lambda rows: np.stack([self.vectors[r] for r in rows]), self.embed, self.probes, centre
-        )
+        model_of = np.empty(0, np.int32)
+        vectors = lambda rows: np.stack([self.vectors[r] for r in rows])  # noqa: E731
+        return lists.Judge(models, Material(vectors, model_of, self.embed, self.probes), centre)
 
 
 @pytest.fixture

@@ -240,7 +240,7 @@ def test_a_label_is_trusted_as_the_most_trusted_of_its_logits():
     found = labels_fit._listed(_bridge([0, 0]), [(rows, np.array(weights, np.float32)) for rows, weights in lists])
     assert found.trust.tolist() == pytest.approx([0.7, 0.0, 0.4])
     assert (found.first.tolist(), found.rows.tolist()) == ([0, 2, 2, 3], [3, 1, 2])
-    assert labels_fit._list_of(found, 0)[1].tolist() == pytest.approx([0.2, 0.7])
+    assert found.of_label(0)[1].tolist() == pytest.approx([0.2, 0.7])
 
 
 def test_the_learned_map_is_a_weighted_ridge_regression_and_what_is_left_out_was_not_seen():
