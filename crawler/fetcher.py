@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from crawler.decide.inspection import PROCESSORS
-from crawler.decide.repository import MAX_ANSWER, Whereabouts, ask_paths, entries, shards, whereabouts
-from crawler.decide.rules import CONFIG, INDEX, WEIGHTS, is_safe_path
+from crawler.decide.repository import MAX_ANSWER, Whereabouts, ask_paths, entries, whereabouts
+from crawler.decide.rules import CONFIG, is_safe_path
 from crawler.hub.client import Answer, HubClient
 from crawler.hub.transport import Deadline, RetryError, UnansweredError, exchange
 from crawler.listing.rows import File, is_repo_id
@@ -28,7 +28,7 @@ from workspace import ModelError, Status, Workspace, model_file_name
 from workspace.endpoint import token_for
 from workspace.files import sha256_of
 from workspace.locks import Lock, lock
-from workspace.safetensors_header import LEAST_BYTES
+from workspace.safetensors_header import INDEX, LEAST_BYTES, WEIGHTS, shards
 from workspace.seams import Fetched
 
 logger = logging.getLogger(__name__)

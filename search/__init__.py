@@ -43,33 +43,24 @@ __all__ = [
 ]
 
 _HOME = {
-    "SCORINGS": "scan.scoring",
-    "Descriptor": "scan.scoring",
-    "Encoder": "text.encoders",
-    "Evaluation": "evaluation",
-    "Index": "open_index",
-    "IndexSummary": "build",
-    "Query": "query",
-    "contact_sheet": "open_index",
-    "evaluate": "evaluation",
-    "index": "build",
-    "load_choice": "text.encoder_choice",
-    "load_encoder": "text.encoders",
-    "open": "open_index",
-    "settle": "text.encoder_choice",
-    "sight": "text.embeddings",
-    "sql": "answers",
-    "unchanged": "build",
-    "verify": "info",
+    "answers": ("sql",),
+    "build": ("IndexSummary", "index", "unchanged"),
+    "evaluation": ("Evaluation", "evaluate"),
+    "info": ("verify",),
+    "open_index": ("Index", "contact_sheet", "open"),
+    "query": ("Query",),
+    "scan.scoring": ("SCORINGS", "Descriptor"),
+    "text.embeddings": ("sight",),
+    "text.encoder_choice": ("load_choice", "settle"),
+    "text.encoders": ("Encoder", "load_encoder"),
 }
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module 'search' has no attribute '{name}'")
-    value = getattr(import_module(f"search.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+    for module, names in _HOME.items():
+        if name in names:
+            return globals().setdefault(name, getattr(import_module(f"search.{module}"), name))
+    raise AttributeError(f"module 'search' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:

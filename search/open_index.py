@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
@@ -42,19 +42,13 @@ _REPOSITORY = "a model is named as 'owner/name', a text"
 _PICTURE = re.compile(r"\.(?:png|jpe?g|webp|gif|bmp|tiff?|avif|heic)$", re.IGNORECASE)
 
 
-def open(  # noqa: A001
-    workspace: Workspace,
-    *,
-    encoder: Encoder | None = None,
-    token: str | None = None,
-    device: str = "cpu",
-    keep_texts: bool = True,
-    source: Source | None = None,
-) -> Index:
-    """Open the index in use.
+class Index:
+    """Answers questions about one version of the index, from any number of threads.
+
+    It stays on the version it opened, even while a new one is built: open again to see what was added.
 
     Args:
-        workspace: whose index.
+        workspace: whose index in use is opened.
         encoder: the encoder the index was built with, when it is at hand; loaded by name and commit when None.
         token: for fetching the encoder when it is not in the workspace's cache.
         device: where codes are scanned: ``cpu``, or a torch device (``cuda``) whose memory holds all of them.
@@ -63,14 +57,6 @@ def open(  # noqa: A001
         source: brings parts of an index that lies elsewhere; None when all of it is in the workspace.
 
     Raises `MissingStepError` when there is no index, `WorkspaceError` when it is damaged or of another format.
-    """
-    return Index(workspace, encoder=encoder, token=token, device=device, keep_texts=keep_texts, source=source)
-
-
-class Index:
-    """Answers questions about one version of the index, from any number of threads.
-
-    It stays on the version it opened, even while a new one is built: open again to see what was added.
     """
 
     def __init__(
@@ -89,9 +75,7 @@ class Index:
         _LOG.info(
             "index %s: %s logits of %s models", self.version, f"{len(self):,}", f"{self.gallery.models.num_rows:,}"
         )
-        self._neighbours: Neighbours | None = None
         self.texts = Texts(workspace, self.gallery, encoder=encoder, token=token, keep=keep_texts)
-        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Index({str(self.workspace.root)!r}, {self.gallery.models.num_rows} models, {len(self.gallery)} logits)"
@@ -148,15 +132,14 @@ class Index:
         if all_of or any_of or none_of:
             if query is not None or hybrid:
                 raise QueryError("give one query, or concepts in all_of, any_of and none_of; and no hybrid with these")
-            parts = (tuple(self.descriptor(one) for one in some) for some in (all_of, any_of, none_of))
-            concepts = Concepts(*parts)
-            wanted = concepts.wanted[0]
-            return Query(self.gallery, wanted, k, scoring, unit="model", concepts=concepts, workspace=self.workspace)
+            concepts = Concepts(*(tuple(map(self.descriptor, some)) for some in (all_of, any_of, none_of)))
+            first = concepts.wanted[0]
+            return Query(self.gallery, first, k, scoring, unit="model", concepts=concepts, workspace=self.workspace)
         if query is None:
             raise QueryError("there is nothing to search for: give a text, an image, a descriptor or concepts")
         if hybrid and not isinstance(query, str):
             raise QueryError("hybrid=True needs a query in words")
-        words = checked_text(query) if hybrid and isinstance(query, str) else None
+        words = checked_text(str(query)) if hybrid else None
         made = Query(self.gallery, self.descriptor(query), k, scoring, words=words, workspace=self.workspace)
         return made if group is None else made.by(group)
 
@@ -214,13 +197,10 @@ class Index:
         found = self.gallery.nearest_many(comparisons, limit, [mask] * len(asked))
         return self.gallery.hits_many(found)
 
-    @property
+    @cached_property
     def neighbours(self) -> Neighbours:
         """Whole-descriptor neighbours through LanceDB's vector index."""
-        with self._lock:
-            if self._neighbours is None:
-                self._neighbours = Neighbours(self.gallery)
-            return self._neighbours
+        return Neighbours(self.gallery)
 
     def sql(self, statement: str, *, allow: Sequence[str] = (), timeout_s: float | None = TIMEOUT_S) -> pa.Table:
         """Answer one SELECT over the workspace's tables, with ``search(...)`` in it; see `search.sql`."""
@@ -340,4 +320,4 @@ class Index:
         return descriptor
 
 
-contact_sheet = Index.contact_sheet
+open, contact_sheet = Index, Index.contact_sheet  # noqa: A001 - reads as search.open(workspace)

@@ -7,8 +7,12 @@ count from the end of the header, cover it without gaps, and end at the end of t
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
+from operator import add
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -16,6 +20,10 @@ from workspace import bounded_json
 from workspace.errors import ModelError
 from workspace.status import Status
 
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+MAX_SHARDS = 64
+MAX_INDEX = 32 * 1024**2  # bytes
+_SHARD = re.compile(r"[\w.-]{1,200}\.safetensors", re.ASCII)
 FIRST_READ = 65_536  # bytes: holds the whole header of most classifiers, so that one request is enough
 MAX_HEADER = 25_000_000  # bytes, the Hub's own cap
 MAX_TENSORS = 100_000
@@ -127,12 +135,48 @@ def parse_header(raw: bytes, size: int) -> Header:
     return Header(tuple(tensors), size)
 
 
+def header_of(first: bytes, size: int, read: Callable[[int, int], bytes]) -> Header:
+    """Return the header of a file of ``size`` bytes from its ``first`` ones; ``read`` brings others. `ModelError`."""
+    length = header_length(first, size)
+    raw = first[8 : 8 + length]
+    return parse_header(raw if len(raw) == length else read(8, 8 + length), size)
+
+
+def shards(raw: bytes) -> list[str]:
+    """Return the files an index names, in order. Raises `ModelError` for an index that cannot be followed safely."""
+    try:
+        names = sorted(set(bounded_json.loads(raw.decode("utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _invalid(f"{INDEX} names no shards ({type(error).__name__})") from error
+    if not names or len(names) > MAX_SHARDS or not all(isinstance(name, str) and is_shard(name) for name in names):
+        raise _invalid(f"{INDEX} names {len(names)} shards, or names no file could have")
+    return names
+
+
+def is_shard(path: str) -> bool:
+    """Return whether a file of this name may be weights, whole or a part."""
+    return _SHARD.fullmatch(path) is not None
+
+
+def weights_of(folder: Path) -> tuple[list[Path], Header]:
+    """Return the weights in ``folder`` that transformers and timm would read, and their headers as one.
+
+    Raises `ModelError`: ``no_weights``, ``invalid_header``, ``truncated_weights``.
+    """
+    files, index = [folder / WEIGHTS], folder / INDEX
+    if not files[0].is_file() and index.is_file():
+        with index.open("rb") as file:
+            files = [folder / name for name in shards(file.read(MAX_INDEX))]
+    if not all(path.is_file() for path in files):
+        raise ModelError(Status.NO_WEIGHTS, "it has no safetensors, or not all that its index names")
+    return files, reduce(add, map(read_header, files))
+
+
 def read_header(path: Path) -> Header:
     """Read the header of a file. Raises `ModelError`."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        length = header_length(file.read(64), size)
-        file.seek(8)
+        length = header_length(file.read(8), size)
         return parse_header(file.read(length), size)
 
 

@@ -40,19 +40,15 @@ from crawler.decide.repository import (
     entries,
     file_of,
     is_file,
-    is_shard,
     reported,
-    shards,
     summary,
     whereabouts,
 )  # fmt: skip
 from crawler.decide.rules import (
     CONFIG,
     CONFIG_RULES,
-    INDEX,
     LIST_RULES,
     STAGES,
-    WEIGHTS,
     WEIGHTS_RULES,
     Facts,
     Rule,
@@ -69,7 +65,7 @@ from workspace.layout import MARKER
 from workspace.model_config import MAX_CONFIG, ModelConfig, parse_config
 from workspace.model_rules import Verdict
 from workspace.reported import Reported
-from workspace.safetensors_header import FIRST_READ, Header, header_length, parse_header
+from workspace.safetensors_header import FIRST_READ, INDEX, WEIGHTS, Header, header_of, is_shard, shards
 from workspace.text import printable
 
 logger = logging.getLogger(__name__)
@@ -214,29 +210,22 @@ class Inspector:
             header = header + self._header_of(decision, name, deadline)
         return header
 
-    def _header_of(self, decision: Decision, path: str, deadline: Deadline) -> Header:
-        first, size = self._first_bytes(decision, path, deadline)
-        try:
-            return self._parsed(decision, path, first, size, deadline)
-        except ModelError:
-            # A part of a file has no hash of its own: only bytes that come twice alike are the file's own fault.
-            again, size = self._first_bytes(decision, path, deadline)
-            return self._parsed(decision, path, again, size, deadline)
-
-    def _first_bytes(self, decision: Decision, path: str, deadline: Deadline) -> tuple[bytes, int]:
+    def _header_of(self, decision: Decision, path: str, deadline: Deadline, tries: int = 2) -> Header:
         url = self._url(decision, path)
         check = self._checked(decision, path, deadline, whole=False)
+
+        def read(start: int, stop: int) -> bytes:
+            return self._client.read(url, limit=stop - start, start=start, stop=stop, deadline=deadline).body
+
         answer = self._client.read(url, limit=FIRST_READ, start=0, stop=FIRST_READ, deadline=deadline, check=check)
         decision.known[path] = file_of(path, answer)
-        return answer.body, answer.size or 0
-
-    def _parsed(self, decision: Decision, path: str, first: bytes, size: int, deadline: Deadline) -> Header:
-        length = header_length(first, size)
-        raw = first[8 : 8 + length]
-        if len(raw) < length:
-            url = self._url(decision, path)
-            raw = self._client.read(url, limit=length, start=8, stop=8 + length, deadline=deadline).body
-        return parse_header(raw, size)
+        try:
+            return header_of(answer.body, answer.size or 0, read)
+        except ModelError:
+            # A part of a file has no hash of its own: only bytes that come twice alike are the file's own fault.
+            if tries == 1:
+                raise
+        return self._header_of(decision, path, deadline, tries - 1)
 
     def _file(self, decision: Decision, path: str, limit: int, deadline: Deadline) -> bytes:
         url = self._url(decision, path)

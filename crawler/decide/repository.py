@@ -13,21 +13,19 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import yaml  # type: ignore[import-untyped]
 
-from crawler.decide.rules import INDEX
 from crawler.hub.client import Answer, HubClient
 from crawler.hub.transport import RETRIED, Deadline, RetryError, UnansweredError
 from crawler.listing.rows import EXPAND, MAX_FILES, File, Listed, is_repo_id, is_sha
-from workspace import ModelError, Status, bounded_json, conversions
+from workspace import Status, bounded_json, conversions
 from workspace.endpoint import is_hugging_face
 from workspace.reported import Reported, of_model_index
+from workspace.safetensors_header import MAX_SHARDS
 from workspace.text import printable
 
 logger = logging.getLogger(__name__)
 
 MAX_ANSWER = 32 * 1024**2  # bytes of an answer about one repository, or of a shard index
-MAX_SHARDS = 64
 _ROUTES = frozenset({"paths-info", "tree", "revision", "resolve"})  # what follows a repository's name in a path
-_SHARD = re.compile(r"[\w.-]{1,200}\.safetensors", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -152,22 +150,6 @@ def new_name(location: str) -> str:
     parts = urlsplit(location).path.rpartition("/api/models/")[2].strip("/").split("/")
     name = "/".join(parts[: 1 if parts[1:2] and parts[1] in _ROUTES else 2])
     return name if is_repo_id(name) else ""
-
-
-def shards(raw: bytes) -> list[str]:
-    """Return the files an index names, in order. Raises `ModelError` for an index that cannot be followed safely."""
-    try:
-        names = sorted(set(bounded_json.loads(raw.decode("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(Status.INVALID_HEADER, f"{INDEX} names no shards ({type(error).__name__})") from error
-    if not names or len(names) > MAX_SHARDS or not all(isinstance(n, str) and _SHARD.fullmatch(n) for n in names):
-        raise ModelError(Status.INVALID_HEADER, f"{INDEX} names {len(names)} shards, or names no file could have")
-    return names
-
-
-def is_shard(path: str) -> bool:
-    """Return whether a file of this name may be weights, whole or a part."""
-    return _SHARD.fullmatch(path) is not None
 
 
 def blob_sha1(content: bytes) -> str:

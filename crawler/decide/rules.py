@@ -17,12 +17,10 @@ from workspace import CrawlConfig, Status, conversions, model_rules
 from workspace.architectures import Architectures
 from workspace.model_config import ModelConfig
 from workspace.model_rules import Verdict, too_many
-from workspace.safetensors_header import Header, Tensor
+from workspace.safetensors_header import INDEX, WEIGHTS, Header, Tensor
 from workspace.text import printable
 
 CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 _PICKLES = re.compile(r"(?i)\.(?:bin|pt|pth|ckpt|pkl|pickle|joblib)$")
 _FOREIGN = re.compile(r"(?i)\.(?:h5|keras|msgpack|tflite|pb|mlmodel|mlpackage|gguf|engine|npz|ot|caffemodel|pdparams)$")
 _NOT_WEIGHTS = re.compile(r"(?:^|/)(?:training_args|optimizer|scheduler|rng_state\w*|scaler|trainer_state)\.\w+$")

@@ -14,25 +14,20 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probing.images.processors import Processor, for_timm, for_transformers
 from workspace import ModelError, Status
 from workspace.architectures import Architectures
-from workspace.model_config import ModelConfig, read_config, read_object
+from workspace.model_config import ModelConfig, read_config
 from workspace.model_options import known_settings, timm_options, transformers_options
 from workspace.model_rules import refusal
-from workspace.safetensors_header import Header, read_header
+from workspace.safetensors_header import Header, weights_of
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 
 MAX_MODULES = 50_000
 """Modules of a model: those of 1,000 layers with 30 each, and some. Building them without memory takes seconds."""
@@ -79,20 +74,6 @@ class Loaded:
     parameters: int
 
 
-@dataclass(frozen=True)
-class _Weights:
-    """The weights files of a model, and their headers as one."""
-
-    files: tuple[Path, ...]
-    header: Header
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Read them all; complete 32-bit floats stay on the disk until they are used."""
-        from safetensors.torch import load_file
-
-        return {name: tensor for path in self.files for name, tensor in load_file(path).items()}
-
-
 def load(folder: Path, caps: Caps) -> Loaded:
     """Build the model in ``folder`` on the CPU in float32.
 
@@ -103,11 +84,13 @@ def load(folder: Path, caps: Caps) -> Loaded:
     verdict = refusal(config, caps, Architectures.here())
     if verdict is not None:
         raise ModelError(verdict.status, verdict.reason)
-    weights = _weights(folder)
+    files, header = weights_of(folder)
+    if header.packed is not None:
+        raise ModelError(Status.QUANTISED, header.packed)
     with _quietly():
         build = _timm if config.kind == "timm" else _transformers
-        model, parameters = build(config, weights, caps)
-    _check_stored(weights.header, model)
+        model, parameters = build(config, files, header, caps)
+    _check_stored(header, model)
     _check_finite(model)
     model.eval()
     model.requires_grad_(False)
@@ -131,26 +114,15 @@ def load(folder: Path, caps: Caps) -> Loaded:
     )
 
 
-def _weights(folder: Path) -> _Weights:
-    """Return the weights that transformers and timm would read. Raises `ModelError`."""
-    if (folder / WEIGHTS).is_file():
-        files: tuple[Path, ...] = (folder / WEIGHTS,)
-    elif (folder / INDEX).is_file():
-        parts = read_object(folder / INDEX, Status.NO_WEIGHTS, Status.INVALID_HEADER).get("weight_map")
-        named = {str(name) for name in parts.values()} if isinstance(parts, dict) else set()
-        files = tuple(path for path in sorted(folder.glob("*.safetensors")) if path.name in named)
-        if not files or len(files) < len(named):
-            raise ModelError(Status.NO_WEIGHTS, f"{len(named) - len(files)} of the files named by {INDEX} are missing")
-    else:
-        raise ModelError(Status.NO_WEIGHTS, f"no {WEIGHTS} among the fetched files")
-    header = reduce(add, map(read_header, files))
-    if header.packed is not None:
-        raise ModelError(Status.QUANTISED, header.packed)
-    return _Weights(files, header)
+def _tensors(files: Sequence[Path]) -> dict[str, torch.Tensor]:
+    """Read them all; complete 32-bit floats stay on the disk until they are used."""
+    from safetensors.torch import load_file
+
+    return {name: tensor for path in files for name, tensor in load_file(path).items()}
 
 
 # ── transformers ────────────────────────────────────────────────────────────────────────────────────────────────────
-def _transformers(config: ModelConfig, weights: _Weights, caps: Caps) -> tuple[nn.Module, int]:
+def _transformers(config: ModelConfig, files: Sequence[Path], header: Header, caps: Caps) -> tuple[nn.Module, int]:
     import torch
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
@@ -167,11 +139,11 @@ def _transformers(config: ModelConfig, weights: _Weights, caps: Caps) -> tuple[n
     candidates = classes if isinstance(classes, (tuple, list)) else [classes]
     chosen = next((c for c in candidates if c.__name__ in config.architectures), candidates[0])
     parameters = _measured(lambda: chosen(built), caps, config.num_labels)
-    _check_count(parameters, weights.header)
+    _check_count(parameters, header)
     model, info = chosen.from_pretrained(
         None,
         config=built,
-        state_dict=weights.tensors(),
+        state_dict=_tensors(files),
         local_files_only=True,
         dtype=torch.float32,
         ignore_mismatched_sizes=True,  # so that they are listed, and refused below
@@ -203,7 +175,7 @@ def _logits(model: nn.Module) -> Callable[..., Any]:
 
 
 # ── timm ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-def _timm(config: ModelConfig, weights: _Weights, caps: Caps) -> tuple[nn.Module, int]:
+def _timm(config: ModelConfig, files: Sequence[Path], header: Header, caps: Caps) -> tuple[nn.Module, int]:
     import timm
     from timm.models import PretrainedCfg
 
@@ -217,16 +189,16 @@ def _timm(config: ModelConfig, weights: _Weights, caps: Caps) -> tuple[nn.Module
         return model
 
     parameters = _measured(make, caps, config.num_labels)
-    _check_count(parameters, weights.header)
-    wrapped = all(tensor.name.startswith(_WRAPPER) for tensor in weights.header.tensors)
+    _check_count(parameters, header)
+    wrapped = all(tensor.name.startswith(_WRAPPER) for tensor in header.tensors)
     try:
         with _copied() as copied:
-            if wrapped or len(weights.files) > 1:
-                tensors = {k.removeprefix(_WRAPPER): v for k, v in weights.tensors().items()}
+            if wrapped or len(files) > 1:
+                tensors = {k.removeprefix(_WRAPPER): v for k, v in _tensors(files).items()}
                 model = make(state_dict=tensors)
                 vars(model).get("pretrained_cfg", {}).pop("state_dict", None)
             else:
-                model = make(file=str(weights.files[0]))
+                model = make(file=str(files[0]))
     except RuntimeError as error:
         text = str(error)
         if "Missing key" in text or "size mismatch" in text:

@@ -22,7 +22,7 @@ from workspace import HubError, ModelError, Workspace, conversions
 from workspace.architectures import Architectures
 from workspace.endpoint import patiently, status_of, token_for, transport_errors
 from workspace.files import sha256_of, short_hash
-from workspace.safetensors_header import FIRST_READ, Header, header_length, parse_header
+from workspace.safetensors_header import FIRST_READ, INDEX, MAX_SHARDS, Header, header_of
 from workspace.text import printable
 
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
@@ -32,9 +32,8 @@ _SENTENCEPIECE = ("spiece.model",)
 
 _FILES = (
     "config.json", *_PROCESSORS, *(name for names in _TOKENIZERS for name in names), *_SENTENCEPIECE,
-    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "model.safetensors.index.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", INDEX,
 )  # fmt: skip
-MAX_SHARDS = 64  # files of weights
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 _POOLING = "1_Pooling/config.json"
@@ -221,12 +220,8 @@ def _judge(kind: str, repo: str, raw: bytes) -> None:
 def _header(found: EncoderFiles, name: str, endpoint: str, secret: str | bool) -> Header:
     size = found.sizes.get(name) or 0
     try:
-        first = _part(found, name, endpoint, secret, 0, FIRST_READ)
-        length = header_length(first, size)
-        raw = first[8 : 8 + length]
-        if len(raw) < length:
-            raw = _part(found, name, endpoint, secret, 8, 8 + length)
-        return parse_header(raw, size)
+        read = partial(_part, found, name, endpoint, secret)
+        return header_of(read(0, FIRST_READ), size, read)
     except ModelError as error:
         raise UnfitEncoderError(f"{name} of {found.repo} cannot be used: {error.reason}") from error
 

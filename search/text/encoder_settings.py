@@ -8,9 +8,6 @@ before any memory is.
 from __future__ import annotations
 
 import math
-import re
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +16,9 @@ from workspace.architectures import Architectures
 from workspace.model_config import longest, read_config, read_object
 from workspace.model_options import known_settings, transformers_options
 from workspace.model_rules import Announced, image_size, labels_count, layers, parameters_announced, quantised
-from workspace.safetensors_header import read_header
-
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+from workspace.safetensors_header import weights_of
 
 _RULES = (quantised, layers, labels_count, image_size, parameters_announced)
-_SHARD = re.compile(r"[\w.-]{1,200}\.safetensors", re.ASCII)
 _SPARE = 50_000_000
 """Parameters that a model may have beyond those of its files: a pooler, say, that a classifier was saved without."""
 
@@ -63,14 +56,7 @@ def _check_weights(folder: Path, library: Any, built: Any, limits: CrawlConfig) 
     """Compare what the config asks for with what the files hold, before any of it is in memory."""
     import torch
 
-    if (folder / WEIGHTS).is_file():
-        names = {WEIGHTS}
-    else:
-        parts = read_object(folder / INDEX, Status.NO_WEIGHTS, Status.INVALID_HEADER).get("weight_map")
-        names = {str(name) for name in parts.values()} if isinstance(parts, dict) else set()
-    if not names or not all(_SHARD.fullmatch(name) and (folder / name).is_file() for name in names):
-        raise ModelError(Status.NO_WEIGHTS, "it has no safetensors, or not all that its index names")
-    stored = reduce(add, (read_header(folder / name) for name in sorted(names))).parameters
+    stored = weights_of(folder)[1].parameters
     with torch.device("meta"):
         model = library.from_config(built)
     wanted = sum(math.prod(p.shape) for p in model.parameters())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -76,7 +76,7 @@ def load_encoder(workspace: Workspace, name: str, *, commit: str | None = None, 
     kind, folder, found = _files(workspace, name, commit, token)
     encoder = MODELS[kind](folder, name, found)
     if commit is None and isinstance(encoder, ClipEncoder):  # else an index has it, and a text needs no processor
-        encoder.load_processor()
+        _ = encoder.processor
     return encoder
 
 
@@ -171,8 +171,8 @@ def _answered(encode: Callable[[Any, Any], NDArray[np.float32]]) -> Callable[[An
     return answer
 
 
-class ClipEncoder:
-    """CLIP, SigLIP or SigLIP2 from a folder in Hugging Face layout; safetensors only, nothing fetched, CPU or GPU.
+class _Model:
+    """A model from a folder in Hugging Face layout; safetensors only, nothing fetched, CPU or GPU.
 
     Args:
         folder: config, tokenizer, image processor and ``*.safetensors``.
@@ -183,75 +183,109 @@ class ClipEncoder:
     """
 
     def __init__(self, folder: Path, name: str, commit: str) -> None:
-        self.name, self.commit = name, commit
-        self._model, missing = _model(folder, name)
-        if not hasattr(self._model, "get_text_features") or not hasattr(self._model, "get_image_features"):
-            raise UnfitEncoderError(
-                f"{name} is a {type(self._model).__name__}, not an image-text model such as CLIP or SigLIP"
-            )
+        import torch
+        from transformers import AutoModel
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # type: ignore[no-untyped-call]  # one bar a weight file says nothing here, and quiet means quiet
+        self.name, self.commit, self._folder = name, commit, folder
+        with _refused(name):
+            config, dtype = checked_config(folder)
+            model, about = AutoModel.from_pretrained(
+                str(folder), config=config, dtype=dtype, use_safetensors=True, local_files_only=True,
+                trust_remote_code=False, output_loading_info=True,
+            )  # fmt: skip
+            self._check(model)
+        missing = [key for key in sorted(about["missing_keys"]) if not self._is_spare(key)]
         if missing:
             raise UnfitEncoderError(f"the encoder {name} lacks weights, {printable(missing[0])} first: choose another")
-        self._folder, self._processor = folder, None
-        text = getattr(self._model.config, "text_config", None)
-        context = int(getattr(text, "max_position_embeddings", 77))
-        kind = str(self._model.config.model_type)
-        self._reader = Reader.of(_tokenizer(folder, name), folder, kind, context)
-        self._device = _placed(self._model)
+        self._is_whole = not about["missing_keys"]
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model: Any = model.eval().to(self._device)
+        if self._device.type == "cpu" and model.dtype == torch.float16:
+            model.float()  # processors only pretend to have halves: 4 times slower
+
+    def _check(self, model: Any) -> None:
+        """Raise a `HubError` for a model of another kind."""
+
+    def _is_spare(self, key: str) -> bool:
+        """Return whether it does without a weight: tokens are averaged here, pooled nowhere."""
+        return key.startswith("pooler.")
+
+    @cached_property
+    def processor(self) -> Any:
+        """The image processor; raises `HubError` when transformers cannot load it.
+
+        It takes torchvision, longer to import than a text takes to encode.
+        """
+        from transformers import AutoImageProcessor
+
+        auto: Any = AutoImageProcessor
+        with _refused(self.name):
+            processor = auto.from_pretrained(str(self._folder), local_files_only=True, trust_remote_code=False)
+            check_processor(processor)
+        return processor
+
+    def _rows(self, items: Sequence[Any], size: int, embed: Callable[[Sequence[Any]], Any]) -> NDArray[np.float32]:
+        """Return what ``embed`` makes of the items, so many at a time, at unit length."""
+        import torch
+
+        rows = []
+        for start in range(0, len(items), size):
+            with torch.inference_mode():
+                out = embed(items[start : start + size])
+            rows.append(getattr(out, "pooler_output", out).float().cpu().numpy())  # an object in transformers 5
+        return unit(np.concatenate(rows))
+
+    def _seen(self, images: Sequence[Image]) -> dict[str, Any]:
+        """Return images as the model takes them."""
+        batch = self.processor(images=list(images), return_tensors="pt")
+        return {name: batch[name].to(self._device) for name in _PIXELS if name in batch}
+
+
+_PIXELS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
+"""What models take of their image processors; the last two are NaFlex's, which keeps an image's shape."""
+
+
+class ClipEncoder(_Model):
+    """CLIP, SigLIP or SigLIP2."""
+
+    def __init__(self, folder: Path, name: str, commit: str) -> None:
+        super().__init__(folder, name, commit)
+        context = int(getattr(getattr(self._model.config, "text_config", None), "max_position_embeddings", 77))
+        with _refused(name):
+            self._reader = Reader.of(tokenizer_of(folder, name), folder, str(self._model.config.model_type), context)
+
+    def _check(self, model: Any) -> None:
+        if not hasattr(model, "get_text_features") or not hasattr(model, "get_image_features"):
+            kind = type(model).__name__
+            raise UnfitEncoderError(f"{self.name} is a {kind}, not an image-text model such as CLIP or SigLIP")
+
+    def _is_spare(self, key: str) -> bool:  # noqa: ARG002 - none is
+        return False
 
     @_answered
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return float32 ``[len(texts), dim]``, each row of unit length; texts are cut to the encoder's tokens."""
-        import torch
 
-        rows = []
-        for start in range(0, len(texts), 256):
-            batch = self._reader.batch(texts[start : start + 256])
-            with torch.inference_mode():
-                out = self._model.get_text_features(**{n: batch[n].to(self._device) for n in batch})
-            rows.append(_features(out))
-        return unit(np.concatenate(rows))
+        def embed(some: Sequence[str]) -> Any:
+            batch = self._reader.batch(some)
+            return self._model.get_text_features(**{name: batch[name].to(self._device) for name in batch})
+
+        return self._rows(texts, 256, embed)
 
     def kept(self, text: str) -> str:
         """Return the part of ``text`` that is read; the rest is beyond the encoder's tokens."""
         return self._reader.kept(text)
 
-    def load_processor(self) -> Any:
-        """Return the image processor, loaded the first time; raises `HubError` when transformers cannot load it.
-
-        It takes torchvision, longer to import than a text takes to encode.
-        """
-        if self._processor is None:
-            self._processor = _processor(self._folder, self.name)
-        return self._processor
-
     @_answered
     def encode_images(self, images: Sequence[Image]) -> NDArray[np.float32]:
         """Return float32 ``[len(images), dim]``, each row of unit length; images are RGB."""
-        import torch
-
-        processor = self.load_processor()
-        rows = []
-        for start in range(0, len(images), 64):
-            batch = processor(images=list(images[start : start + 64]), return_tensors="pt")
-            names = [n for n in _PIXELS if n in batch]
-            with torch.inference_mode():
-                out = self._model.get_image_features(**{n: batch[n].to(self._device) for n in names})
-            rows.append(_features(out))
-        return unit(np.concatenate(rows))
+        return self._rows(images, 64, lambda some: self._model.get_image_features(**self._seen(some)))
 
 
-_PIXELS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
-"""What image-text models take of their image processors; the last two are NaFlex's, which keeps an image's shape."""
-
-
-def _features(out: Any) -> NDArray[np.float32]:
-    tensor = getattr(out, "pooler_output", out)  # transformers 5 returns an object, 4 a tensor
-    array: NDArray[np.float32] = tensor.float().cpu().numpy()
-    return array
-
-
-class CaptionEncoder:
-    """A sentence encoder over the probes' captions: all-MiniLM and its like, from a folder in Hugging Face layout.
+class CaptionEncoder(_Model):
+    """A sentence encoder over the probes' captions: all-MiniLM and its like.
 
     Tokens are averaged as ``1_Pooling/config.json`` says (its mean when there is none): Reimers and Gurevych, 2019.
     """
@@ -260,36 +294,29 @@ class CaptionEncoder:
     """The probes are embedded by their captions, not their pixels; texts are asked without a prompt around them."""
 
     def __init__(self, folder: Path, name: str, commit: str) -> None:
-        self.name, self.commit = name, commit
-        self._model, missing = _model(folder, name)
-        if getattr(self._model.config, "vision_config", None) is not None:
-            raise HubError(f"{name} is an image-text model: write clip: in place of captions:")
-        if missing := [key for key in missing if not _is_pooler(key)]:  # tokens are averaged here, pooled nowhere
-            raise UnfitEncoderError(f"the encoder {name} lacks weights, {printable(missing[0])} first: choose another")
-        self._device = _placed(self._model)
+        super().__init__(folder, name, commit)
+        context = min(256, int(getattr(self._model.config, "max_position_embeddings", 512)) - 2)
         with _refused(name):
             self._first_token = first_token(folder)
-        context = min(256, int(getattr(self._model.config, "max_position_embeddings", 512)) - 2)
-        self._reader = Reader(_tokenizer(folder, name), context)
+            self._reader = Reader(tokenizer_of(folder, name), context)
+
+    def _check(self, model: Any) -> None:
+        if getattr(model.config, "vision_config", None) is not None:
+            raise HubError(f"{self.name} is an image-text model: write clip: in place of captions:")
 
     @_answered
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return float32 ``[len(texts), dim]``, each row of unit length; texts are cut to the encoder's tokens."""
-        import torch
 
+        def embed(some: Sequence[str]) -> Any:
+            batch = {name: value.to(self._device) for name, value in self._reader.batch(some).items()}
+            hidden, mask = self._model(**batch).last_hidden_state, batch["attention_mask"].unsqueeze(-1)
+            return hidden[:, 0] if self._first_token else (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+        if not texts:
+            return np.zeros((0, 1), np.float32)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # like lengths together: little padding
-        out: NDArray[np.float32] | None = None
-        for start in range(0, len(order), 128):
-            rows = order[start : start + 128]
-            batch = {n: v.to(self._device) for n, v in self._reader.batch([texts[i] for i in rows]).items()}
-            with torch.inference_mode():
-                hidden = self._model(**batch).last_hidden_state
-            mask = batch["attention_mask"].unsqueeze(-1)
-            pooled = hidden[:, 0] if self._first_token else (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
-            found = pooled.float().cpu().numpy()
-            out = np.zeros((len(texts), found.shape[1]), np.float32) if out is None else out
-            out[rows] = found
-        return np.zeros((0, 1), np.float32) if out is None else unit(out)
+        return self._rows([texts[i] for i in order], 128, embed)[np.argsort(order)]
 
     def kept(self, text: str) -> str:
         """Return the part of ``text`` that is read; the rest is beyond the encoder's tokens."""
@@ -302,17 +329,8 @@ class CaptionEncoder:
         )
 
 
-class ImageEncoder:
+class ImageEncoder(_Model):
     """A vision backbone (DINOv2, ViT, ConvNeXt...) for example images: its pooled output, or its tokens' mean."""
-
-    def __init__(self, folder: Path, name: str, commit: str) -> None:
-        self.name, self.commit = name, commit
-        self._model, missing = _model(folder, name)
-        if others := [key for key in missing if not _is_pooler(key)]:
-            raise UnfitEncoderError(f"the encoder {name} lacks weights, {printable(others[0])} first: choose another")
-        self._pooled = not missing  # a pooler that is not among the weights would be random
-        self._processor = _processor(folder, name)
-        self._device = _placed(self._model)
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:  # noqa: ARG002
         """Raise `QueryError`: a vision backbone reads no text."""
@@ -321,19 +339,16 @@ class ImageEncoder:
     @_answered
     def encode_images(self, images: Sequence[Image]) -> NDArray[np.float32]:
         """Return float32 ``[len(images), dim]``, each row of unit length; images are RGB."""
-        import torch
 
-        rows = []
-        for start in range(0, len(images), 64):
-            batch = self._processor(images=list(images[start : start + 64]), return_tensors="pt")
-            with torch.inference_mode():
-                out = self._model(pixel_values=batch["pixel_values"].to(self._device))
-            pooled = getattr(out, "pooler_output", None) if self._pooled else None
-            if pooled is None:
-                pooled = out.last_hidden_state
-                pooled = pooled.mean(dim=1) if pooled.ndim == 3 else pooled.mean(dim=(2, 3))
-            rows.append(pooled.flatten(1).float().cpu().numpy())
-        return unit(np.concatenate(rows))
+        def embed(some: Sequence[Image]) -> Any:
+            out = self._model(pixel_values=self._seen(some)["pixel_values"])
+            # a pooler that is not among the weights would be random
+            if (pooled := getattr(out, "pooler_output", None) if self._is_whole else None) is None:
+                tokens = out.last_hidden_state
+                pooled = tokens.mean(dim=1) if tokens.ndim == 3 else tokens.mean(dim=(2, 3))
+            return pooled.flatten(1)
+
+        return self._rows(images, 64, embed)
 
 
 MODELS: dict[str, Callable[[Path, str, str], Encoder]] = {
@@ -342,36 +357,6 @@ MODELS: dict[str, Callable[[Path, str, str], Encoder]] = {
     "images": ImageEncoder,
 }
 """What loads each kind of `search.text.encoders.KINDS`."""
-
-
-def _model(folder: Path, name: str) -> tuple[Any, list[str]]:
-    """Return the model in ``folder`` and the names of its weights that are not there."""
-    from transformers import AutoModel
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # one bar a weight file says nothing here, and quiet means quiet
-    with _refused(name):
-        config, dtype = checked_config(folder)
-        model, about = AutoModel.from_pretrained(
-            str(folder), config=config, dtype=dtype, use_safetensors=True, local_files_only=True,
-            trust_remote_code=False, output_loading_info=True,
-        )  # fmt: skip
-    return model, sorted(about["missing_keys"])
-
-
-def _processor(folder: Path, name: str) -> Any:
-    from transformers import AutoImageProcessor
-
-    with _refused(name):
-        auto: Any = AutoImageProcessor
-        processor = auto.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        check_processor(processor)
-        return processor
-
-
-def _tokenizer(folder: Path, name: str) -> Any:
-    with _refused(name):
-        return tokenizer_of(folder, name)
 
 
 @contextmanager
@@ -386,17 +371,3 @@ def _refused(name: str) -> Iterator[None]:
     except Exception as error:  # a stranger's files: transformers raises whatever comes of them
         _LOG.debug("loading %s failed", name, exc_info=True)
         raise UnfitEncoderError(f"the encoder {name} cannot be loaded: {printable(error, 300)}") from error
-
-
-def _is_pooler(key: str) -> bool:
-    return key.startswith("pooler.")
-
-
-def _placed(model: Any) -> Any:
-    import torch
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.eval().to(device)
-    if device.type == "cpu" and model.dtype == torch.float16:  # which processors only pretend to have: 4 times slower
-        model.float()
-    return device

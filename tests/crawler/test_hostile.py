@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from crawler.catalog import malformed_row, row_of
 from crawler.decide.inspection import Decision
-from crawler.decide.repository import entries, new_name, shards
+from crawler.decide.repository import entries, new_name
 from crawler.decide.rules import is_safe_path
 from crawler.hub.client import Answer, HubClient, bounded
 from crawler.hub.pacing import standing, stated_wait
@@ -28,7 +28,7 @@ from workspace.files import write_table
 from workspace.model_config import parse_config
 from workspace.model_labels import MAX_LABEL, from_id2label
 from workspace.records import CATALOG
-from workspace.safetensors_header import header_length, parse_header
+from workspace.safetensors_header import header_length, parse_header, shards
 
 NOW = datetime(2026, 11, 23, tzinfo=timezone.utc)
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -215,9 +215,9 @@ def test_weights_in_parts_and_under_the_wrappers_prefix(tmp_path: Path, timm_ten
         other = load(folder, CAPS)
         assert torch.equal(other.forward(x), plain.forward(x))
     index.write_text(json.dumps({"weight_map": places | {"x": "../plain/model.safetensors"}}))
-    assert _end(others[1]) is Status.NO_WEIGHTS
+    assert _end(others[1]) is Status.INVALID_HEADER
     index.write_text('{"weight_map": 7}')
-    assert _end(others[1]) is Status.NO_WEIGHTS
+    assert _end(others[1]) is Status.INVALID_HEADER
 
 
 def test_files_that_are_too_short(tmp_path: Path, vit_tensors: Any) -> None:
