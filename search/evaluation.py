@@ -42,7 +42,6 @@ def read_qrels(text: str) -> dict[str, Any]:
     A concept's underscores are spaces in its name. Raises `QueryError` naming the line that is not of that shape.
     """
     models: dict[str, dict[int, str]] = defaultdict(dict)
-    concepts: dict[str, dict[str, str]] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
@@ -54,17 +53,13 @@ def read_qrels(text: str) -> dict[str, Any]:
                 raise ValueError(place)
         except ValueError as error:
             raise QueryError(f"qrels line {number}: write 'concept 0 repo_id#logit 1', not {line[:80]!r}") from error
-        if relevant:
-            if models[repo_id].get(place, concept) != concept:
-                raise QueryError(
-                    f"qrels line {number}: {document[:80]} is relevant to {models[repo_id][place]} already, and an "
-                    "output has one concept here"
-                )
-            concepts[concept] = {"name": concept.replace("_", " ")}
-            models[repo_id][place] = concept
-    listed = {
-        repo_id: {"logits": [logits.get(i) for i in range(max(logits) + 1)]} for repo_id, logits in models.items()
-    }
+        if relevant and (before := models[repo_id].setdefault(place, concept)) != concept:
+            raise QueryError(
+                f"qrels line {number}: {document[:80]} is relevant to {before} already, and an output has one "
+                "concept here"
+            )
+    concepts = {concept: {"name": concept.replace("_", " ")} for of in models.values() for concept in of.values()}
+    listed = {repo_id: {"logits": [of.get(i) for i in range(max(of) + 1)]} for repo_id, of in models.items()}
     return {"concepts": concepts, "models": listed}
 
 
@@ -184,27 +179,25 @@ def evaluate(
     honest = np.array([q == NAMED for q in index.gallery.models.column("label_quality").to_pylist()], bool)
     blind = ~honest[index.gallery.model_of]
     unnamed = [c for c in texts if blind[concepts == c].any()] if honest.any() else []
-    tasks = (
-        ("text", _texts(index, texts, names, None)),
-        ("text, unlabelled", _texts(index, unnamed, names, blind)),
-        ("logit", _logits(index, asked, concepts)),
-    )
-    for task, queries in tasks:
+    tasks = {
+        "text": _texts(index, texts, names, None),
+        "text, unlabelled": _texts(index, unnamed, names, blind),
+        "logit": _logits(index, asked, concepts),
+    }
+    for task, queries in tasks.items():
         batch = list(tqdm(queries, desc=f"{task} queries", disable=not progress, leave=False))
         for scoring in scorings if batch else ():
             if scoring in BASELINES and task == "logit":
                 continue
-            found, chance = [], []
             compared, distances = _distances(index, [query for query, _, _ in batch], scoring, k)
             bar = tqdm(batch, desc=f"{task} {scoring}", disable=not progress, leave=False)
-            for (descriptor, concept, allowed), distance in zip(bar, distances, strict=True):
-                rank, share = _first(distance, concepts == concept, allowed)
-                found.append(rank)
-                chance.append(share)
+            found = [_first(one, concepts == c, allowed) for (_, c, allowed), one in zip(bar, distances, strict=True)]
+            for (descriptor, concept, _), (rank, _) in zip(batch, found, strict=True):
                 about = {"query": descriptor.about, "concept": names[concept], "rank": rank}
                 ranks.append({"task": task, "scoring": scoring, **about})
+            first, chance = np.array(found).T
             about = {"task": task, "scoring": scoring, "k": compared, "queries": len(batch)}
-            rows.append({**about, **_summary(np.array(found), rng), "chance": float(np.mean(chance))})
+            rows.append({**about, **_summary(first, rng), "chance": float(chance.mean())})
     with_truth = len({int(m) for m in index.gallery.model_of[concepts >= 0]})
     return Evaluation(pa.Table.from_pylist(rows), pa.Table.from_pylist(ranks), with_truth, len(index), len(texts))
 
@@ -218,13 +211,9 @@ def _concepts(index: Index, truth: Mapping[str, Any]) -> tuple[NDArray[np.int64]
     except (KeyError, TypeError, AttributeError) as error:
         raise QueryError(f"the truth must map 'concepts' to names and 'models' to 'logits': {error!r}") from error
     position = {key: i for i, key in enumerate(keys)}
-    gallery = index.gallery
     found = np.full(len(index), -1, np.int64)
-    repos = gallery.models.column("repo_id").to_pylist()
-    logits = gallery.logits.column("logit").to_pylist()
-    for row, (model, logit) in enumerate(zip(gallery.model_of.tolist(), logits, strict=True)):
-        known = listed.get(repos[model], ())
-        if logit < len(known) and known[logit] is not None:
+    for row, (repo, _, logit) in enumerate(index.gallery.keys(np.arange(len(index)))):
+        if logit < len(known := listed.get(repo, ())) and known[logit] is not None:
             found[row] = position.get(known[logit], -1)
     if (found < 0).all():
         raise QueryError("the truth names no logit of this index")
@@ -258,12 +247,9 @@ def _texts(
 
 
 def _logits(index: Index, rows: Sequence[int], concepts: NDArray[np.int64]) -> Iterator[Asked]:
+    model_of = index.gallery.model_of
     for row, (repo_id, sha, logit) in zip(rows, index.gallery.keys(np.array(rows, np.int64)), strict=True):
-        yield (
-            index.logit(repo_id, logit, sha=sha),
-            int(concepts[row]),
-            index.gallery.model_of != index.gallery.model_of[row],
-        )
+        yield index.logit(repo_id, logit, sha=sha), int(concepts[row]), model_of != model_of[row]
 
 
 def _first(
@@ -306,12 +292,11 @@ def semantic_lens(
         texts: float32 ``[texts, dim]``, the same of the texts.
         k: probes that speak for a logit.
     """
-    scores = np.empty((len(texts), len(gallery)), np.float32)
-    for start in range(0, len(gallery), _ROWS):
-        vectors = gallery.vectors(np.arange(start, min(start + _ROWS, len(gallery))))
+    found = []
+    for vectors in _read(gallery):
         strongest = np.argpartition(-vectors, min(k, vectors.shape[1]) - 1, axis=1)[:, :k]
-        scores[:, start : start + len(vectors)] = texts @ unit(probes[strongest].mean(axis=1)).T
-    return scores
+        found.append(texts @ unit(probes[strongest].mean(axis=1)).T)
+    return np.concatenate(found, axis=1)
 
 
 def auprc(gallery: Gallery, probes: NDArray[np.float32], texts: NDArray[np.float32], k: int) -> NDArray[np.float32]:
@@ -322,15 +307,16 @@ def auprc(gallery: Gallery, probes: NDArray[np.float32], texts: NDArray[np.float
     """
     k = min(k, len(probes))
     positives = np.argpartition(-(texts @ probes.T), k - 1, axis=1)[:, :k]
-    scores = np.empty((len(texts), len(gallery)), np.float32)
-    found = np.arange(1, k + 1, dtype=np.float32)
-    for start in range(0, len(gallery), _ROWS):
-        vectors = gallery.vectors(np.arange(start, min(start + _ROWS, len(gallery))))
+    order, found = np.arange(1, k + 1, dtype=np.float32), []
+    for vectors in _read(gallery):
         places = np.empty(vectors.shape, np.int32)
         np.put_along_axis(places, np.argsort(-vectors, axis=1), np.arange(1, vectors.shape[1] + 1, dtype=np.int32), 1)
-        for text, columns in enumerate(positives):
-            scores[text, start : start + len(vectors)] = (found / np.sort(places[:, columns], axis=1)).mean(axis=1)
-    return scores
+        found.append(np.stack([(order / np.sort(places[:, columns], axis=1)).mean(axis=1) for columns in positives]))
+    return np.asarray(np.concatenate(found, axis=1), np.float32)
+
+
+def _read(gallery: Gallery) -> Iterator[NDArray[np.float32]]:
+    return (gallery.vectors(rows) for rows in np.split(np.arange(len(gallery)), range(_ROWS, len(gallery), _ROWS)))
 
 
 BASELINES: dict[str, Baseline] = {"auprc": auprc, "semanticlens": semantic_lens}

@@ -6,7 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
@@ -146,16 +146,13 @@ class Evaluator:
         node = json.loads(serialised(f"SELECT {column} FROM {table} WHERE true"))
         node["statements"][0]["node"]["where_clause"] = condition.tree
         self._prepare(condition)
-        cursor = self._connection.cursor()
         try:
-            with interrupted_after(cursor, self._timeout_s):
+            with closing(self._connection.cursor()) as cursor, interrupted_after(cursor, self._timeout_s):
                 found = cursor.execute(deserialised(json.dumps(node))).fetchnumpy()[column]
         except duckdb.InterruptException as error:
             raise QueryError(f"the filter took longer than {self._timeout_s:g} s: make it simpler") from error
         except duckdb.Error as error:
             raise QueryError(f"the filter cannot be computed: {printable(error, 300)}") from error
-        finally:
-            cursor.close()
         size = model_of.size if condition.on_logits else int(model_of.max(initial=-1)) + 1
         mask = np.zeros(size, bool)
         mask[np.asarray(found, np.int64)] = True
@@ -311,12 +308,7 @@ def serialised(sql: str) -> str:
     and gigabytes over some thousands of them, and cannot be stopped.
     """
     check_brackets(sql)
-    cursor = _parser().cursor()
-    try:
-        found = cursor.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
-    finally:
-        cursor.close()
-    return str(found[0]) if found else "{}"
+    return _parsed_by("SELECT json_serialize_sql(?)", sql)
 
 
 def check_brackets(sql: str) -> None:
@@ -333,12 +325,13 @@ def check_brackets(sql: str) -> None:
 
 def deserialised(tree: str) -> str:
     """Return the SQL text of a parse made by `serialised`."""
-    cursor = _parser().cursor()
-    try:
-        found = cursor.execute("SELECT json_deserialize_sql(?::JSON)", [tree]).fetchone()
-    finally:
-        cursor.close()
-    return str(found[0]) if found else ""
+    return _parsed_by("SELECT json_deserialize_sql(?::JSON)", tree)
+
+
+def _parsed_by(function: str, text: str) -> str:
+    with closing(_parser().cursor()) as cursor:
+        (found,) = cursor.execute(function, [text]).fetchall()
+    return str(found[0])
 
 
 @lru_cache(maxsize=1)

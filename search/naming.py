@@ -11,7 +11,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from search.text import bank
-from search.text.contrast import TEMPERATURE, strengths, zero_shot
+from search.text.contrast import TEMPERATURE, soft_mean, strengths, unit, zero_shot
 from search.text.labels import NAMED, plain
 from workspace import QueryError
 
@@ -70,10 +70,8 @@ class Namer:
         names = bank.names(everyday_only=False)
         texts = self._texts.embedded(names, "bank", progress=self._progress)
         expected = zero_shot(texts @ self._texts.probes.T, calibration.centre)
-        scores = expected @ strengths(self._gallery.vectors(self._gallery.sample)).T / np.float32(TEMPERATURE)
-        most = scores.max(axis=1, keepdims=True)
-        common = (np.log(np.exp(scores - most).mean(axis=1)) + most[:, 0]) * np.float32(TEMPERATURE)
-        return names, expected, common
+        scores = expected @ strengths(self._gallery.vectors(self._gallery.sample)).T
+        return names, expected, soft_mean(scores, axis=1)
 
     @cached_property
     def _named(self) -> tuple[NDArray[np.int64], list[str], NDArray[np.float32]]:
@@ -238,17 +236,15 @@ def audit(
     position = {word: i for i, word in enumerate(words)}
     calibration = gallery.calibration
     assert calibration is not None
-    vectors = texts.embedded(words, "labels", progress=progress) - calibration.texts
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    vectors = unit(texts.embedded(words, "labels", progress=progress) - calibration.texts)
     found = []
     for row, names in zip(rows.tolist(), named, strict=True):
-        own = vectors[position[labels[row] or ""]]
-        like = sum(n.confidence for n in names if _same(labels[row] or "", n.name, own @ vectors[position[n.name]]))
-        other = [n for n in names if not _same(labels[row] or "", n.name, own @ vectors[position[n.name]])]
-        if other:
-            found.append((sum(n.confidence for n in other) - like, row, other[0]))
-    found.sort(key=lambda entry: (-entry[0], entry[1]))
-    top = [entry for entry in found if entry[0] > 0][:limit]
+        label, own = labels[row] or "", vectors[position[labels[row] or ""]]
+        same = [_same(label, n.name, own @ vectors[position[n.name]]) for n in names]
+        doubt = sum(-n.confidence if like else n.confidence for n, like in zip(names, same, strict=True))
+        if doubt > 0:
+            found.append((doubt, row, names[same.index(False)]))
+    top = sorted(found, key=lambda entry: (-entry[0], entry[1]))[:limit]
     keys = gallery.keys(np.array([row for _, row, _ in top], np.int64))
     return pa.Table.from_pylist(
         [

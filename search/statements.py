@@ -287,11 +287,9 @@ def _tokens(statement: str) -> list[tuple[int, str, str]]:
     """Return offset in UTF-8, kind and text of every token, as DuckDB sees them; texts and comments are tokens too."""
     import duckdb
 
-    try:
+    with _sound():
         raw = statement.encode("utf-8")
         found = duckdb.tokenize(statement)
-    except (duckdb.Error, UnicodeEncodeError, RuntimeError) as error:
-        raise QueryError(f"the statement cannot be parsed: {printable(error, 300)}") from error
     ends = [offset for offset, _ in found[1:]] + [len(raw)]
     return [
         (offset, str(kind).rpartition(".")[2], raw[offset:end].decode("utf-8", "replace").strip())
@@ -332,9 +330,18 @@ def statements_of(text: str) -> list[str]:
         raise QueryError(f"a script has at most {MAX_STATEMENT} characters, this one {len(text)}")
     quoted = _quoted(text)
     check_brackets(quoted)
-    try:
+    with _sound():
         return [one.query.strip().rstrip(";") for one in duckdb.extract_statements(quoted)]
-    except duckdb.Error as error:
+
+
+@contextmanager
+def _sound() -> Iterator[None]:
+    """Say what DuckDB's parser raises."""
+    import duckdb
+
+    try:
+        yield
+    except (RecursionError, duckdb.Error, UnicodeEncodeError, RuntimeError) as error:
         raise QueryError(f"the statement cannot be parsed: {printable(error, 300)}") from error
 
 
@@ -344,20 +351,16 @@ def _parse(statement: str) -> dict[str, Any] | None:
 
     from search.filters import serialised
 
-    try:
+    with _sound():
         parsed: dict[str, Any] = json.loads(serialised(statement))
         if parsed.get("error_type") == "not implemented":
             kinds = [one.type for one in duckdb.extract_statements(statement)]
             first = statement.split(None, 1)[0].lower().lstrip("(") if statement.split() else ""
             if kinds == [getattr(duckdb.StatementType, "MULTI", None)] and first in ("pivot", "with", "select", "from"):
                 return None
-    except (RecursionError, duckdb.Error, UnicodeEncodeError, RuntimeError) as error:
-        raise QueryError(f"the statement cannot be parsed: {printable(error, 300)}") from error
+            raise QueryError("only SELECT statements are answered: this SQL is read-only")
     if parsed.get("error"):
-        message = str(parsed.get("error_message", ""))
-        if parsed.get("error_type") == "not implemented":
-            message = "only SELECT statements are answered: this SQL is read-only"
-        raise QueryError(printable(message, 300))
+        raise QueryError(printable(parsed.get("error_message", ""), 300))
     if len(parsed["statements"]) != 1:
         raise QueryError(f"one statement at a time, not {len(parsed['statements'])}")
     return parsed
@@ -405,10 +408,10 @@ def _search(index: Searchable, positional: list[Any], named: dict[str, Any]) -> 
     _check("search", positional, named, 1, _SEARCH)
     options: dict[str, Any] = {name: tuple(named.get(name) or ()) for name in ("all_of", "any_of", "none_of")}
     options |= {name: named.get(name) for name in ("k", "scoring")}
-    if positional and not isinstance(positional[0], (str, type(None))):
+    text = next(iter(positional), None)
+    if not isinstance(text, (str, type(None))):
         raise QueryError("search() takes a text: search('dog')")
-    query = index.search(positional[0] if positional else None, hybrid=bool(named.get("hybrid")), **options)
-    return _shaped(query, named)
+    return _shaped(index.search(text, hybrid=bool(named.get("hybrid")), **options), named)
 
 
 def _similar(index: Searchable, positional: list[Any], named: dict[str, Any]) -> Query:
@@ -507,11 +510,7 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
 
 
 def _deserialised(parsed: dict[str, Any]) -> str:
-    import duckdb
-
     from search.filters import deserialised
 
-    try:
+    with _sound():
         return deserialised(json.dumps(parsed))
-    except duckdb.Error as error:
-        raise QueryError(f"the statement cannot be written back: {printable(error, 300)}") from error

@@ -89,7 +89,7 @@ def hubness(
         found: float32 ``[concepts]``, of `offered`: a concept that has its logits counts for less with each of them.
     """
     scores = strong @ bank.T
-    return _soft(scores if found is None else scores - found, axis=1)
+    return soft_mean(scores if found is None else scores - found, axis=1)
 
 
 def offered(strong: NDArray[np.float32], bank: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -98,10 +98,10 @@ def offered(strong: NDArray[np.float32], bank: NDArray[np.float32]) -> NDArray[n
     With it, `hubness` is what one round of Sinkhorn's iteration makes of both sides (Cuturi, NeurIPS 2013).
     """
     scores = strong @ bank.T
-    return _soft(scores - _soft(scores, axis=1)[:, None], axis=0)
+    return soft_mean(scores - soft_mean(scores, axis=1)[:, None], axis=0)
 
 
-def _soft(scores: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+def soft_mean(scores: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
     """Return ``T log mean of exp(score / T)`` along an axis, float32."""
     most = scores.max(axis=axis, keepdims=True)
     total = np.log(np.exp((scores - most) / np.float32(TEMPERATURE)).mean(axis=axis)) * np.float32(TEMPERATURE)

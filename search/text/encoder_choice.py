@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from search.store import versions
 from search.text import encoders
@@ -15,6 +15,7 @@ from workspace import HubError, Workspace, WorkspaceError
 from workspace.files import read_json, using, write_json
 from workspace.runs import now
 
+T = TypeVar("T")
 AUTO, NONE = "auto", "none"
 
 PREFERRED = (
@@ -57,16 +58,24 @@ def load(workspace: Workspace, name: str, token: str | None = None) -> Encoder |
         return load_named(workspace, name, token)
     if (known := pinned(workspace)) is not None:
         return load_encoder(workspace, known[0], commit=known[1], token=token)
-    passed_over = []
+    found, passed_over = _first(lambda candidate: load_encoder(workspace, candidate, token=token))
+    pin(workspace, found.name, found.commit, passed_over)
+    return found
+
+
+def _first(take: Callable[[str], T]) -> tuple[T, list[tuple[str, str]]]:
+    """Return what ``take`` makes of the first preferred encoder that is fit, and why those before it are not."""
+    passed_over: list[tuple[str, str]] = []
     for candidate in PREFERRED:
         try:
-            found = load_encoder(workspace, candidate, token=token)
+            return take(candidate), passed_over
         except UnfitEncoderError as error:
             passed_over.append((candidate, str(error)))
-            continue
-        pin(workspace, found.name, found.commit, passed_over)
-        return found
-    raise _none_left(passed_over)
+    why = "; ".join(f"{name}: {reason}" for name, reason in passed_over)
+    raise HubError(
+        f"none of the encoders that 'auto' knows can be loaded ({why}): name another in [search] encoder, as "
+        "clip:OWNER/NAME or a folder, or 'none' for an index without text queries"
+    )
 
 
 def load_named(workspace: Workspace, name: str, token: str | None = None, side: str = "encoder") -> Encoder:
@@ -111,15 +120,8 @@ def choose(workspace: Workspace, name: str, token: str | None = None) -> Chosen:
     known = pinned(workspace) if name == AUTO else None
     if name != AUTO or known is not None:
         return _examined(workspace, *(known if known is not None else (name, None)), token=token)
-    passed_over = []
-    for candidate in PREFERRED:
-        try:
-            found = _examined(workspace, candidate, None, token=token)
-        except UnfitEncoderError as error:
-            passed_over.append((candidate, str(error)))
-            continue
-        return Chosen(candidate, found.commit, files=found.files, passed_over=tuple(passed_over))
-    raise _none_left(passed_over)
+    found, passed_over = _first(lambda candidate: _examined(workspace, candidate, None, token=token))
+    return replace(found, passed_over=tuple(passed_over))
 
 
 def is_same(workspace: Workspace, name: str, about: dict[str, Any] | None, token: str | None = None) -> bool:
@@ -140,7 +142,7 @@ def pinned(workspace: Workspace) -> tuple[str, str] | None:
     """Return name and commit of what ``auto`` stands for in this workspace: what it took before, else what its index
     was built with; None when it has still to be chosen.
     """
-    path = _path(workspace)
+    path = workspace.index_dir / "encoder.json"
     if path.is_file():
         content = read_json(path, {"name": str, "commit": str})
         return content["name"], content["commit"]
@@ -168,7 +170,7 @@ def pin(workspace: Workspace, name: str, commit: str, passed_over: list[tuple[st
         _LOG.warning("the encoder %s is not taken: %s", other, why)
     _LOG.warning("the encoder is %s at %s, from now on", name, commit)
     content = {"name": name, "commit": commit, "chosen_at": now().isoformat(), "passed_over": dict(passed_over)}
-    write_json(_path(workspace), content)
+    write_json(workspace.index_dir / "encoder.json", content)
 
 
 def _in_index(workspace: Workspace, side: str) -> tuple[str, str] | None:
@@ -182,10 +184,6 @@ def _in_index(workspace: Workspace, side: str) -> tuple[str, str] | None:
         return None
 
 
-def _path(workspace: Workspace) -> Path:
-    return workspace.index_dir / "encoder.json"
-
-
 def _examined(workspace: Workspace, name: str, commit: str | None, *, token: str | None) -> Chosen:
     kind, repo, folder = parts_of(name)
     if folder is not None:
@@ -194,11 +192,3 @@ def _examined(workspace: Workspace, name: str, commit: str | None, *, token: str
         return Chosen(name, commit, is_here=True)
     files = examine(workspace, kind, repo, commit, token)
     return Chosen(name, files.commit, is_here(workspace, repo, files.commit), files)
-
-
-def _none_left(passed_over: list[tuple[str, str]]) -> HubError:
-    why = "; ".join(f"{name}: {reason}" for name, reason in passed_over)
-    return HubError(
-        f"none of the encoders that 'auto' knows can be loaded ({why}): name another in [search] encoder, as "
-        "clip:OWNER/NAME or a folder, or 'none' for an index without text queries"
-    )
