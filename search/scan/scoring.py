@@ -138,7 +138,7 @@ def strong(query: Descriptor, k: int) -> Comparison:
 
     ``1 - sum over S of q+^2 g+^2 / (|q+^2 on S| |g+^2|)`` with x+ = max(x, 0): a logit scores by the share of its
     strong responses that fall on the query's strong probes, so one strong match counts for more than many weak ones.
-    Ours; the figures are in docs/ranking.md.
+    Ours; the figures are in docs/results.md.
     The logit's norm, over all probes, is put in by `search.scan.gallery.Gallery.compile`.
     """
     columns = _strongest(query.vector, k)
