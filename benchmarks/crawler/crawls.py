@@ -38,14 +38,20 @@ from workspace.files import num_rows, table_files
 from workspace.status import Status
 
 COST = {
-    Status.ELIGIBLE: {"api": 1, "resolvers": 3, "cdn": 1},
+    Status.ELIGIBLE: {"api": 1, "resolvers": 5, "cdn": 1},
+    Status.CUSTOM_CODE: {"resolvers": 2},
+    Status.PICKLE_ONLY: {"api": 1},
     Status.ZERO_SHOT: {"resolvers": 2},
     Status.REGRESSION: {"resolvers": 2},
     Status.HEAD_MISSING: {"resolvers": 3, "cdn": 1},
     Status.HEAD_MISMATCH: {"resolvers": 3, "cdn": 1},
     Status.GONE: {"api": 1, "resolvers": 1},
 }
-"""Requests that an undisturbed crawl needs for a repository, by its end; none for those the listing decides."""
+"""Requests that an undisturbed crawl needs for a repository, by its end; none for those the listing decides.
+
+A small file takes two of ``resolvers``, for the hub answers with a redirect as the real one does; where there is only
+pickle, its pull requests are asked for a conversion.
+"""
 
 
 def serve(repos: int, limits: Quotas, port_file: Path) -> None:

@@ -32,6 +32,7 @@ BACKOFF = (1.0, 20.0)  # seconds: first wait and longest
 LIMITED_BACKOFF = (5.0, 120.0)  # the same for a 429 that states no wait: seven of them outlast a window of 300 s
 MAX_LIMITED = 8  # 429s of one request: with exact waits a second one is rare already
 TRIES = 5  # of one request while others succeed: then it is this one and not the network
+TOLD_TRIES = 3  # of a request that nothing answers before a user is told that we wait
 CORRUPT_TRIES = 3  # of an answer of the wrong hash: damage on the way does not repeat itself
 LONGEST = 3_600.0  # seconds: a server that states a longer wait is asked again after this
 _BURST = 0.1  # share of the quota that may be spent ahead of an even pace
@@ -169,6 +170,7 @@ class Retries:
         self.count = 0
         self._lock = threading.Lock()
         self._succeeded = 0.0
+        self._told = -patience
         self._stopped = threading.Event()
 
     def stop(self) -> None:
@@ -187,7 +189,7 @@ class Retries:
         """
         deadline = deadline or Deadline(LONGEST)
         patience, before = Deadline(self.patience), time.monotonic()
-        attempt = limited = alone = slow = 0
+        attempt = limited = alone = slowly = 0
         while True:
             try:
                 found = once()
@@ -213,12 +215,18 @@ class Retries:
                 alone += self._succeeded > before
                 before = time.monotonic()
                 corrupt = problem.status is Status.CORRUPT_FILE
-                slow += problem.slow
-                hopeless = (corrupt and attempt >= CORRUPT_TRIES) or alone >= TRIES or slow == slow_tries
+                slowly += problem.slow
+                hopeless = (corrupt and attempt >= CORRUPT_TRIES) or alone >= TRIES or slowly == slow_tries
             if hopeless or min(deadline.left, patience.left) <= wait:
                 raise problem
             with self._lock:
                 self.count += 1
+                tell = attempt == TOLD_TRIES and not alone and before - self._told > self.patience
+                self._told = before if tell else self._told
+            if tell:  # once an outage, whoever of the threads meets it first
+                logger.warning(
+                    "%s; trying again for %.0f seconds more", problem.reason, min(deadline.left, patience.left)
+                )
             logger.debug("%s: %s; trying again in %.1f s", what, problem.reason, wait)
             self.sleep(wait)
 

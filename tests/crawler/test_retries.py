@@ -54,6 +54,26 @@ def test_an_outage_is_waited_out_although_others_succeeded_just_before_it() -> N
     assert shared.count == 3 * TRIES
 
 
+def test_who_waits_out_an_outage_is_told_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    shared = Retries(patience=60)
+    for times in (pacing.TOLD_TRIES - 1, pacing.TOLD_TRIES, 2 * pacing.TOLD_TRIES):
+        assert shared.call(failing(Status.NETWORK_ERROR, 0, times=times)[0], None, "x") == "fine"
+        assert len(caplog.messages) == (times >= pacing.TOLD_TRIES)
+    assert "no; trying again for" in caplog.messages[0]
+
+
+def test_answers_that_do_not_come_in_time_are_counted_one_by_one() -> None:
+    calls: list[int] = []
+
+    def once() -> str:
+        calls.append(1)
+        raise pacing.httpx.ReadTimeout("")
+
+    with pytest.raises(UnansweredError):
+        Retries(patience=60).call(once, None, "x", slow_tries=4)
+    assert len(calls) == 4
+
+
 def test_patience_and_deadline_end() -> None:
     once, _ = failing(Status.NETWORK_ERROR, 0)
     with pytest.raises(UnansweredError):
