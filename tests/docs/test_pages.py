@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -13,6 +14,7 @@ from tests.docs.pages import DOCS, ROOT, RUN, anchors, blocks, links, pages, wri
 from tests.docs.reader import Reader
 from workspace import Config
 
+ROOMS = "crawler|probing|completion|search|workspace|hubprobe"
 OURS = [p.relative_to(ROOT).as_posix() for p in pages()]
 
 
@@ -108,6 +110,13 @@ def test_links_lead_somewhere(name: str) -> None:
         if not ends or (is_image and path.suffix not in (".png", ".svg", ".jpg", ".gif", ".webp")):
             wrong.append(f"{name}:{line} {target}")
     assert wrong == []
+
+
+@pytest.mark.parametrize("name", [p.relative_to(ROOT).as_posix() for p in written()])
+def test_files_of_ours_that_a_page_names_are_there(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    named = re.findall(rf"(?<![\w/.-])((?:{ROOMS}|tests|benchmarks|examples)/[\w./-]*(?:\.\w+|/))(?![\w<*])", text)
+    assert [path for path in named if not (ROOT / path).exists()] == []
 
 
 def test_every_page_is_reached_from_the_index() -> None:
