@@ -33,7 +33,6 @@ from workspace.endpoint import token_for
 from workspace.files import canonical_json, short_hash
 from workspace.runs import new_run_id, now, versions
 from workspace.safetensors_header import BITS, FIRST_READ
-from workspace.status import MEANING
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ ELSEWHERE = Whereabouts(Status.NOT_A_CLASSIFIER, "its author no longer lists it 
 REQUESTS = {"resolvers": 5, "api": 1}
 """Requests of one candidate, when it turns out to be eligible and its card is read: see `crawler.decide.inspection`."""
 _CONFIG_BYTES = 4_096  # a typical config.json
-_FAILURES = frozenset(status.value for status, meaning in MEANING.items() if meaning.outcome is Outcome.FAILED)
+_FAILURES = frozenset(s.value for s in Status if s is not Status.ELIGIBLE and s.outcome is Outcome.FAILED)
 
 
 @dataclass
@@ -118,9 +117,8 @@ def funnel(workspace: Workspace) -> pa.Table:
     for entry in counts:
         status, repos = Status(entry["values"]), entry["counts"]
         eligible = status is Status.ELIGIBLE
-        stage = "" if eligible else MEANING[status].stage
         meaning = "can be probed" if eligible else status.meaning
-        rows.append((not eligible, -repos, status.value, stage, repos, repos / total, meaning))
+        rows.append((not eligible, -repos, status.value, status.stage, repos, repos / total, meaning))
     rows.sort()
     names = ["status", "stage", "repos", "share", "meaning"]
     types = [pa.string(), pa.string(), pa.int64(), pa.float64(), pa.string()]

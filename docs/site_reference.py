@@ -18,7 +18,6 @@ import pyarrow as pa
 
 from hubprobe.cli.app import cli
 from workspace import Config, Status, records
-from workspace.status import MEANING
 
 _MARK = re.compile(r"^<!-- (columns of (\w+)|statuses|settings(?: of (\w+))?) -->$", re.MULTILINE)
 
@@ -56,7 +55,7 @@ def columns(table: str) -> str:
 
 def statuses() -> str:
     """Return every way a repository can end, where that is decided, and what it means."""
-    rows = [(f"`{s.value}`", MEANING[s].stage, MEANING[s].sentence) for s in Status if s is not Status.ELIGIBLE]
+    rows = [(f"`{s.value}`", s.stage, s.meaning) for s in Status if s is not Status.ELIGIBLE]
     return _table(("status", "decided from", "meaning"), rows)
 
 

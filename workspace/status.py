@@ -7,7 +7,6 @@ so ``attempted = ok + skipped + failed``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 
@@ -20,137 +19,83 @@ class Outcome(str, Enum):
 
 
 class Status(str, Enum):
-    """The status enum of the catalog and of the attempts. `MEANING` explains each."""
+    """The status enum of the catalog and of the attempts: its value, the stage that decides it, and a sentence.
 
-    ELIGIBLE = "eligible"
-    OK = "ok"
+    Attributes:
+        stage: list, config, weights (decided by the crawler) or fetch, load, run (met by the prober).
+        meaning: one sentence a person understands.
+    """
+
+    _value_: str
+    stage: str
+    meaning: str
+
+    ELIGIBLE = "eligible", "", ""
+    OK = "ok", "run", "probed: its responses are in the workspace"
     # skipped: decided from the listing, the file tree, the config and the safetensors header
-    GATED = "gated"
-    DISABLED = "disabled"
-    GONE = "gone"
-    RENAMED = "renamed"
-    MALFORMED_ROW = "malformed_row"
-    UNSAFE_PATH = "unsafe_path"
-    OPTED_OUT = "opted_out"
-    LICENCE_EXCLUDED = "licence_excluded"
-    NO_CONFIG = "no_config"
-    MALFORMED_CONFIG = "malformed_config"
-    CUSTOM_CODE = "custom_code"
-    ADAPTER = "adapter"
-    PICKLE_ONLY = "pickle_only"
-    ONNX_ONLY = "onnx_only"
-    FOREIGN_FORMAT = "foreign_format"
-    NO_WEIGHTS = "no_weights"
-    ZERO_SHOT = "zero_shot"
-    REGRESSION = "regression"
-    NOT_A_CLASSIFIER = "not_a_classifier"
-    UNKNOWN_ARCHITECTURE = "unknown_architecture"
-    QUANTISED = "quantised"
-    TOO_MANY_PARAMETERS = "too_many_parameters"
-    TOO_MANY_LABELS = "too_many_labels"
-    TOO_MANY_BYTES = "too_many_bytes"
-    IMAGE_TOO_LARGE = "image_too_large"
-    TRUNCATED_WEIGHTS = "truncated_weights"
-    INVALID_HEADER = "invalid_header"
-    HEAD_MISSING = "head_missing"
-    HEAD_MISMATCH = "head_mismatch"
-    # failed: fetch
-    FILE_MISSING = "file_missing"
-    RATE_LIMITED = "rate_limited"
-    NETWORK_ERROR = "network_error"
-    SERVER_ERROR = "server_error"
-    CORRUPT_FILE = "corrupt_file"
-    DISK_FULL = "disk_full"
-    # failed: load
-    LOAD_ERROR = "load_error"
-    PROCESSOR_ERROR = "processor_error"
-    NONFINITE_WEIGHTS = "nonfinite_weights"
-    EXCEEDS_MEMORY = "exceeds_memory"
-    # failed: run
-    OUT_OF_MEMORY = "out_of_memory"
-    TIMEOUT = "timeout"
-    CRASHED = "crashed"
-    NONFINITE_OUTPUT = "nonfinite_output"
-    CONSTANT_OUTPUT = "constant_output"
-    WRONG_SHAPE = "wrong_shape"
-    FORWARD_ERROR = "forward_error"
-    INTERNAL_ERROR = "internal_error"
+    GATED = "gated", "list", "gated: its author wants to be asked before anyone downloads it"
+    DISABLED = "disabled", "list", "disabled by the Hub"
+    GONE = "gone", "list", "deleted or made private after it was listed"
+    RENAMED = "renamed", "list", "renamed after it was listed; the new name is probed when it is listed"
+    MALFORMED_ROW = "malformed_row", "list", "the Hub's row for it cannot be read"
+    UNSAFE_PATH = "unsafe_path", "list", "a file name in it would leave its folder"
+    OPTED_OUT = "opted_out", "list", "its author asked not to be probed"
+    LICENCE_EXCLUDED = "licence_excluded", "list", "its licence is on this workspace's exclusion list"
+    NO_CONFIG = "no_config", "list", "has no config.json, so nothing says how to build it"
+    MALFORMED_CONFIG = "malformed_config", "config", "its config.json is not a JSON object of a sane size"
+    CUSTOM_CODE = "custom_code", "config", "needs Python code from its own repository, which is never run"
+    ADAPTER = "adapter", "list", "a PEFT adapter, not a whole model"
+    PICKLE_ONLY = "pickle_only", "list", "has weights only as pickles, which can run code when opened"
+    ONNX_ONLY = "onnx_only", "list", "has weights only as ONNX"
+    FOREIGN_FORMAT = "foreign_format", "list", "has weights only in a format that is not read here"
+    NO_WEIGHTS = "no_weights", "list", "has no weights at all"
+    ZERO_SHOT = "zero_shot", "config", "a zero-shot image-text model: it has no outputs of its own"
+    REGRESSION = "regression", "config", "a regression head: its output is a quantity, not a class"
+    NOT_A_CLASSIFIER = "not_a_classifier", "config", "its architecture is not an image classifier"
+    UNKNOWN_ARCHITECTURE = "unknown_architecture", "config", "its architecture is unknown to transformers and timm"
+    QUANTISED = "quantised", "config", "quantised weights that need a special runtime"
+    TOO_MANY_PARAMETERS = "too_many_parameters", "config", "more parameters than this workspace allows"
+    TOO_MANY_LABELS = "too_many_labels", "config", "more labels than this workspace allows"
+    TOO_MANY_BYTES = "too_many_bytes", "list", "more bytes of weights than this workspace allows"
+    IMAGE_TOO_LARGE = "image_too_large", "config", "wants larger images than this workspace allows"
+    TRUNCATED_WEIGHTS = "truncated_weights", "weights", "its safetensors file is shorter than its own header says"
+    INVALID_HEADER = "invalid_header", "weights", "its safetensors header cannot be read"
+    HEAD_MISSING = "head_missing", "weights", "the weights hold no classification head: outputs would be random"
+    HEAD_MISMATCH = "head_mismatch", "weights", "the head has another number of rows than the config has labels"
+    # failed: we tried
+    FILE_MISSING = "file_missing", "fetch", "a file that its listing names is not there"
+    RATE_LIMITED = "rate_limited", "fetch", "the Hub kept asking us to slow down; run again later"
+    NETWORK_ERROR = "network_error", "fetch", "the connection failed repeatedly; run again later"
+    SERVER_ERROR = "server_error", "fetch", "the Hub answered with an error repeatedly; run again later"
+    CORRUPT_FILE = "corrupt_file", "fetch", "a downloaded file does not have the hash its repository states"
+    DISK_FULL = "disk_full", "fetch", "this machine's disk is full"
+    LOAD_ERROR = "load_error", "load", "transformers or timm could not build it from its files"
+    PROCESSOR_ERROR = "processor_error", "load", "its image processor cannot prepare the probes"
+    NONFINITE_WEIGHTS = "nonfinite_weights", "load", "weights that are NaN or infinite"
+    EXCEEDS_MEMORY = "exceeds_memory", "load", "its weights and outputs do not fit into this machine's memory"
+    OUT_OF_MEMORY = "out_of_memory", "run", "did not fit into memory, even one image at a time"
+    TIMEOUT = "timeout", "run", "took longer than its deadline"
+    CRASHED = "crashed", "run", "ended the process that ran it, twice"
+    NONFINITE_OUTPUT = "nonfinite_output", "run", "outputs that are NaN or infinite"
+    CONSTANT_OUTPUT = "constant_output", "run", "every output is the same for all probes"
+    WRONG_SHAPE = "wrong_shape", "run", "outputs that are not one number per label and image"
+    FORWARD_ERROR = "forward_error", "run", "raised an error when it was run"
+    INTERNAL_ERROR = "internal_error", "run", "an error of hubprobe's own: please report it"
+
+    def __new__(cls, value: str, stage: str = "", meaning: str = "") -> Status:  # noqa: PYI034 - Self needs Python 3.11
+        """Return the member of ``value``."""
+        made = str.__new__(cls, value)
+        made._value_, made.stage, made.meaning = value, stage, meaning
+        return made
 
     @property
     def outcome(self) -> Outcome:
         """Return ok, skipped or failed. ``eligible`` is not an end and raises `ValueError`."""
         if self is Status.ELIGIBLE:
             raise ValueError("'eligible' is a verdict of the catalog, not the end of an attempt")
-        return MEANING[self].outcome
-
-    @property
-    def meaning(self) -> str:
-        """One sentence a person understands."""
-        return MEANING[self].sentence
-
-
-@dataclass(frozen=True)
-class Meaning:
-    """What a status says of a repository."""
-
-    outcome: Outcome
-    stage: str  # list, config, weights (decided by the crawler); fetch, load, run (met by the prober)
-    sentence: str
-
-
-_SKIP, _FAIL = Outcome.SKIPPED, Outcome.FAILED
-
-MEANING: dict[Status, Meaning] = {
-    Status.OK: Meaning(Outcome.OK, "run", "probed: its responses are in the workspace"),
-    Status.GATED: Meaning(_SKIP, "list", "gated: its author wants to be asked before anyone downloads it"),
-    Status.DISABLED: Meaning(_SKIP, "list", "disabled by the Hub"),
-    Status.GONE: Meaning(_SKIP, "list", "deleted or made private after it was listed"),
-    Status.RENAMED: Meaning(_SKIP, "list", "renamed after it was listed; the new name is probed when it is listed"),
-    Status.MALFORMED_ROW: Meaning(_SKIP, "list", "the Hub's row for it cannot be read"),
-    Status.UNSAFE_PATH: Meaning(_SKIP, "list", "a file name in it would leave its folder"),
-    Status.OPTED_OUT: Meaning(_SKIP, "list", "its author asked not to be probed"),
-    Status.LICENCE_EXCLUDED: Meaning(_SKIP, "list", "its licence is on this workspace's exclusion list"),
-    Status.NO_CONFIG: Meaning(_SKIP, "list", "has no config.json, so nothing says how to build it"),
-    Status.MALFORMED_CONFIG: Meaning(_SKIP, "config", "its config.json is not a JSON object of a sane size"),
-    Status.CUSTOM_CODE: Meaning(_SKIP, "config", "needs Python code from its own repository, which is never run"),
-    Status.ADAPTER: Meaning(_SKIP, "list", "a PEFT adapter, not a whole model"),
-    Status.PICKLE_ONLY: Meaning(_SKIP, "list", "has weights only as pickles, which can run code when opened"),
-    Status.ONNX_ONLY: Meaning(_SKIP, "list", "has weights only as ONNX"),
-    Status.FOREIGN_FORMAT: Meaning(_SKIP, "list", "has weights only in a format that is not read here"),
-    Status.NO_WEIGHTS: Meaning(_SKIP, "list", "has no weights at all"),
-    Status.ZERO_SHOT: Meaning(_SKIP, "config", "a zero-shot image-text model: it has no outputs of its own"),
-    Status.REGRESSION: Meaning(_SKIP, "config", "a regression head: its output is a quantity, not a class"),
-    Status.NOT_A_CLASSIFIER: Meaning(_SKIP, "config", "its architecture is not an image classifier"),
-    Status.UNKNOWN_ARCHITECTURE: Meaning(_SKIP, "config", "its architecture is unknown to transformers and timm"),
-    Status.QUANTISED: Meaning(_SKIP, "config", "quantised weights that need a special runtime"),
-    Status.TOO_MANY_PARAMETERS: Meaning(_SKIP, "config", "more parameters than this workspace allows"),
-    Status.TOO_MANY_LABELS: Meaning(_SKIP, "config", "more labels than this workspace allows"),
-    Status.TOO_MANY_BYTES: Meaning(_SKIP, "list", "more bytes of weights than this workspace allows"),
-    Status.IMAGE_TOO_LARGE: Meaning(_SKIP, "config", "wants larger images than this workspace allows"),
-    Status.TRUNCATED_WEIGHTS: Meaning(_SKIP, "weights", "its safetensors file is shorter than its own header says"),
-    Status.INVALID_HEADER: Meaning(_SKIP, "weights", "its safetensors header cannot be read"),
-    Status.HEAD_MISSING: Meaning(_SKIP, "weights", "the weights hold no classification head: outputs would be random"),
-    Status.HEAD_MISMATCH: Meaning(_SKIP, "weights", "the head has another number of rows than the config has labels"),
-    Status.FILE_MISSING: Meaning(_FAIL, "fetch", "a file that its listing names is not there"),
-    Status.RATE_LIMITED: Meaning(_FAIL, "fetch", "the Hub kept asking us to slow down; run again later"),
-    Status.NETWORK_ERROR: Meaning(_FAIL, "fetch", "the connection failed repeatedly; run again later"),
-    Status.SERVER_ERROR: Meaning(_FAIL, "fetch", "the Hub answered with an error repeatedly; run again later"),
-    Status.CORRUPT_FILE: Meaning(_FAIL, "fetch", "a downloaded file does not have the hash its repository states"),
-    Status.DISK_FULL: Meaning(_FAIL, "fetch", "this machine's disk is full"),
-    Status.LOAD_ERROR: Meaning(_FAIL, "load", "transformers or timm could not build it from its files"),
-    Status.PROCESSOR_ERROR: Meaning(_FAIL, "load", "its image processor cannot prepare the probes"),
-    Status.NONFINITE_WEIGHTS: Meaning(_FAIL, "load", "weights that are NaN or infinite"),
-    Status.EXCEEDS_MEMORY: Meaning(_FAIL, "load", "its weights and outputs do not fit into this machine's memory"),
-    Status.OUT_OF_MEMORY: Meaning(_FAIL, "run", "did not fit into memory, even one image at a time"),
-    Status.TIMEOUT: Meaning(_FAIL, "run", "took longer than its deadline"),
-    Status.CRASHED: Meaning(_FAIL, "run", "ended the process that ran it, twice"),
-    Status.NONFINITE_OUTPUT: Meaning(_FAIL, "run", "outputs that are NaN or infinite"),
-    Status.CONSTANT_OUTPUT: Meaning(_FAIL, "run", "every output is the same for all probes"),
-    Status.WRONG_SHAPE: Meaning(_FAIL, "run", "outputs that are not one number per label and image"),
-    Status.FORWARD_ERROR: Meaning(_FAIL, "run", "raised an error when it was run"),
-    Status.INTERNAL_ERROR: Meaning(_FAIL, "run", "an error of hubprobe's own: please report it"),
-}
-"""Outcome, stage and sentence of every status but ``eligible``."""
+        if self is Status.OK:
+            return Outcome.OK
+        return Outcome.SKIPPED if self.stage in ("list", "config", "weights") else Outcome.FAILED
 
 
 class LabelQuality(str, Enum):

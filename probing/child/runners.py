@@ -355,7 +355,7 @@ def _end(attempt: attempts.Attempt, answered: object) -> None:
     try:
         told = dict(answered) if isinstance(answered, dict) else {}
         known = {k: v for k, v in told.items() if k in records.ATTEMPTS.names and k not in before}
-        status = Status(told.get("status"))
+        status = Status(str(told.get("status")))
         known |= {"status": status.value, "outcome": status.outcome.value, "ended_in": _phase(told.get("ended_in"))}
         known["reason"] = printable(told.get("reason") or "", attempts.MAX_REASON)
         attempts.table([before | known])
