@@ -96,18 +96,17 @@ def _take_verbose(command: click.Command) -> None:
         _take_verbose(below)
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
+
+
+@click.group(cls=_Verbs, context_settings=_SETTINGS)
 @click.version_option(__version__, prog_name="hubprobe")
 @click.option("-v", "--verbose", is_flag=True, help="Show what is done, and tracebacks of errors.")
 @click.option(
-    "--log-format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    envvar=machine.LOG_FORMAT,
-    show_envvar=True,
-    callback=_choose,  # as it is parsed: a verb that is none ends before any function of ours is called
+    "--log-format", type=click.Choice(["text", "json"]), default="text", envvar=machine.LOG_FORMAT, show_envvar=True,
     help="What goes to stderr: bars and sentences, or a JSON object a line, for programs.",
-)
+    callback=_choose,  # as it is parsed: a verb that is none ends before any function of ours is called
+)  # fmt: skip
 def cli(verbose: bool, log_format: str) -> None:
     """Find public image classifiers by what their outputs recognise.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property, wraps
@@ -23,44 +23,43 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+COUNT, POSITIVE, HITS = click.IntRange(min=1), click.FloatRange(min=0, min_open=True), click.IntRange(1, 10_000)
+
+sha_option = click.option("--sha", help="Commit of REPO_ID; the last indexed when not given.")
+where_option = click.option(
+    "--where", help="SQL condition on models and logits: \"downloads > 1000 and license = 'mit'\""
+)
+token_option = click.option("--token", help="Hugging Face token; better set HF_TOKEN.")
+"""For this command. That of the environment goes where `workspace.endpoint` says."""
+
+format_option = click.option("--format", "kind", type=click.Choice(FORMATS), default="table", help="Format on stdout.")
+endpoint_option = click.option(
+    "--endpoint", envvar="HF_ENDPOINT", show_envvar=True, help="Address of the Hub; else the workspace's own."
+)
+shard_option = click.option(
+    "--shard", metavar="I/N",
+    help="This is job I of N, I from 0: its share first, then what others left. 'auto' in a SLURM array.",
+)  # fmt: skip
+
 
 def workspace_option(function: F) -> F:
     """``--workspace``: the folder everything is read from and written to."""
     return click.option(
-        "-w",
-        "--workspace",
-        "folder",
-        type=click.Path(path_type=Path, file_okay=False),
-        default=Path(),
-        envvar="HUBPROBE_WORKSPACE",
-        show_envvar=True,
+        "-w", "--workspace", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path(),
+        envvar="HUBPROBE_WORKSPACE", show_envvar=True, show_default=False,
         help="Folder of the workspace; the current one by default.",
-    )(function)
+    )(function)  # fmt: skip
 
 
 def index_option(function: F) -> F:
     """``--index``: an index that is published, handed on as ``folder`` in place of the workspace's."""
 
-    @click.option(
-        "--index", "address", metavar="URL", help="Ask a published index where it lies: hf://, s3://, https://."
-    )
+    @click.option("--index", "address", metavar="URL", help="Ask a published index: hf://, s3://, https://.")
     @wraps(function)
     def with_index(*args: Any, folder: Path, address: str | None, **options: Any) -> Any:
         return function(*args, folder=address or folder, **options)
 
     return cast("F", with_index)
-
-
-def format_option(function: F) -> F:
-    """``--format``: how the result is written to stdout."""
-    return click.option(
-        "--format", "kind", type=click.Choice(FORMATS), default="table", show_default=True, help="Format on stdout."
-    )(function)
-
-
-def token_option(function: F) -> F:
-    """``--token``: one for this command. That of the environment goes where `workspace.endpoint` says."""
-    return click.option("--token", help="Hugging Face token; better set HF_TOKEN.")(function)
 
 
 def quiet_option(function: F) -> F:
@@ -75,19 +74,6 @@ def quiet_option(function: F) -> F:
 def output_options(function: F) -> F:
     """``--quiet`` and ``--format``."""
     return quiet_option(format_option(function))
-
-
-def shard_option(function: F) -> F:
-    """``--shard I/N``: one of N independent jobs."""
-    text = "This is job I of N, I from 0: its share first, then what others left. 'auto' in a SLURM array."
-    return click.option("--shard", metavar="I/N", help=text)(function)
-
-
-def endpoint_option(function: F) -> F:
-    """``--endpoint``: which Hub, as huggingface_hub reads it from HF_ENDPOINT."""
-    return click.option(
-        "--endpoint", envvar="HF_ENDPOINT", show_envvar=True, help="Address of the Hub; else the workspace's own."
-    )(function)
 
 
 @dataclass(frozen=True)
@@ -179,6 +165,16 @@ class Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
+def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], kind: str = "table", *, width: int = 60) -> None:
+    """Print rows to stdout."""
+    click.echo(render(rows, columns, kind, width=width), nl=False)
+
+
+def show_one(values: Mapping[str, Any], kind: str) -> None:
+    """Print one record: a list of one object as JSON, or a line as CSV."""
+    show([values], list(values), kind)
+
+
 def as_done(summary: Any) -> dict[str, Any]:
     """Return a summary's fields; those of a dry run (``would_...``, ``undecided``) only if it was one."""
     values = asdict(summary)
@@ -194,9 +190,9 @@ def show_summary(summary: Any, kind: str) -> None:
         rows = [
             {"what": n.replace("_", " "), "value": _for_people(n, v)} for n, v in values.items() if v not in ("", {})
         ]
-        click.echo(render(rows, ["what", "value"], "table", width=100), nl=False)
+        show(rows, ["what", "value"], width=100)
     else:
-        click.echo(render([values], list(values), kind), nl=False)
+        show_one(values, kind)
 
 
 def _for_people(name: str, value: Any) -> Any:

@@ -11,8 +11,17 @@ from typing import Any
 
 import click
 
-from hubprobe.cli.options import ChosenHub, hub_options, local_offline, output_options, workspace_option
-from hubprobe.output import render, size
+from hubprobe.cli.options import (
+    POSITIVE,
+    ChosenHub,
+    hub_options,
+    local_offline,
+    output_options,
+    show,
+    where_option,
+    workspace_option,
+)  # fmt: skip
+from hubprobe.output import size
 from workspace.text import printable
 
 COLUMNS = ("rank", "repo_id", "accuracy", "interval", "basis", "agreement", "images_s", "memory", "license")
@@ -25,29 +34,22 @@ COLUMNS = ("rank", "repo_id", "accuracy", "interval", "basis", "agreement", "ima
     "--images", required=True, help="Folder of images (or a folder for each class), Parquet file or data set."
 )
 @click.option("--labels", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="CSV with path and label.")
-@click.option("--budget", type=click.IntRange(0, 10_000), default=0, show_default=True, help="Labels to ask you for.")
-@click.option("--candidates", type=click.IntRange(1, 2_000), default=20, show_default=True, help="Models to try.")
+@click.option("--budget", type=click.IntRange(0, 10_000), default=0, help="Labels to ask you for.")
+@click.option("--candidates", type=click.IntRange(1, 2_000), default=20, help="Models to try.")
 @click.option("--models", help="Repositories to try, comma-separated, in place of a search.")
-@click.option("--where", help="SQL condition on the metadata, e.g. \"license = 'mit'\"")
-@click.option("--max-images", type=click.IntRange(2, 1_000_000), default=1_000, show_default=True, help="Images used.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the sample of images.")
+@where_option
+@click.option("--max-images", type=click.IntRange(2, 1_000_000), default=1_000, help="Images used.")
+@click.option("--seed", type=int, default=0, help="Of the sample of images.")
 @click.option("--name", help="Folder below picks/; made of the question when not given.")
 @click.option("--device", help="cpu, cuda ...; what there is when not given.")
-@click.option("--max-disk", type=click.FloatRange(min=0, min_open=True), help="GB that fetched files may take.")
+@click.option("--max-disk", type=POSITIVE, help="GB that fetched files may take.")
 @click.option("--keep", is_flag=True, help="Keep models' files.")
 @hub_options
 @output_options
 def pick(
-    hub: ChosenHub,
-    concepts: tuple[str, ...],
-    images: str,
-    budget: int,
-    models: str | None,
-    max_disk: float | None,
-    quiet: bool,
-    kind: str,
-    **options: Any,
-) -> None:
+    hub: ChosenHub, concepts: tuple[str, ...], images: str, budget: int, models: str | None, max_disk: float | None,
+    quiet: bool, kind: str, **options: Any,
+) -> None:  # fmt: skip
     """Pick the best model for your own images; they stay on this machine.
 
     Candidates that may know the CONCEPTS are found by search, run on your images, and ranked by what they get right
@@ -67,18 +69,10 @@ def pick(
     interactive = sys.stdin.isatty()
     if budget and not interactive:
         click.echo("no terminal to ask for labels in: --budget is left aside", err=True)
-    found = pick_(
-        fresh(hub.workspace(), "pick"),
-        images,
-        concepts,
-        budget=budget,
-        ask=_ask if budget and interactive else None,
-        models=tuple(m.strip() for m in models.split(",") if m.strip()) if models else (),
-        token=hub.token,
-        max_disk_bytes=None if max_disk is None else int(max_disk * 1e9),
-        progress=not quiet,
-        **options,
-    )
+    options |= {"ask": _ask if budget and interactive else None, "token": hub.token, "progress": not quiet}
+    options |= {"models": tuple(m.strip() for m in (models or "").split(",") if m.strip()), "budget": budget}
+    options["max_disk_bytes"] = None if max_disk is None else int(max_disk * 1e9)
+    found = pick_(fresh(hub.workspace(), "pick"), images, concepts, **options)
     if kind == "table":
         rows = [
             row
@@ -89,9 +83,9 @@ def pick(
             }
             for row in found.models
         ]
-        click.echo(render(rows, list(COLUMNS), "table"), nl=False)
+        show(rows, COLUMNS)
     else:
-        click.echo(render(found.models, list(found.models[0]), kind), nl=False)
+        show(found.models, list(found.models[0]), kind)
     for note in found.notes:
         click.echo(note, err=True)
     for row in found.failed:

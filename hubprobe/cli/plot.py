@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from hubprobe.cli.options import Group, OutPath, format_option, output_options, workspace_option
-from hubprobe.output import render
+from hubprobe.cli.options import POSITIVE, Group, OutPath, output_options, sha_option, show, where_option
+from hubprobe.cli.options import workspace_option as of_workspace
 
-F = TypeVar("F", bound=Callable[..., Any])
+Rows = list[dict[str, Any]]
 
 
 @click.group(cls=Group)
@@ -28,20 +29,28 @@ def plot() -> None:
     """
 
 
-def _out(function: F) -> F:
-    return click.option("-o", "--out", type=OutPath(), required=True, help="The picture to write.")(function)
+def _picture(name: str) -> Callable[[Callable[..., tuple[Rows, list[str]]]], click.Command]:
+    """Make a command of a function that draws and returns rows, and which columns a table of them shows; all if []."""
+
+    def command(draws: Callable[..., tuple[Rows, list[str]]]) -> click.Command:
+        @plot.command(name)
+        @of_workspace
+        @click.option("-o", "--out", type=OutPath(), required=True, help="The picture to write.")
+        @output_options
+        @wraps(draws)
+        def drawn(*, folder: Path, out: Path, quiet: bool, kind: str, **options: Any) -> None:
+            rows, columns = draws(folder, out, progress=not quiet, **options)
+            everything = list(rows[0]) if rows else columns
+            show(rows, everything if kind == "json" else columns or everything, kind)
+            click.echo(f"plot: {out}", err=True)
+
+        return drawn
+
+    return command
 
 
-def _show(rows: list[dict[str, Any]], columns: list[str], kind: str, out: Path) -> None:
-    click.echo(render(rows, columns if kind != "json" or not rows else list(rows[0]), kind, width=60), nl=False)
-    click.echo(f"plot: {out}", err=True)
-
-
-@plot.command()
-@workspace_option
-@_out
-@format_option
-def funnel(folder: Path, out: Path, kind: str) -> None:
+@_picture("funnel")
+def funnel(folder: Path, out: Path, *, progress: bool) -> tuple[Rows, list[str]]:  # noqa: ARG001 - it is quick
     """From listed to probed, and how each repository ended.
 
     \b
@@ -51,16 +60,13 @@ def funnel(folder: Path, out: Path, kind: str) -> None:
     from hubprobe import plots
     from hubprobe.front import status
 
-    _show(plots.funnel(status(folder), out), ["outcome", "status", "repositories", "meaning"], kind, out)
+    return plots.funnel(status(folder), out), ["outcome", "status", "repositories", "meaning"]
 
 
-@plot.command()
-@workspace_option
-@_out
-@click.option("--every", type=click.FloatRange(0, min_open=True), help="Seconds of a bar; by the time it took if none.")
+@_picture("throughput")
+@click.option("--every", type=POSITIVE, help="Seconds of a bar; by the time it took if none.")
 @click.option("--run", "run_id", help="Attempts of one run only, as in the column run_id of attempts.")
-@format_option
-def throughput(folder: Path, out: Path, every: float | None, run_id: str | None, kind: str) -> None:
+def throughput(folder: Path, out: Path, *, progress: bool, **options: Any) -> tuple[Rows, list[str]]:  # noqa: ARG001
     """Models probed an hour, and failures by status, over time.
 
     \b
@@ -71,22 +77,19 @@ def throughput(folder: Path, out: Path, every: float | None, run_id: str | None,
     from hubprobe import plots
     from hubprobe.sync import fresh
 
-    rows = plots.throughput(fresh(folder, "throughput"), out, every=every, run_id=run_id)
-    _show(rows, ["from", "seconds", "probed", "failed", "probed_per_hour"], kind, out)
+    rows = plots.throughput(fresh(folder, "throughput"), out, **options)
+    return rows, ["from", "seconds", "probed", "failed", "probed_per_hour"]
 
 
-@plot.command()
-@workspace_option
-@_out
+@_picture("curve")
 @click.option("--share", "shares", type=click.FloatRange(0, 1, min_open=True, max_open=True), multiple=True,
               help="Share of the probes to try; may be repeated.")  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Which models are held out, and which probes.")
+@click.option("--seed", type=int, default=0, help="Which models are held out, and which probes.")
 @click.option("--from", "source", type=click.Path(path_type=Path, dir_okay=False, exists=True),
               help="Draw this record of benchmarks.accuracy in place of the workspace.")  # fmt: skip
-@output_options
 def curve(
-    folder: Path, out: Path, shares: tuple[float, ...], seed: int, source: Path | None, quiet: bool, kind: str
-) -> None:
+    folder: Path, out: Path, *, shares: tuple[float, ...], source: Path | None, **options: Any
+) -> tuple[Rows, list[str]]:
     """What of a search stays when models are run on a part of the probes.
 
     A third of the fully probed models are treated as if only a part had been run; nothing is run for it.
@@ -99,24 +102,18 @@ def curve(
     from hubprobe import front, plots
     from hubprobe.plots.curve import SHARES
 
-    if source is not None:
-        if shares:
-            raise click.UsageError("--share chooses what is measured; --from draws what was")
-        rows = plots.recorded_curve(source, out)
-        columns = ["gallery", "mode", "share", "text_top1", "text_of_full", "logit_top1", "logit_of_full"]
-    else:
-        rows = plots.curve(front.open(folder), out, shares=shares or SHARES, seed=seed, progress=not quiet)
-        columns = list(rows[0])
-    _show(rows, columns, kind, out)
+    if source is None:
+        return plots.curve(front.open(folder), out, shares=shares or SHARES, **options), []
+    if shares:
+        raise click.UsageError("--share chooses what is measured; --from draws what was")
+    columns = ["gallery", "mode", "share", "text_top1", "text_of_full", "logit_top1", "logit_of_full"]
+    return plots.recorded_curve(source, out), columns
 
 
-@plot.command()
-@workspace_option
-@_out
+@_picture("hubness")
 @click.option("--scoring", "scorings", multiple=True, help="May be repeated; contrastive and probelog if none.")
-@click.option("--queries", type=click.IntRange(1, 1_024), default=512, show_default=True, help="Concepts to ask for.")
-@output_options
-def hubness(folder: Path, out: Path, scorings: tuple[str, ...], queries: int, quiet: bool, kind: str) -> None:
+@click.option("--queries", type=click.IntRange(1, 1_024), default=512, help="Concepts to ask for.")
+def hubness(folder: Path, out: Path, *, scorings: tuple[str, ...], **options: Any) -> tuple[Rows, list[str]]:
     """How often each logit is among the ten best hits: hubs come up whatever is asked.
 
     \b
@@ -126,24 +123,18 @@ def hubness(folder: Path, out: Path, scorings: tuple[str, ...], queries: int, qu
     from hubprobe import front, plots
     from hubprobe.plots.outputs import SCORINGS
 
-    rows = plots.hubness(front.open(folder), out, scorings=scorings or SCORINGS, queries=queries, progress=not quiet)
-    _show(rows, list(rows[0]), kind, out)
+    return plots.hubness(front.open(folder), out, scorings=scorings or SCORINGS, **options), []
 
 
-@plot.command("map")
-@workspace_option
-@_out
-@click.option("--method", type=click.Choice(["auto", "pca", "umap"]), default="auto", show_default=True,
+@_picture("map")
+@click.option("--method", type=click.Choice(["auto", "pca", "umap"]), default="auto",
               help="umap needs umap-learn; auto takes it where it is installed.")  # fmt: skip
-@click.option("--colour", type=click.Choice(["concept", "model"]), default="concept", show_default=True,
+@click.option("--colour", type=click.Choice(["concept", "model"]), default="concept",
               help="Kind of the suggested name, or the model.")  # fmt: skip
-@click.option("--limit", type=click.IntRange(3, 100_000), default=5_000, show_default=True, help="Points at most.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sample, and of UMAP.")
-@click.option("--where", help="SQL condition on models and logits, as in a search.")
-@output_options
-def logit_map(
-    folder: Path, out: Path, method: Any, colour: Any, limit: int, seed: int, where: str | None, quiet: bool, kind: str
-) -> None:
+@click.option("--limit", type=click.IntRange(3, 100_000), default=5_000, help="Points at most.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of the sample, and of UMAP.")
+@where_option
+def logit_map(folder: Path, out: Path, *, method: Any, **options: Any) -> tuple[Rows, list[str]]:
     """All logits as points, near where they answer alike; .html is interactive.
 
     \b
@@ -156,20 +147,14 @@ def logit_map(
 
     if method == "auto" and chosen_method(method) == "pca":
         click.echo("principal components: UMAP, which parts groups better, comes with pip install umap-learn", err=True)
-    rows = plots.logit_map(
-        front.open(folder), out, method=method, colour=colour, limit=limit, seed=seed, where=where, progress=not quiet
-    )
-    _show(rows, list(rows[0]), kind, out)
+    return plots.logit_map(front.open(folder), out, method=method, **options), []
 
 
-@plot.command()
-@workspace_option
+@_picture("heatmap")
 @click.argument("repo_id")
-@_out
-@click.option("--sha", help="Commit of REPO_ID; the last indexed when not given.")
-@click.option("--limit", type=click.IntRange(3, 120), default=40, show_default=True, help="Logits drawn at most.")
-@output_options
-def heatmap(folder: Path, repo_id: str, out: Path, sha: str | None, limit: int, quiet: bool, kind: str) -> None:
+@sha_option
+@click.option("--limit", type=click.IntRange(3, 120), default=40, help="Logits drawn at most.")
+def heatmap(folder: Path, out: Path, *, repo_id: str, **options: Any) -> tuple[Rows, list[str]]:
     """Which outputs of REPO_ID answer alike: those it confuses, or that mean the same.
 
     \b
@@ -178,5 +163,4 @@ def heatmap(folder: Path, repo_id: str, out: Path, sha: str | None, limit: int, 
     """
     from hubprobe import front, plots
 
-    rows = plots.heatmap(front.open(folder), repo_id, out, sha=sha, limit=limit, progress=not quiet)
-    _show(rows, list(rows[0]), kind, out)
+    return plots.heatmap(front.open(folder), repo_id, out, **options), []

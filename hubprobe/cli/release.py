@@ -9,17 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hubprobe.cli.options import (
-    ChosenHub,
-    endpoint_option,
-    hub_options,
-    local_offline,
-    output_options,
-    show_summary,
-    token_option,
-    workspace_option,
-)
-from hubprobe.output import render, size
+from hubprobe.cli import options as shared
+from hubprobe.cli.options import ChosenHub, hub_options, local_offline, output_options, show, show_one, workspace_option
+from hubprobe.output import size
 from workspace.text import printable
 
 if TYPE_CHECKING:
@@ -34,13 +26,8 @@ if TYPE_CHECKING:
 @click.option("--licenses", "keep", help="Classes or tags of models' licences to keep, with commas; 'all' for any.")
 @click.option("--license", metavar="TAG", help="Licence of the measurements; [release] license, cc-by-4.0.")
 @click.option("--probes-license", metavar="TAG", help="Licence of probe images whose source states none: you state it.")
-@click.option(
-    "--without-images",
-    "probe_images",
-    flag_value=False,
-    default=True,
-    help="Hashes in place of probe images and captions.",
-)
+@click.option("--without-images", "probe_images", flag_value=False, default=True, show_default=False,
+              help="Hashes in place of probe images and captions.")  # fmt: skip
 @click.option("--author", help="Whom the card says to cite; [release] author, or the owner of the dataset.")
 @click.option("--diff", "earlier", metavar="OLD", help="The release before it, a folder or hf://datasets/ORG/NAME: "
               "prints what has changed since, and the card counts it. Default: the one that OUT holds.")  # fmt: skip
@@ -50,16 +37,7 @@ if TYPE_CHECKING:
 @hub_options
 @output_options
 def release(
-    hub: ChosenHub,
-    out: Path,
-    repo: str | None,
-    public: bool,
-    with_index: bool,
-    dry_run: bool,
-    yes: bool,
-    quiet: bool,
-    kind: str,
-    **options: Any,
+    hub: ChosenHub, out: Path, repo: str | None, public: bool, with_index: bool, yes: bool, **options: Any
 ) -> None:
     """Write the workspace as a dataset into OUT: tables, card, manifest; with --push, upload it.
 
@@ -82,17 +60,18 @@ def release(
     if repo is not None:
         check_repo(repo)
     options |= {"keep": tuple(options["keep"].split(",")) if options["keep"] else None, "repo": repo or "OWNER/NAME"}
-    options |= {"token": hub.token, "dry_run": dry_run, "progress": not quiet}
+    kind, progress, dry_run = options.pop("kind"), not options.pop("quiet"), options["dry_run"]
+    options |= {"token": hub.token, "progress": progress}
     summary = write(fresh(hub.folder, "release"), out, **options)
     if with_index and not dry_run:
         from hubprobe.release.write import carry_index
 
-        carried = carry_index(out, token=hub.token, progress=not quiet)
+        carried = carry_index(out, token=hub.token, progress=progress)
         click.echo(f"its index: {size(carried)}; 'hubprobe search --index ADDRESS' asks it where it lies", err=True)
     shown = _show(summary, kind)
     if repo is not None and not dry_run:
         pushed = push(
-            out, repo, endpoint=hub.config.endpoint, token=hub.token, public=public, progress=not quiet,
+            out, repo, endpoint=hub.config.endpoint, token=hub.token, public=public, progress=progress,
             confirm=lambda what: _ask(what, yes),
         )  # fmt: skip
         shown |= {"push": asdict(pushed)}
@@ -101,7 +80,7 @@ def release(
     elif repo is not None:
         click.echo(f"would upload {len(summary.files)} files to {repo}", err=True)
     if kind == "json":
-        click.echo(render([shown], list(shown), kind), nl=False)
+        show_one(shown, kind)
 
 
 def _ask(what: str, yes: bool) -> None:
@@ -132,7 +111,7 @@ def _show(summary: ReleaseSummary, kind: str) -> dict[str, Any]:
         for name, count in summary.left_out.items()
     ]
     if kind != "json":
-        click.echo(render(rows, ["what", "rows", "bytes", "meaning"], kind, width=80), nl=False)
+        show(rows, ["what", "rows", "bytes", "meaning"], kind, width=80)
         images = "with" if summary.probe_images else "without"
         where = f"release {summary.release_id} in {summary.folder}"
         about = where if summary.release_id else "dry run, sizes are about"
@@ -152,14 +131,16 @@ def _some(names: list[str], most: int = 3) -> str:
 @click.command("import")
 @click.argument("source", metavar="SRC")
 @workspace_option
-@click.option("--encoder", type=click.Choice(["released", "none"]), default="released", show_default=True,
-              help="Fetch the released encoder, or do without text queries.")  # fmt: skip
-@token_option
-@endpoint_option
+@click.option(
+    "--encoder",
+    type=click.Choice(["released", "none"]),
+    default="released",
+    help="Fetch the released encoder, or do without text queries.",
+)
+@shared.token_option
+@shared.endpoint_option
 @output_options
-def import_(
-    source: str, folder: Path, encoder: str, token: str | None, endpoint: str | None, quiet: bool, kind: str
-) -> None:
+def import_(source: str, folder: Path, encoder: str, quiet: bool, kind: str, **access: Any) -> None:
     """Make a workspace and its index from a release, so that you can search without running a model.
 
     SRC is a folder or hf://datasets/ORG/NAME, with @REVISION for another than the newest. Every file's sha256 is
@@ -173,13 +154,7 @@ def import_(
     local_offline()
     from hubprobe.release import import_release
 
-    summary = import_release(
-        source,
-        folder,
-        endpoint=endpoint,
-        token=token,
-        encoder="none" if encoder == "none" else None,
-        progress=not quiet,
-    )
-    show_summary(summary, kind)
+    without = "none" if encoder == "none" else None
+    summary = import_release(source, folder, encoder=without, progress=not quiet, **access)
+    shared.show_summary(summary, kind)
     click.echo(f'\nnext: hubprobe search --workspace {folder} "dog"', err=True)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hubprobe.cli.options import (
+    COUNT,
+    POSITIVE,
     ChosenHub,
     Group,
     OutPath,
@@ -20,11 +22,13 @@ from hubprobe.cli.options import (
     local_offline,
     output_options,
     shard_option,
+    show,
+    show_one,
     show_summary,
     token_option,
     workspace_option,
-)
-from hubprobe.output import render, without_pandas
+)  # fmt: skip
+from hubprobe.output import without_pandas
 from workspace.text import printable
 
 if TYPE_CHECKING:
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @workspace_option
-@click.option("--limit", type=click.IntRange(min=1), help="List at most this many repositories.")
+@click.option("--limit", type=COUNT, help="List at most this many repositories.")
 @click.option("--task", "pipeline_tag", help="Task to list; image-classification by default, '' for any.")
 @click.option("--author", help="Only this owner's repositories.")
 @click.option("--library", help="Only this library: transformers, timm ...")
@@ -71,7 +75,7 @@ def _explain(hub: ChosenHub, repo_id: str, kind: str) -> None:
 
     decision = crawler.explain(Workspace(hub.folder, hub.config), repo_id, token=hub.token)
     steps = [{**step, "passed": "yes" if step["passed"] else "no"} for step in decision.to_arrow().to_pylist()]
-    click.echo(render(steps, ["stage", "rule", "passed", "looks_for", "reason"], kind), nl=False)
+    show(steps, ["stage", "rule", "passed", "looks_for", "reason"], kind)
     sentence = f": {printable(decision.reason, 300)}" if decision.reason else ""
     click.echo(f"\n{repo_id} is {decision.status.value}{sentence}", err=kind != "table")
 
@@ -134,26 +138,23 @@ def build(hub: ChosenHub, source: str | None, quiet: bool, kind: str, **options:
 
 @click.command()
 @workspace_option
-@click.option("--limit", type=click.IntRange(min=1), help="Run at most this many models.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Images in a forward pass; chosen when not given.")
+@click.option("--limit", type=COUNT, help="Run at most this many models.")
+@click.option("--batch-size", type=COUNT, help="Images in a forward pass; chosen when not given.")
 @click.option("--device", help="cpu, cuda, mps ...; the best there is when not given.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes, one per GPU: 1, or as many as a cluster takes.")
+@click.option("--workers", type=COUNT, help="Processes, one per GPU: 1, or as many as a cluster takes.")
 @click.option(
     "--engine",
     type=click.Choice(["accelerate", "ray"]),
     default="accelerate",
-    show_default=True,
     help="What starts them: on this machine, or on a Ray cluster.",
 )
-@click.option(
-    "--address", default="auto", show_default=True, help="Of the Ray cluster; 'local' for this machine alone."
-)
-@click.option("--cpus", type=click.FloatRange(0, min_open=True), help="Cores of a process in a Ray cluster.")
+@click.option("--address", default="auto", help="Of the Ray cluster; 'local' for this machine alone.")
+@click.option("--cpus", type=POSITIVE, help="Cores of a process in a Ray cluster.")
 @click.option("--gpus", type=click.FloatRange(0), help="GPUs of a process in a Ray cluster: 1 where there are any.")
 @click.option(
     "--fraction", type=click.FloatRange(0, 1, min_open=True), help="Share of the probes each model is run on."
 )
-@click.option("--probes-per-model", type=click.IntRange(min=1), help="The same, as a number of probes.")
+@click.option("--probes-per-model", type=COUNT, help="The same, as a number of probes.")
 @click.option("--core", type=click.IntRange(min=0), help="How many of those are the same for all models.")
 @click.option(
     "--adaptive", is_flag=True, help="Choose that share by what 'complete' left; random where it has not run."
@@ -163,7 +164,7 @@ def build(hub: ChosenHub, source: str | None, quiet: bool, kind: str, **options:
 @click.option("--models", help="Only these repositories, with commas.")
 @click.option("--no-isolate", is_flag=True, help="Run models in this very process: a model's crash is then ours.")
 @click.option("--keep", is_flag=True, help="Keep model files after probing.")
-@click.option("--max-disk", type=click.FloatRange(0, min_open=True), help="GB that fetched files may take.")
+@click.option("--max-disk", type=POSITIVE, help="GB that fetched files may take.")
 @click.option("--retry", help="Statuses to try again, with commas: rate_limited,network_error")
 @shard_option
 @hub_options
@@ -226,19 +227,12 @@ def _listed(text: str | None) -> tuple[str, ...] | None:
     "--method",
     type=click.Choice(["em", "mean", "soft-impute", "anchors"]),
     default="em",
-    show_default=True,
     help="How partial models are completed; all but em are baselines.",
 )
-@click.option("--rank", type=click.IntRange(min=1), help="Dimensions of the basis; chosen when not given.")
-@click.option(
-    "--ridge",
-    type=click.FloatRange(0, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Multiple of the learned prior precision of the basis.",
-)
-@click.option("--iterations", type=click.IntRange(min=0), default=8, show_default=True, help="Passes of EM at most.")
-@click.option("--device", default="", help="cpu, cuda ...; the best there is when not given.")
+@click.option("--rank", type=COUNT, help="Dimensions of the basis; chosen when not given.")
+@click.option("--ridge", type=POSITIVE, default=1.0, help="Multiple of the learned prior precision of the basis.")
+@click.option("--iterations", type=click.IntRange(min=0), default=8, help="Passes of EM at most.")
+@click.option("--device", default="", show_default=False, help="cpu, cuda ...; the best there is when not given.")
 @click.option("--refit", is_flag=True, help="Fit anew although the gallery has hardly changed.")
 @click.option("--dry-run", is_flag=True, help="Count what would be written, write nothing.")
 @output_options
@@ -303,9 +297,9 @@ def status(folder: Path, plot: Path | None, kind: str) -> None:
         funnel(report, plot)
         click.echo(f"plot: {plot}", err=True)
     if kind == "json":
-        click.echo(render([asdict(report)], [*asdict(report)], kind), nl=False)
+        show_one(asdict(report), kind)
         return
-    click.echo(render(report.by_status, ["outcome", "status", "repositories", "meaning"], kind, width=80), nl=False)
+    show(report.by_status, ["outcome", "status", "repositories", "meaning"], kind, width=80)
     if kind == "table":
         click.echo(
             f"\n{report.listed} listed, {report.eligible} eligible; {report.attempted} attempted = {report.ok} ok + "
@@ -317,21 +311,13 @@ def status(folder: Path, plot: Path | None, kind: str) -> None:
 
 @click.command()
 @workspace_option
-@click.option("--limit", type=click.IntRange(min=1), help="List at most this many repositories.")
+@click.option("--limit", type=COUNT, help="List at most this many repositories.")
 @click.option("--probes-from", help="Folder or dataset of probe images, when the workspace has none yet.")
 @click.option("--dry-run", is_flag=True, help="Look, list and decide, print what would be done, write nothing.")
 @shard_option
 @hub_options
 @output_options
-def run(
-    hub: ChosenHub,
-    limit: int | None,
-    probes_from: str | None,
-    dry_run: bool,
-    shard: str | None,
-    quiet: bool,
-    kind: str,
-) -> None:
+def run(hub: ChosenHub, limit: int | None, dry_run: bool, quiet: bool, kind: str, **more: Any) -> None:
     """Crawl, probe, complete and index; run it again to go on or to bring the index up to date.
 
     First it looks at what it needs: the Hub, the encoder, the probe images, the disk; see 'hubprobe doctor'.
@@ -347,22 +333,23 @@ def run(
 
     wanted: dict[str, Any] = {"limit": limit, "token": hub.token}
     if dry_run:
-        _dry_run(hub, wanted, probes_from, quiet, kind)
+        _dry_run(hub, wanted, more["probes_from"], quiet, kind)
         return
 
     def tell(check: Check) -> None:
         if not quiet and check.state != "fail":  # what fails is said in the end, with what to do
             show_check(check, err=True)
 
-    front.require_ready(Workspace(hub.folder, hub.config), **wanted, probes_from=probes_from, tell=tell)
+    wanted["probes_from"] = more["probes_from"]
+    front.require_ready(Workspace(hub.folder, hub.config), **wanted, tell=tell)
     workspace = Workspace.create(hub.folder, hub.config)
-    summary = front.run(workspace, **wanted, probes_from=probes_from, progress=not quiet, check=False, shard=shard)
+    summary = front.run(workspace, **wanted | more, progress=not quiet, check=False)
     report = front.status(workspace)
     if kind == "json":
         steps = {name: None if step is None else as_done(step) for name, step in vars(summary).items()}
-        click.echo(render([{**steps, "status": asdict(report)}], [*steps, "status"], "json"), nl=False)
+        show_one({**steps, "status": asdict(report)}, "json")
     else:
-        click.echo(render(report.by_status, ["outcome", "status", "repositories", "meaning"], kind, width=80), nl=False)
+        show(report.by_status, ["outcome", "status", "repositories", "meaning"], kind, width=80)
     if summary.index is None:
         click.echo(
             f"\n{report.waiting} models are still with other jobs: the last to end completes and indexes", err=True
@@ -395,16 +382,9 @@ def _dry_run(hub: ChosenHub, wanted: dict[str, Any], probes_from: str | None, qu
 
 
 @click.command()
-@click.option(
-    "-w",
-    "--workspace",
-    "folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("demo-index"),
-    show_default=True,
-    help="Folder of the demo's workspace; made when missing.",
-)
-@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that probe.")
+@click.option("-w", "--workspace", "folder", type=click.Path(path_type=Path, file_okay=False), default="demo-index",
+              help="Folder of the demo's workspace; made when missing.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1, 64), default=1, help="Processes that probe.")
 @output_options
 def demo(folder: Path, workers: int, quiet: bool, kind: str) -> None:
     """Serve the embedded demo hub and do everything on it: crawl, probe, complete, index, search, evaluate.
@@ -463,6 +443,6 @@ def doctor(folder: Path, offline: bool, token: str | None, endpoint: str | None,
         counts = f"{len(found)} checks: {states.count('ok')} ok, {states.count('warn')} to know of"
         click.echo(f"\n{counts}, {states.count('fail')} to mend")
     else:
-        click.echo(render([asdict(check) for check in found], ["check", "state", "found", "advice"], kind), nl=False)
+        show([asdict(check) for check in found], ["check", "state", "found", "advice"], kind)
     if "fail" in states:
         raise click.exceptions.Exit(1)

@@ -13,6 +13,9 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import click
 
 from hubprobe.cli.options import (
+    COUNT,
+    HITS,
+    POSITIVE,
     ChosenHub,
     Group,
     OutPath,
@@ -22,10 +25,14 @@ from hubprobe.cli.options import (
     local_offline,
     opened,
     output_options,
+    sha_option,
+    show,
+    show_one,
     show_summary,
+    where_option,
     workspace_option,
-)
-from hubprobe.output import BINARY, SUFFIXES, output_file, render, without_pandas, write_batches
+)  # fmt: skip
+from hubprobe.output import BINARY, SUFFIXES, output_file, without_pandas, write_batches
 
 if TYPE_CHECKING:
     from search import Index, Query
@@ -43,15 +50,7 @@ if TYPE_CHECKING:
 @hub_options
 @output_options
 @click.pass_context
-def index(
-    context: click.Context,
-    hub: ChosenHub,
-    encoder: str | None,
-    rebuild: bool,
-    verify: bool,
-    quiet: bool,
-    kind: str,
-) -> None:
+def index(context: click.Context, /, hub: ChosenHub, verify: bool, quiet: bool, kind: str, **options: Any) -> None:
     """Build the search index from the descriptors; readers keep the old one until the new one is whole.
 
     \b
@@ -67,10 +66,9 @@ def index(
 
     workspace = hub.workspace()
     if verify:
-        compared = search.verify(workspace)
-        click.echo(render([compared], list(compared), kind), nl=False)
+        show_one(search.verify(workspace), kind)
         return
-    show_summary(hubprobe.index(workspace, encoder=encoder, token=hub.token, rebuild=rebuild, progress=not quiet), kind)
+    show_summary(hubprobe.index(workspace, token=hub.token, progress=not quiet, **options), kind)
 
 
 @index.command("info")
@@ -85,14 +83,10 @@ def info(folder: Path, kind: str) -> None:
     """
     values = opened(folder).info()
     if kind == "json":
-        click.echo(render([values], list(values), kind), nl=False)
+        show_one(values, kind)
         return
     rows = [{"what": name, "value": json.dumps(v) if isinstance(v, dict) else v} for name, v in values.items()]
-    click.echo(render(rows, ["what", "value"], kind, width=140), nl=False)
-
-
-UNITS = ("logit", "model", "family")
-HIT_COLUMNS = ("rank", "repo_id", "logit", "label", "score")
+    show(rows, ["what", "value"], kind, width=140)
 
 
 @click.command()
@@ -100,31 +94,24 @@ HIT_COLUMNS = ("rank", "repo_id", "logit", "label", "score")
 @index_option
 @click.argument("text", required=False)
 @click.option("--image", type=click.Path(path_type=Path, dir_okay=False), help="Search by an example image instead.")
-@click.option("--where", help="SQL condition on the metadata, e.g. \"downloads > 1000 and license = 'mit'\"")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=10, show_default=True, help="How many hits.")
-@click.option("--by", type=click.Choice(UNITS), help="What a hit is: a logit, a model, or a family of near-copies.")
+@where_option
+@click.option("--limit", type=HITS, default=10, help="How many hits.")
+@click.option(
+    "--by",
+    type=click.Choice(["logit", "model", "family"]),
+    help="What a hit is: a logit, a model, or a family of near-copies.",
+)
 @click.option("--all-of", multiple=True, help="Models that recognise each of these; may be repeated.")
 @click.option("--any-of", multiple=True, help="Models that recognise one of these; may be repeated.")
 @click.option("--none-of", multiple=True, help="... but none of these; may be repeated.")
 @click.option("--hybrid", is_flag=True, help="Join behaviour with the words of labels and names.")
 @click.option("--exact", is_flag=True, help="Bypass everything approximate.")
 @click.option("--explain", is_flag=True, help="Say on stderr what the search did, with times and bytes.")
-@click.option("--k", type=click.IntRange(min=1), help="Probes compared: the query's strongest.")
+@click.option("--k", type=COUNT, help="Probes compared: the query's strongest.")
 @click.option("--scoring", help="bridged, contrastive, strong, probelog, full or unnormalised.")
 @click.option("--evidence", type=OutPath(), help="Write a contact sheet (PNG).")
 @format_option
-def search(
-    folder: Path | str,
-    text: str | None,
-    image: Path | None,
-    all_of: tuple[str, ...],
-    any_of: tuple[str, ...],
-    none_of: tuple[str, ...],
-    hybrid: bool,
-    k: int | None,
-    scoring: str | None,
-    **shown: Any,
-) -> None:
+def search(folder: Path | str, text: str | None, image: Path | None, **shown: Any) -> None:
     """Find logits by a concept's name, or by an example image.
 
     \b
@@ -135,14 +122,14 @@ def search(
       hubprobe search --index hf://datasets/my-org/classifiers "dog"
       hubprobe search --workspace my-index --all-of dog --all-of cat --none-of car
     """
-    several = bool(all_of or any_of or none_of)
+    how = {name: shown.pop(name) for name in ("all_of", "any_of", "none_of", "hybrid", "k", "scoring")}
+    several = bool(how["all_of"] or how["any_of"] or how["none_of"])
     if (text is not None) + (image is not None) + several != 1:
         raise click.UsageError("give a text, --image, or --all-of, --any-of and --none-of: one of the three")
     index = opened(folder)
-    asked = text if text is not None else image
-    query = index.search(asked, all_of=all_of, any_of=any_of, none_of=none_of, k=k, scoring=scoring, hybrid=hybrid)
-    some = _show_hits(index, query, **shown)
-    if some and text is not None and query.scoring == "bridged" and not hybrid and query.descriptor.signs is not None:
+    query = index.search(text if text is not None else image, **how)
+    some, sure = _show_hits(index, query, **shown), query.scoring == "bridged" and not how["hybrid"]
+    if some and text is not None and sure and query.descriptor.signs is not None:
         where = shown["where"]
         coverage = (query.where(where) if where else query).coverage()
         if not coverage.covered:
@@ -154,9 +141,9 @@ def search(
 @index_option
 @click.argument("repo_id")
 @click.argument("logit", type=click.IntRange(min=0), required=False)
-@click.option("--where", help="SQL condition on the metadata.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=10, show_default=True, help="How many hits.")
-@click.option("--sha", help="Commit of REPO_ID; the last indexed when not given.")
+@where_option
+@click.option("--limit", type=HITS, default=10, help="How many hits.")
+@sha_option
 @click.option("--same-model", is_flag=True, help="Let other logits of REPO_ID itself be hits too.")
 @click.option("--whole", is_flag=True, help="Compare whole descriptors, not the strongest probes.")
 @click.option("--evidence", type=OutPath(), help="Write a contact sheet (PNG).")
@@ -182,7 +169,7 @@ def similar(
             note = f"{counts}, the likeliest, were compared in full: one of the others may belong among these"
             click.echo(note, err=True)
         columns = ["rank", "repo_id", "score", "shared", "num_logits", "downloads"]
-        click.echo(render(rows, found.column_names if shown["kind"] != "table" else columns, shown["kind"]), nl=False)
+        show(rows, found.column_names if shown["kind"] != "table" else columns, shown["kind"])
         return
     query = index.similar(repo_id, logit, sha=sha, other_models_only=not same_model, whole=whole)
     _show_hits(index, query, **shown)
@@ -211,10 +198,8 @@ def _show_hits(
         click.echo(str(query.limit(limit).explain()), err=True)
     for note in query.notes:
         click.echo(note, err=True)
-    columns = [*HIT_COLUMNS, *(["found_by"] if hits and "found_by" in hits[0] else [])]
-    if kind != "table" and hits:
-        columns = list(hits[0])
-    click.echo(render(hits, columns, kind), nl=False)
+    columns = ["rank", "repo_id", "logit", "label", "score", *(["found_by"] if hits and "found_by" in hits[0] else [])]
+    show(hits, columns if kind == "table" or not hits else list(hits[0]), kind)
     if not hits:
         click.echo("no logit passes the filter", err=True)
     if evidence is not None and hits:
@@ -230,9 +215,7 @@ def _show_hits(
 @click.option(
     "--allow", multiple=True, help="Folder or hf://, s3:// prefix whose files it may read (Parquet, CSV, JSON)."
 )
-@click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds it may take."
-)
+@click.option("--timeout", type=POSITIVE, default=60.0, help="Seconds it may take.")
 @click.option("--out", type=OutPath(), help=f"File for the result: {', '.join(sorted(SUFFIXES))}.")
 @click.option("--format", "kind", type=click.Choice(sorted(set(SUFFIXES.values()))), help="Else by FILE's suffix.")
 @click.option("--attach", type=OutPath(), help="Write all tables as they are now into a DuckDB file, for any client.")
@@ -340,8 +323,8 @@ def _format_of(out: Path | None, kind: str | None) -> str:
 @click.command()
 @workspace_option
 @click.argument("repo_id")
-@click.option("--sha", help="Commit of REPO_ID; the last indexed when not given.")
-@click.option("--names", "count", type=click.IntRange(1, 8), default=3, show_default=True, help="Names per output.")
+@sha_option
+@click.option("--names", "count", type=click.IntRange(1, 8), default=3, help="Names per output.")
 @output_options
 def describe(folder: Path, repo_id: str, sha: str | None, count: int, quiet: bool, kind: str) -> None:
     """Name every output of REPO_ID by what it recognises, whatever it is called.
@@ -354,13 +337,13 @@ def describe(folder: Path, repo_id: str, sha: str | None, count: int, quiet: boo
       hubprobe describe --workspace my-index pixel-garden/checkpoint-1200
     """
     rows = opened(folder).describe(repo_id, sha=sha, count=count, progress=not quiet).to_pylist()
-    click.echo(render(rows, ["logit", "label", "name", "confidence", "source", "others"], kind), nl=False)
+    show(rows, ["logit", "label", "name", "confidence", "source", "others"], kind)
 
 
 @click.command()
 @workspace_option
 @click.option("--repo", "repo_id", help="One repository only; all when not given.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="How many outputs.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, help="How many outputs.")
 @output_options
 def audit(folder: Path, repo_id: str | None, limit: int, quiet: bool, kind: str) -> None:
     """List outputs whose label, in words, disagrees with what they recognise; most doubtful first.
@@ -372,7 +355,7 @@ def audit(folder: Path, repo_id: str | None, limit: int, quiet: bool, kind: str)
     """
     rows = opened(folder).audit(repo_id=repo_id, limit=limit, progress=not quiet).to_pylist()
     columns = ["doubt", "repo_id", "logit", "label", "name", "confidence", "source"]
-    click.echo(render(rows, columns if kind == "table" or not rows else list(rows[0]), kind), nl=False)
+    show(rows, columns if kind == "table" or not rows else list(rows[0]), kind)
     if not rows:
         click.echo("no label disagrees with its output's behaviour", err=True)
 
@@ -386,7 +369,7 @@ def audit(folder: Path, repo_id: str | None, limit: int, quiet: bool, kind: str)
     help="JSON (concepts with names, and the concept of every logit), or TREC qrels: concept 0 repo_id#logit 1.",
 )
 @click.option("--scoring", "scorings", multiple=True, help="Scoring to measure; may be repeated; all when not given.")
-@click.option("--k", type=click.IntRange(min=1), help="Probes compared; each scoring's own when not given.")
+@click.option("--k", type=COUNT, help="Probes compared; each scoring's own when not given.")
 @click.option("--trec", type=OutPath(folder=True), help="Also write TREC runs and qrels into this folder.")
 @output_options
 def evaluate(
@@ -412,7 +395,7 @@ def evaluate(
     workspace = fresh(folder, "evaluate")
     evaluation = room.evaluate(workspace, known, scorings=asked, k=k, progress=not quiet)
     rows = evaluation.rows()
-    click.echo(render(rows, list(rows[0]), kind), nl=False)
+    show(rows, list(rows[0]), kind)
     if trec is not None:
         runs = [scoring for scoring in asked if scoring not in BASELINES]
         files = write_trec(workspace, known, trec, scorings=runs, k=k)
@@ -422,20 +405,11 @@ def evaluate(
 @click.command()
 @workspace_option
 @click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    help="Address to listen on. Any other than a loopback one lets other machines in.",
+    "--host", default="127.0.0.1", help="Address to listen on. Any other than a loopback one lets other machines in."
 )
-@click.option("--port", type=click.IntRange(0, 65_535), default=7860, show_default=True, help="Port; 0: a free one.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=7860, help="Port; 0: a free one.")
 @click.option("--open/--no-browser", "open_browser", default=False, help="Open the page in a browser; it is not.")
-@click.option(
-    "--rate",
-    type=click.FloatRange(min=0),
-    default=600,
-    show_default=True,
-    help="Searches a minute and client; 0: no bound.",
-)
+@click.option("--rate", type=click.FloatRange(min=0), default=600, help="Searches a minute and client; 0: no bound.")
 @click.option(
     "--allow-host",
     "allow_hosts",
@@ -443,23 +417,14 @@ def evaluate(
     multiple=True,
     help="Name under which the page may be asked, besides localhost: that of the proxy before it. Repeatable.",
 )
-@click.option("--mcp/--no-mcp", default=True, show_default=True, help="Whether to serve the MCP endpoint too.")
+@click.option("--mcp/--no-mcp", default=True, help="Whether to serve the MCP endpoint too.")
 @click.option(
     "--pick/--no-pick",
     default=None,
     help="Whether visitors may run models on their images; they may when --host is a loopback address.",
 )
 @hub_options
-def serve(
-    hub: ChosenHub,
-    host: str,
-    port: int,
-    open_browser: bool,
-    rate: float,
-    allow_hosts: tuple[str, ...],
-    mcp: bool,
-    pick: bool | None,
-) -> None:
+def serve(hub: ChosenHub, **options: Any) -> None:
     """Search in the browser: cards with evidence, filters, example images, a page for every model, an API and MCP.
 
     Ctrl-C ends it. A new version of the index is picked up without a restart.
@@ -472,7 +437,4 @@ def serve(
     local_offline()
     from hubprobe.page import serve as run
 
-    run(
-        hub.workspace(), host=host, port=port, rate=rate, token=hub.token, mcp=mcp, open_browser=open_browser,
-        allow_hosts=allow_hosts, pick=pick,
-    )  # fmt: skip
+    run(hub.workspace(), token=hub.token, **options)

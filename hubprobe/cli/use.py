@@ -8,15 +8,15 @@ from typing import Any
 
 import click
 
-from hubprobe.cli.options import format_option, opened, workspace_option
-from hubprobe.output import render, size, without_pandas
+from hubprobe.cli.options import HITS, format_option, opened, sha_option, show, show_one, workspace_option
+from hubprobe.output import size, without_pandas
 
 
 @click.command()
 @workspace_option
 @click.argument("repo_id")
 @click.argument("logit", type=click.IntRange(min=0), required=False)
-@click.option("--sha", help="Commit of REPO_ID; the last indexed when not given.")
+@sha_option
 @click.option("--names/--no-names", default=True, help="Say what the output recognises by its behaviour.")
 @format_option
 def use(folder: Path, repo_id: str, logit: int | None, sha: str | None, names: bool, kind: str) -> None:
@@ -33,8 +33,7 @@ def use(folder: Path, repo_id: str, logit: int | None, sha: str | None, names: b
 
     found = use_(opened(folder, "use"), repo_id, logit, sha=sha, name=names)
     if kind != "table":
-        values = asdict(found)
-        click.echo(render([values], list(values), kind), nl=False)
+        show_one(asdict(found), kind)
         return
     click.echo(found.code, nl=False)
     for line in (*found.meaning, *(f"note: {quirk}" for quirk in found.quirks)):
@@ -46,9 +45,7 @@ def use(folder: Path, repo_id: str, logit: int | None, sha: str | None, names: b
 @click.command()
 @workspace_option
 @click.argument("models", nargs=-1, required=True)
-@click.option(
-    "--limit", type=click.IntRange(0, 10_000), default=10, show_default=True, help="Outputs and probes shown."
-)
+@click.option("--limit", type=click.IntRange(0, 10_000), default=10, help="Outputs and probes shown.")
 @format_option
 def compare(folder: Path, models: tuple[str, ...], limit: int, kind: str) -> None:
     """Put models side by side: what is known of them, outputs that recognise the same, probes on which they disagree.
@@ -62,29 +59,31 @@ def compare(folder: Path, models: tuple[str, ...], limit: int, kind: str) -> Non
 
     found = compare_(opened(folder, "compare"), models, limit=limit if kind == "table" else 10_000)
     if kind == "json":
-        values = asdict(found)
-        click.echo(render([values], list(values), kind), nl=False)
+        show_one(asdict(found), kind)
         return
     if kind == "csv":
-        click.echo(render(found.models, list(found.models[0]), kind), nl=False)
+        show(found.models, list(found.models[0]), kind)
         return
     names = [row["repo_id"] for row in found.models]
     facts = [{"": fact, **{n: _fact(fact, row) for n, row in zip(names, found.models, strict=True)}} for fact in _SHOWN]
-    click.echo(render(facts, ["", *names]))
+    show(facts, ["", *names])
+    click.echo()
     pairs = [pair | {"a": names[pair["a"]], "b": names[pair["b"]]} for pair in found.pairs]
-    click.echo(render(pairs, ["a", "b", "same", "similarity", "probes", "agreement"]))
+    show(pairs, ["a", "b", "same", "similarity", "probes", "agreement"])
+    click.echo()
     rows = []
     for row in found.outputs:
         matches = {name: match for name, match in zip(names[1:], row["matches"], strict=True) if match}
         if matches:
             rows.append({"logit": row["logit"], names[0]: row["label"]} | {n: _match(m) for n, m in matches.items()})
-    click.echo(render(rows[:limit], ["logit", *names]))
+    show(rows[:limit], ["logit", *names])
+    click.echo()
     unlike = [
         {"probe": r["probe_id"]}
         | {names[r[s]]: f"{r[f'{s}_label'] or r[f'{s}_logit']} (+{r[f'{s}_z']:.1f})" for s in "ab"}
         for r in found.differences
     ]
-    click.echo(render(unlike, ["probe", *names]), nl=False)
+    show(unlike, ["probe", *names])
     said = f"{len(rows[:limit])} of {len(rows)} outputs of the first model that have a match are shown"
     click.echo(
         "same: outputs that recognise the same in both; agreement: on the probes that one of these answers.\n"
@@ -116,7 +115,7 @@ def _fact(name: str, row: dict[str, Any]) -> Any:
 @workspace_option
 @click.option("--kind", "group", help="Only animals, food, vehicles ...: one of the bank's groups.")
 @click.option("--missing", is_flag=True, help="Only what no model answers.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many rows.")
+@click.option("--limit", type=HITS, default=50, help="How many rows.")
 @format_option
 def concepts(folder: Path, group: str | None, missing: bool, limit: int, kind: str) -> None:
     """List the concepts of the bank with how many models answer each, and which output does best.
@@ -132,7 +131,7 @@ def concepts(folder: Path, group: str | None, missing: bool, limit: int, kind: s
     table = front.concepts(folder, kind=group, missing=missing)
     rows = table.slice(0, limit).to_pylist()
     columns = ["concept", "kind", "models", "covered", "probability", "repo_id", "logit", "label", "score"]
-    click.echo(render(rows, columns if kind == "table" else table.column_names, kind), nl=False)
+    show(rows, columns if kind == "table" else table.column_names, kind)
     shown = f"{len(rows)} of {table.num_rows} shown; " if table.num_rows > len(rows) else ""
     answered = sum(n > 0 for n in table.column("models").to_pylist())
     click.echo(f"{shown}{answered} of {table.num_rows} are answered by at least one model", err=True)
