@@ -1,6 +1,6 @@
 """Fill in the responses that were not run; what was run passes through bit-equal."""
 
 from completion.complete import CompleteSummary, complete
-from completion.train import Settings
+from completion.settings import Settings
 
 __all__ = ["CompleteSummary", "Settings", "complete"]

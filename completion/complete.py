@@ -8,15 +8,15 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from completion.factors import Completer
 from completion.responses import Known, Model, ModelResponses, block, models_in, moments, overview, verify
-from completion.train import Settings, Trained, least_probes, train
+from completion.settings import Settings, Trained, least_probes
 from workspace import MissingStepError, Workspace, WorkspaceError
 from workspace.errors import DamagedFileError
 from workspace.files import (
@@ -31,6 +31,9 @@ from workspace.files import (
 from workspace.holes import difference
 from workspace.records import descriptors
 from workspace.runs import new_run_id, now, versions
+
+if TYPE_CHECKING:
+    from completion.factors import Completer
 
 _LOG = logging.getLogger(__name__)
 
@@ -260,10 +263,13 @@ def complete(
     if spare and all(model.observed == n_probes for model in scan.known):
         trained = Trained(None)
     else:
+        from completion.train import train
+
         trained = train(workspace, usable, sources, n_probes, settings, dry_run=dry_run, progress=progress)
     if trained.reason:
         refused = {m.key: trained.reason for m in scan.known if m.observed < n_probes} | refused
-    describer = Describer(n_probes, None if dry_run else trained.factors, refused.keys(), settings.chosen_device())
+    device = settings.chosen_device() if trained.factors else ""  # nothing is computed without
+    describer = Describer(n_probes, None if dry_run else trained.factors, refused.keys(), device)
     counts: Counter[str] = Counter()
     for source in tqdm(sources, desc="complete", unit="file", disable=None if progress else True):
         models = scan.models[source]

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
-from completion.factors import Block
 from workspace.files import batches, conformed, damaged, read_file, using
 from workspace.holes import Held, is_home
 from workspace.records import RESPONSES
+
+if TYPE_CHECKING:
+    from completion.factors import Block
 
 Model = tuple[str, str]
 """A model's key: ``(repo_id, sha)``."""
@@ -184,6 +186,10 @@ def moments(model: ModelResponses) -> tuple[npt.NDArray[np.float32], npt.NDArray
 
 def block(model: ModelResponses) -> Block:
     """Return the model's searchable responses, in estimated deviations over all probes."""
+    import torch
+
+    from completion.factors import Block
+
     mean, deviation = moments(model)
     values = (model.matrix() - mean) / deviation
     return Block(model.key, torch.from_numpy(model.probe_ids.astype(np.int64)), torch.from_numpy(values))
@@ -206,14 +212,14 @@ class Gallery:
     def __call__(self) -> Iterator[Block]:
         """Yield the blocks, in the order of the files."""
         if self._kept is not None:
-            yield from (Block(b.key, b.observed, b.values.float()) for b in self._kept)
+            yield from (replace(b, values=b.values.float()) for b in self._kept)
             return
         kept = []
         for source in self.sources:
             for model in models_in(source, {key for key in self.wanted if is_home(source, key)}):
                 found = block(model)
                 if self._keep:
-                    kept.append(Block(found.key, found.observed, found.values.half()))
-                yield Block(found.key, found.observed, found.values.half().float())
+                    kept.append(replace(found, values=found.values.half()))
+                yield replace(found, values=found.values.half().float())
         if self._keep:
             self._kept = kept

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +20,9 @@ from torch import Tensor
 from completion.factors import Block, Factors, Solved, load
 from completion.fit import GAIN, Fit, affordable_rank, fit, largest_rank, subspace
 from completion.responses import Gallery, Known
+from completion.settings import Settings, Trained
 from completion.validation import Blocks, Case, Measured, Split, calibrated, measure
 from workspace import ConfigError, Workspace, WorkspaceError
-
-Method = Literal["em", "mean", "soft-impute", "anchors"]
 
 SOFT_IMPUTE_ENTRIES = 100_000_000
 """Logits times probes that soft-impute may hold: 400 MB, and two copies in work."""
@@ -122,10 +120,6 @@ def _step(
     return (basis @ u) * values, values, vh.T
 
 
-LEAST_PROBES = 32
-"""Probes a model must have been run on to be completed; see docs/complete.md for what fewer give."""
-LEAST_SHARE = 0.015
-"""The same as a share of all probes."""
 LEAST_MODELS = 2
 """Models a fit needs: one alone says nothing about the probes it was not run on."""
 LEAST_LOGITS = 32
@@ -136,67 +130,6 @@ MANY_MASKS = 1000
 """Sets of probes above which ranks over 128 are not tried: the start of a large gallery would take minutes."""
 GRAM_BYTES = 2 << 30
 """What a probe's Gram matrices may take in all: 4,000 probes at rank 362."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Options of `complete`, one for each of the command line.
-
-    Attributes:
-        method: em, or a baseline: mean, soft-impute, anchors.
-        rank: latent dimensions; chosen on hidden responses when None.
-        ridge: multiple of the prior precision that is learned for each column of the basis.
-        iterations: passes of EM at most.
-        device: cpu, cuda ...; the best there is when empty.
-        refit: fit anew although the gallery has hardly changed.
-        seed: of the start.
-    """
-
-    method: Method = "em"
-    rank: int | None = None
-    ridge: float = 1.0
-    iterations: int = 8
-    device: str = ""
-    refit: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.rank is not None and self.rank < 1:
-            raise ConfigError(f"rank must be at least 1, not {self.rank}")
-        if not 0 < self.ridge < math.inf:
-            raise ConfigError(f"ridge must be above 0, not {self.ridge}")
-        if self.iterations < 0:
-            raise ConfigError(f"iterations must be at least 0, not {self.iterations}")
-
-    def chosen_device(self) -> str:
-        """Return the device to compute on."""
-        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-
-    def fit_key(self) -> str:
-        """Return what makes two fits to one gallery the same."""
-        return f"{self.method}:{self.rank}:{self.ridge}:{self.iterations}:{self.seed}"
-
-
-def least_probes(n: int) -> int:
-    """Return how many of ``n`` probes a model must have been run on to be completed."""
-    return max(LEAST_PROBES, math.ceil(LEAST_SHARE * n))
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What completes the partial models.
-
-    Attributes:
-        factors: None when there are none.
-        digest: what descriptors made with them depend on.
-        reason: why there are none; empty when there are.
-        diagnostics: for the run's manifest.
-    """
-
-    factors: Factors | None
-    digest: str = ""
-    reason: str = ""
-    diagnostics: dict[str, Any] = field(default_factory=dict)
 
 
 def train(

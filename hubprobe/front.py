@@ -286,9 +286,7 @@ def run(
         return RunSummary(crawled, probed, None, None)
     with finishing:
         completed = taking_paths(completion.complete)(workspace, spare=True, progress=progress)
-        indexed = search.unchanged(workspace, token=token)
-        if indexed is None:
-            indexed = taking_paths(search.index)(workspace, token=token, progress=progress)
+        indexed = taking_paths(search.index)(workspace, token=token, progress=progress)
     return RunSummary(crawled, probed, completed, indexed)
 
 

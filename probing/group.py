@@ -23,6 +23,9 @@ _calls = itertools.count()
 _WAIT = timedelta(seconds=60)
 """One wait on the store; it is repeated, because a model may take longer than any timeout that fits all."""
 
+_LAUNCHED = ("LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""What a launcher sets, of which accelerate asks: without any it finds one process."""
+
 
 class Group:
     """One process among its peers: ``rank`` of ``size``, ``local_rank`` of ``local_size`` on this host."""
@@ -34,7 +37,10 @@ class Group:
 
     @classmethod
     def join(cls) -> Group:
-        """Join the processes that were launched together; one process alone needs nothing."""
+        """Join the processes that were launched together; one process alone needs nothing, torch included."""
+        if not any(name in os.environ for name in _LAUNCHED):
+            _warn_of_silent_single(1)
+            return cls(0, 1, 0, 1)
         from accelerate import PartialState
 
         state = PartialState(cpu=True)

@@ -15,7 +15,7 @@ from probing import attempts, inflight, plan, subset
 from probing.attempts import Attempt
 from probing.child.runners import Child, InProcess, Runner
 from probing.fetching import Fetching, Taken
-from probing.group import Group
+from probing.group import Group, choose_device
 from probing.model.single import Job
 from probing.plan import Shard, Task
 from probing.report import Bar, Log, ProbeSummary, summarise, write_manifest
@@ -131,6 +131,7 @@ def probe(
     tasks, left = _tasks(workspace, group, probe_set, common, part, wanted)
     try:
         if tasks:
+            settings = replace(settings, device=choose_device(device, group.local_rank))
             own = sum(part is None or part.owns(task.repo_id, task.sha) for task in tasks)
             bar = Bar(own, progress and group.is_first)
             log = Log(workspace, run, group.rank)

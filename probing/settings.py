@@ -30,7 +30,7 @@ class Settings:
         n_probes: how many it holds.
         batch_size: most images in a forward pass.
         fixed_batch: exactly so many.
-        device: a torch device.
+        device: a torch device; as it was asked for, or ``auto``, until there is a model to run.
         threads: batches run at once on a CPU.
         seconds_per_model: deadline of one model, all phases but fetching.
         max_parameters: cap of the workspace; so are max_labels and max_image_size (pixels).
@@ -90,7 +90,8 @@ def make(
         probes_per_model=n_probes,
         batch_size=batch_size or config.batch_size,
         fixed_batch=batch_size is not None,
-        **_of_machine(group, device),
+        device=device or "auto",
+        **_of_machine(group),
         seconds_per_model=config.seconds_per_model,
         deadlines=of_phases(deadlines, config.seconds_per_model),
         max_parameters=caps.max_parameters,
@@ -101,12 +102,11 @@ def make(
 
 def here(settings: Settings, peers: int, device: str | None) -> Settings:
     """Return settings that were made on another machine as they are on this one, which ``peers`` processes share."""
-    return replace(settings, **_of_machine(Group(0, 1, 0, peers), device))
+    return replace(settings, **_of_machine(Group(0, 1, 0, peers)), device=choose_device(device, 0))
 
 
-def _of_machine(group: Group, device: str | None) -> dict[str, Any]:
+def _of_machine(group: Group) -> dict[str, Any]:
     return {
-        "device": choose_device(device, group.local_rank),
         "threads": cpu_threads(group.local_size),
         "memory_bytes": int(MEMORY_SHARE * host_memory() / group.local_size),
         "lone": group.local_size == 1,

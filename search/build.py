@@ -245,6 +245,7 @@ def index(
 ) -> IndexSummary:
     """Build the index of the probe set in use from its descriptors, the catalog and the attempts.
 
+    Where nothing that it is built from has changed, as `unchanged` says, and no encoder is handed in, nothing is done.
     When the descriptor files that the version in use was built from are unchanged, only new ones are read and the cost
     is that of the new logits; metadata of all models is refreshed.
 
@@ -263,6 +264,9 @@ def index(
     is building, `HubError` when the encoder cannot be fetched. Until the last rename readers see the old index.
     """
     started = time.monotonic()
+    as_configured = names and encoder is None and image_encoder is None
+    if as_configured and not rebuild and (same := unchanged(workspace, token=token)):
+        return same
     files = sources.descriptor_files(workspace)
     inputs = _inputs(workspace, names)
     with using(workspace.index_dir / "versions", "write"), versions.writing(workspace):
@@ -310,6 +314,7 @@ def unchanged(workspace: Workspace, *, token: str | None = None) -> IndexSummary
     try:
         folder, content, lock = versions.open_current(workspace)
         with lock or nullcontext():
+            Gallery(folder, content)  # raises where parts are gone
             if content.get("inputs") != _inputs(workspace, names=True):
                 return None
             settings = workspace.config.search

@@ -77,20 +77,27 @@ def concepts_table(gallery: Gallery, texts: Texts, *, progress: bool = True) -> 
         return found
 
     sample = scores(gallery.sample).astype(np.float64)
-    least = sample.mean(axis=1) + STANDS_OUT * np.maximum(sample.std(axis=1), 1e-9)
+    least = _not_below(sample.mean(axis=1) + STANDS_OUT * np.maximum(sample.std(axis=1), 1e-9))
     first, nearest = np.full((len(queries), FIRST), -np.inf), np.zeros(len(queries), np.int64)  # scores, descending
-    pairs = np.empty(0, np.int64)
-    models = gallery.models.num_rows
+    models, counted = np.zeros(len(queries), np.int32), np.full(len(queries), -1, np.int32)  # and the last one that was
+    order = np.argsort(gallery.model_of, kind="stable")  # a model's outputs together: it is counted once
     starts = range(0, len(gallery), _ROWS)
     for start in tqdm(starts, desc="concepts", unit="batch", disable=not progress or len(starts) < 2, leave=False):
-        rows = np.arange(start, min(start + _ROWS, len(gallery)))
+        rows = order[start : start + _ROWS]
         found = scores(rows)
         top = found.argmax(axis=1)
-        better = found[np.arange(len(queries)), top] > first[:, 0]
+        most = found[np.arange(len(queries)), top]
+        better = most > first[:, 0]
         nearest[better] = rows[top[better]]
-        first = -np.sort(-np.concatenate([first, found], axis=1), axis=1)[:, :FIRST]
+        new = np.flatnonzero(most > first[:, -1])
+        first[new] = -np.sort(-np.concatenate([first[new], found[new]], axis=1), axis=1)[:, :FIRST]
         concept, output = np.nonzero(found >= least[:, None])
-        pairs = np.union1d(pairs, concept * models + gallery.model_of[rows[output]])
+        model = gallery.model_of[rows[output]]
+        same = concept[1:] == concept[:-1]
+        before = counted[concept]
+        before[1:][same] = model[:-1][same]
+        models += np.bincount(concept[model != before], minlength=len(queries)).astype(np.int32)
+        counted[concept] = model  # of several the last
     contrast, trust = np.array([query.signs for query in queries]).T
     best, certainty = first[:, 0], gallery.certainty
     about = sample.mean(axis=1), np.maximum(sample.std(axis=1), 1e-9), best
@@ -101,7 +108,7 @@ def concepts_table(gallery: Gallery, texts: Texts, *, progress: bool = True) -> 
         {
             "concept": [concept.name for concept, _ in known],
             "kind": [concept.group for concept, _ in known],
-            "models": np.bincount(pairs // max(models, 1), minlength=len(queries)).astype(np.int32),
+            "models": models,
             "covered": shares >= certainty.answer,
             "probability": shares.astype(np.float32),
             "model": gallery.model_of[nearest],
@@ -110,6 +117,12 @@ def concepts_table(gallery: Gallery, texts: Texts, *, progress: bool = True) -> 
             "score": (1.0 / (2.0 - best)).astype(np.float32),  # of a distance of 1 - best
         }
     ).cast(CONCEPTS)
+
+
+def _not_below(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the least float32 that is not below each: what is compared with it compares as with the value itself."""
+    near = values.astype(np.float32)
+    return np.where(near < values, np.nextafter(near, np.float32(np.inf)), near)
 
 
 def _asked(texts: Texts) -> Iterator[tuple[bank.Concept, Descriptor]]:

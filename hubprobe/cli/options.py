@@ -109,12 +109,16 @@ class ChosenHub:
 
 
 def hub_options(function: F) -> F:
-    """``--token`` and ``--endpoint``, handed on with the folder of the workspace as ``hub``, a `ChosenHub`."""
+    """``--token`` and ``--endpoint``, handed on with the folder of the workspace as ``hub``, a `ChosenHub`.
+
+    A verb that takes them makes no frames, so pyarrow does without pandas.
+    """
 
     @token_option
     @endpoint_option
     @wraps(function)
     def with_hub(*args: Any, folder: Path, token: str | None, endpoint: str | None, **options: Any) -> Any:
+        without_pandas()
         return function(*args, hub=ChosenHub(folder, endpoint, token), **options)
 
     return cast("F", with_hub)

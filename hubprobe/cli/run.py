@@ -249,6 +249,7 @@ def complete(folder: Path, dry_run: bool, quiet: bool, kind: str, **options: Any
     import completion
     import hubprobe
 
+    without_pandas()
     settings = completion.Settings(**options)
     show_summary(hubprobe.complete(folder, settings, dry_run=dry_run, progress=not quiet), kind)
 

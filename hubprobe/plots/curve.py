@@ -162,7 +162,7 @@ def held_out(
 
     Completion sees none of the measured models: they are new to it, as the next ones of a crawl will be.
     """
-    from completion.train import LEAST_PROBES
+    from completion.settings import LEAST_PROBES
 
     gallery, n = index.gallery, index.gallery.n_probes
     wrong = [share for share in shares if not LEAST_PROBES <= math.ceil(share * n) < n]

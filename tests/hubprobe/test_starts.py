@@ -1,13 +1,19 @@
 """What a verb imports decides how quickly it answers: torch takes two seconds, LanceDB one, numba a third."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from hubprobe import front
+from hubprobe.demo.run import PROBES
+from hubprobe.demo.server import HubServer, demo_repos
 from tests.hubs import encoders
 from tests.search.conftest import make
+from workspace import Config, SearchConfig, Workspace
 
 HEAVY = {"duckdb", "lancedb", "numba", "pandas", "PIL", "scipy", "tokenizers", "torch", "torchvision", "transformers"}
 
@@ -54,6 +60,23 @@ def test_a_text_that_was_never_asked_needs_no_torch(tmp_path) -> None:
     assert "torch" in sys.modules  # which made the index
     needs = {"duckdb", "numba", "tokenizers"}
     imports_no_more([(["search", "-w", str(made.workspace.root), "a thing that nobody asked for"], needs)])
+
+
+def test_a_verb_with_nothing_to_do_imports_no_torch(tmp_path: Path, names: Path) -> None:
+    with HubServer(demo_repos(with_lite0=False)[:4]) as server:
+        config = Config(endpoint=server.url, search=SearchConfig(encoder=f"clip:{encoders.siglip2(tmp_path)}"))
+        workspace = Workspace.create(tmp_path / "w", config)
+        shutil.copytree(names, workspace.cache_dir, dirs_exist_ok=True)
+        front.run(workspace, token="", probes_from=str(PROBES), progress=False, check=False)
+        here = ["-w", str(workspace.root), "-q", "--format", "json"]
+        needs: list[tuple[list[str], set[str]]] = [
+            (["status", *here[:2]], set()),
+            (["crawl", *here], {"duckdb"}),
+            (["probe", *here], {"duckdb", "PIL"}),
+            (["index", *here], {"duckdb", "PIL", "numba"}),
+            (["run", *here], {"duckdb", "PIL", "numba"}),
+        ]
+        imports_no_more(needs)
 
 
 def imports_no_more(needs: list[tuple[list[str], set[str]]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from search import concepts
 from search.concepts import STANDS_OUT
 from search.text import bank
 from search.views import attach, read_view
@@ -39,6 +40,24 @@ def test_a_concept_is_what_its_search_says(counted, concept):
     scores = 1.0 - index.gallery.distances(index.gallery.compile(index.descriptor(concept), "bridged"), every)
     stand = (scores - scores.mean()) / scores.std()
     assert row["models"] == len({index.gallery.model_of[i] for i in every[stand >= STANDS_OUT]})
+
+
+@pytest.mark.parametrize("step", [1, -1, 7])
+def test_a_model_counts_once_wherever_its_outputs_lie(counted, monkeypatch, step):
+    index = counted.open()
+    apart = index.gallery.model_of[np.argsort(np.arange(len(index)) * step % len(index), kind="stable")]
+    monkeypatch.setattr(index.gallery, "model_of", apart)
+    at_once = concepts.concepts_table(index.gallery, index.texts, progress=False).column("models").to_pylist()
+    assert max(at_once) > 1
+    monkeypatch.setattr(
+        concepts, "_ROWS", 7
+    )  # an output is in another batch than its model's last
+    split = concepts.concepts_table(index.gallery, index.texts, progress=False)
+    assert split.column("models").to_pylist() == at_once
+    for name in ("dog", "zebra"):
+        found = index.gallery.distances(index.gallery.compile(index.descriptor(name), "bridged"), np.arange(len(index)))
+        stand = (found.mean() - found) / found.std() >= STANDS_OUT
+        assert at_once[split.column("concept").to_pylist().index(name)] == len(set(apart[stand].tolist()))
 
 
 def test_some_concepts_are_answered_and_others_by_nobody(counted):
