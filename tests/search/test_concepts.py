@@ -49,9 +49,7 @@ def test_a_model_counts_once_wherever_its_outputs_lie(counted, monkeypatch, step
     monkeypatch.setattr(index.gallery, "model_of", apart)
     at_once = concepts.concepts_table(index.gallery, index.texts, progress=False).column("models").to_pylist()
     assert max(at_once) > 1
-    monkeypatch.setattr(
-        concepts, "_ROWS", 7
-    )  # an output is in another batch than its model's last
+    monkeypatch.setattr(concepts, "_ROWS", 7)  # an output is in another batch than its model's last
     split = concepts.concepts_table(index.gallery, index.texts, progress=False)
     assert split.column("models").to_pylist() == at_once
     for name in ("dog", "zebra"):
