@@ -279,6 +279,11 @@ def render(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], kind: str 
     return _table([[_cell(row.get(c), width) for c in columns] for row in rows], list(columns), rows)
 
 
+def chance(probability: float) -> str:
+    """Return a probability for people: 21 %, and never 0 or 100, for what is learned of some cases is no certainty."""
+    return f"{100 * min(max(probability, 0.01), 0.99):.0f} %"
+
+
 def _table(cells: list[list[str]], columns: list[str], rows: Sequence[Mapping[str, Any]]) -> str:
     widths = [max([len(name), *(_places(line[i]) for line in cells)]) for i, name in enumerate(columns)]
     right = [bool(rows) and all(isinstance(r.get(c), (int, float, type(None))) for r in rows) for c in columns]

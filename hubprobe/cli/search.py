@@ -32,7 +32,7 @@ from hubprobe.cli.options import (
     where_option,
     workspace_option,
 )  # fmt: skip
-from hubprobe.output import BINARY, SUFFIXES, output_file, without_pandas, write_batches
+from hubprobe.output import BINARY, SUFFIXES, chance, output_file, without_pandas, write_batches
 
 if TYPE_CHECKING:
     from search import Index, Query
@@ -198,8 +198,12 @@ def _show_hits(
         click.echo(str(query.limit(limit).explain()), err=True)
     for note in query.notes:
         click.echo(note, err=True)
-    columns = ["rank", "repo_id", "logit", "label", "score", *(["found_by"] if hits and "found_by" in hits[0] else [])]
-    show(hits, columns if kind == "table" or not hits else list(hits[0]), kind)
+    rows = [
+        hit if hit.get("probability") is None else {**hit, "likely right": chance(hit["probability"])} for hit in hits
+    ]
+    more = [name for name in ("likely right", "found_by") if rows and name in rows[0]]
+    columns = ["rank", "repo_id", "logit", "label", "score", *more]
+    show(*((rows, columns) if kind == "table" or not hits else (hits, list(hits[0]))), kind)
     if not hits:
         click.echo("no logit passes the filter", err=True)
     if evidence is not None and hits:

@@ -25,7 +25,7 @@ from search.naming import Name, Namer
 from search.store import versions
 from search.text.embeddings import decode
 from search.text.encoders import load_encoder
-from workspace import HubprobeError, QueryError, Workspace, WorkspaceError
+from workspace import HubError, HubprobeError, QueryError, Workspace, WorkspaceError
 from workspace.files import open_table, read_file
 from workspace.images import read_image
 from workspace.text import printable
@@ -121,6 +121,22 @@ class SharedEncoder:
         """Return the embeddings of images; see `search.Encoder`."""
         with self._lock:
             return self._encoder.encode_images(images)
+
+
+class AbsentEncoder:
+    """Stands for an encoder that cannot be had: the index answers what it knows, and of all else it is said why not."""
+
+    def __init__(self, name: str, commit: str) -> None:
+        self.name, self.commit = name, commit
+
+    def encode_texts(self, texts: Sequence[Any]) -> NDArray[np.float32]:  # noqa: ARG002
+        """Raise `QueryError`: a text that the index knows needs no encoder."""
+        raise QueryError(
+            f"this cannot be asked here: the index's encoder, {self.name}, could not be had when the page was started. "
+            "Concepts of the list, other models' labels, outputs, models and SQL can be"
+        )
+
+    encode_images = encode_texts
 
 
 class Names:
@@ -391,7 +407,7 @@ class Current:
         encoder: the encoder the index was built with, when it is at hand; loaded by name and commit when None.
         token: for fetching the encoder when it is not in the workspace's cache.
 
-    Raises `MissingStepError` when there is no index, `HubError` when its encoder cannot be had.
+    Raises `MissingStepError` when there is no index. Where its encoder cannot be had, texts that it knows are answered.
     """
 
     def __init__(self, workspace: Workspace, *, encoder: Encoder | None = None, token: str | None = None) -> None:
@@ -463,7 +479,12 @@ class Current:
         if about is None:
             return Opened(index)
         if self._encoder is None or (self._encoder.name, self._encoder.commit) != (about["name"], about["commit"]):
-            loaded = load_encoder(self.workspace, about["name"], commit=about["commit"], token=self.token)
+            try:
+                loaded = load_encoder(self.workspace, about["name"], commit=about["commit"], token=self.token)
+            except HubError as error:
+                _LOG.warning("new texts and images cannot be asked, what the index knows can: %s", error)
+                absent = AbsentEncoder(about["name"], about["commit"])  # not kept: a new version tries again
+                return Opened(search.open(self.workspace, encoder=absent, token=self.token, keep_texts=False))
             self._encoder = SharedEncoder(loaded)
         return Opened(search.open(self.workspace, encoder=self._encoder, token=self.token, keep_texts=False))
 

@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from hubprobe.comparison import Comparison, compare
+from hubprobe.output import chance as in_words
 from hubprobe.output import size
 from hubprobe.page import download
 from hubprobe.page.picks import BUDGETS, CANDIDATES
@@ -127,8 +128,8 @@ def percent(share: float) -> Markup:
 
 
 def chance(probability: float) -> Markup:
-    """Return a probability for people: 21 %, and never 0 or 100, for what is learned of some cases is no certainty."""
-    return percent(min(max(probability, 0.01), 0.99))
+    """Return a probability as the command line does, on one line."""
+    return Markup(in_words(probability).replace(" ", "&nbsp;"))
 
 
 def fact(name: str, value: Any) -> str:

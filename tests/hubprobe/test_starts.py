@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from hubprobe import front
+from hubprobe.cli.app import cli
 from hubprobe.demo.run import PROBES
 from hubprobe.demo.server import HubServer, demo_repos
+from hubprobe.output import chance
 from tests.hubs import encoders
 from tests.search.conftest import make
 from workspace import Config, SearchConfig, Workspace
@@ -52,6 +55,19 @@ def test_verbs_import_what_their_answer_needs_and_no_more(workspace: str) -> Non
         (["index", "info", *here], {"duckdb", "numba"}),
     ]
     imports_no_more(needs)
+
+
+def test_a_texts_hits_are_shown_with_how_probable_each_is(workspace: str) -> None:
+    asked = ["search", "-w", workspace, "dog", "--limit", "3", "--scoring", "bridged"]
+    heading, _, *rows = CliRunner().invoke(cli, asked).stdout.splitlines()
+    hits = json.loads(CliRunner().invoke(cli, [*asked, "--format", "json"]).stdout)
+    assert "likely right" not in hits[0]
+    at = heading.index("likely right")
+    for row, hit in zip(rows, hits, strict=True):
+        assert row[at:].split("%")[0].strip() == f"{100 * min(max(hit['probability'], 0.01), 0.99):.0f}"
+    assert [chance(p) for p in (0.0, 0.004, 0.624, 0.999, 1.0)] == ["1 %", "1 %", "62 %", "99 %", "99 %"]
+    like = CliRunner().invoke(cli, ["similar", "-w", workspace, "owner1/model-001", "0"]).stdout
+    assert "likely right" not in like  # of texts alone
 
 
 def test_a_text_that_was_never_asked_needs_no_torch(tmp_path) -> None:

@@ -6,16 +6,20 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 import hubprobe.page as server
 from hubprobe.cli.app import cli
-from tests.page.conftest import bridged
-from workspace import MissingStepError, WorkspaceError
+from hubprobe.page.opened import Current
+from tests.page.conftest import ENCODER, bridged
+from tests.search.conftest import Made
+from workspace import MissingStepError, QueryError, Workspace, WorkspaceError
 from workspace.endpoint import is_local
 
 
@@ -25,6 +29,20 @@ def blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = bridged(tmp_path_factory.mktemp("blind") / "blind-index", models=4, n=80)
     made.index(encoder="none")
     return made.workspace.root
+
+
+def test_without_its_encoder_it_answers_what_the_index_knows(page_made: Made, caplog: pytest.LogCaptureFixture) -> None:
+    config = replace(page_made.workspace.config, endpoint="http://127.0.0.1:9")  # nobody listens there
+    opened = Current(Workspace(page_made.workspace.root, config), token="").get()
+    assert "new texts and images cannot be asked" in caplog.text
+    opened.prepare()
+    assert opened.names.state == "ready"
+    assert len(opened.index.search("dog").limit(3).to_dicts()) == 3
+    assert len(opened.index.similar("owner1/model-001", 2).limit(3).to_dicts()) == 3
+    assert opened.index.sql("SELECT count(*) AS n FROM models")["n"][0].as_py() == 16
+    for asked in ("a text that nobody has asked for", Image.new("RGB", (8, 8))):
+        with pytest.raises(QueryError, match=f"{ENCODER}, could not be had when the page was started"):
+            opened.index.search(asked)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
