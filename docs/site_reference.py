@@ -21,10 +21,15 @@ from workspace import Config, Status, records
 
 _MARK = re.compile(r"^<!-- (columns of (\w+)|statuses|settings(?: of (\w+))?) -->$", re.MULTILINE)
 
+_BAR = r"\|"
+_CODE = re.compile(r"(?<=\| )`([^`\n]*\\\|[^`\n]*)`(?= \|)")
+"""A cell of a table that is code with a bar in it: GitHub wants a backslash before that, the site would show it."""
+
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Put tables where the marks are, and the options of a verb after the last line of its page."""
-    return filled(markdown) + options_of(page.file.src_uri.removesuffix(".md").removesuffix("_verb"))
+    text = filled(markdown) + options_of(page.file.src_uri.removesuffix(".md").removesuffix("_verb"))
+    return _CODE.sub(lambda cell: f"<code>{escape(cell[1]).replace(_BAR, '&#124;')}</code>", text)
 
 
 def filled(markdown: str) -> str:
