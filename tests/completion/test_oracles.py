@@ -1,19 +1,20 @@
 """The formulas against their definitions, written out densely: no function under test says what is expected of it."""
 
 import math
+import re
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
-from completion import responses
+from completion import responses, train
 from completion.factors import MULTIPLES, Block, Factors, load
-from completion.fit import _Sums, affordable_rank, subspace
+from completion.fit import GAIN, _Sums, affordable_rank, fit, largest_rank, subspace, truncated
 from completion.responses import RANDOM_LEAST, ModelResponses, models_in
 from completion.validation import MODELS, Case, Split, calibrated, measure
 from tests.completion.conftest import N, blocks, rows_of, subset, truth
-from workspace import DamagedFileError, WorkspaceError, records
+from workspace import ConfigError, DamagedFileError, WorkspaceError, records
 from workspace.files import write_table
 
 PROBES, RANK = 14, 3
@@ -282,3 +283,151 @@ def test_responses_that_cannot_be_are_damage(tmp_path, row, column, value, why):
     write_table(path, pa.Table.from_pylist(rows, records.RESPONSES))
     with pytest.raises(DamagedFileError, match=why):
         list(models_in(path))
+
+
+@pytest.mark.parametrize("share", [1.0, 0.6])
+def test_a_start_is_the_leading_directions_of_a_covariance_that_zeros_have_shrunk(share):
+    """Against all of the covariance at once, its shrinking undone: c = (power - s (1 - s) d) / s^2."""
+    made = blocks(truth(models=30, noise=0.1), share=share, full=30 if share == 1 else 0)
+    split = Split({b.key: len(b.observed) for b in made}, N)
+    found = subspace(lambda: iter(made), split, 3, seed=1, device="cpu")
+    filled, seen = [], []
+    for kept in map(split.kept, made):
+        rows, mask = np.zeros((len(kept.values), N)), np.zeros((len(kept.values), N))
+        rows[:, kept.observed], mask[:, kept.observed] = kept.values.double().numpy(), 1
+        filled.append(rows)
+        seen.append(mask)
+    filled, seen = np.concatenate(filled), np.concatenate(seen)
+    count = seen.sum(0)
+    mean = filled.sum(0) / (count + 10)
+    variance = np.maximum((filled**2).sum(0) / count - mean**2, 1e-3)
+    centred = (filled - mean) * seen
+    power, directions = np.linalg.eigh(centred.T @ centred / count.max())
+    power, directions = power[::-1][:3], directions[:, ::-1][:, :3]
+    s, diagonal = count.mean() / count.max(), variance.mean()
+    basis = directions * np.sqrt((power - s * (1 - s) * diagonal) / s**2)
+    np.testing.assert_allclose(found.mean.numpy(), mean, atol=1e-4)
+    lengths = np.linalg.norm(found.basis.double().numpy(), axis=0)
+    np.testing.assert_allclose(lengths, np.linalg.norm(basis, axis=0), rtol=2e-2)
+    turned = found.basis.double().numpy() / lengths
+    np.testing.assert_allclose(np.abs(np.diag(turned.T @ directions)), 1, atol=2e-2)
+    wanted = np.maximum(variance - (found.basis.double().numpy() ** 2).sum(1), 0.05 * diagonal)
+    np.testing.assert_allclose(found.noise.numpy(), wanted, rtol=1e-3)
+    fewer = truncated(found, 2)
+    assert torch.equal(fewer.basis, found.basis[:, :2])
+    np.testing.assert_allclose(fewer.noise, found.noise + found.basis[:, 2] ** 2)
+
+
+@pytest.mark.parametrize("n", [7, 30, N])
+def test_what_is_hidden_of_a_model_and_what_it_is_completed_from(n):
+    rng = np.random.default_rng(n)
+    sizes = {("a/b", "1"): (n, 3), ("a/c", "2"): (max(n // 2, 5), 150), ("b/a", "3"): (n, 64)}
+    made = [
+        Block(
+            key, torch.from_numpy(np.sort(rng.permutation(n)[:run])), torch.from_numpy(rng.normal(size=(logits, run)))
+        )
+        for key, (run, logits) in sizes.items()
+    ]
+    split = Split({b.key: len(b.observed) for b in made}, n)
+    split.measured = set(sizes)
+    for whole, case in zip(made, split.cases(lambda: iter(made), "cpu"), strict=True):
+        kept, run = split.kept(whole), len(whole.observed)
+        assert case.given.key == kept.key == whole.key
+        assert sorted([*kept.observed.tolist(), *case.hidden.tolist()]) == whole.observed.tolist()
+        assert len(case.hidden) == math.ceil(run / 10)
+        given = case.given.observed.tolist()
+        assert set(given) <= set(kept.observed.tolist())
+        assert given == sorted(given)
+        assert len(given) == min(len(kept.observed), max(2, math.ceil(n / 3)))
+        rows = np.linspace(0, len(whole.values) - 1, min(len(whole.values), 64)).astype(int)
+        at = {probe: column for column, probe in enumerate(whole.observed.tolist())}
+        for part, ids, logits in (
+            (kept.values, kept.observed, range(len(whole.values))), (case.given.values, case.given.observed, rows),
+            (case.truth, case.hidden, rows),
+        ):  # fmt: skip
+            assert torch.equal(part, whole.values[list(logits)][:, [at[i] for i in ids.tolist()]])
+        assert split.kept(whole).observed.tolist() == kept.observed.tolist()
+    split.measured = set()
+    assert split.kept(made[0]) is made[0]
+    assert split.cases(lambda: iter(made), "cpu") == []
+
+
+@pytest.mark.parametrize(
+    ("rank", "largest", "warm", "widths"),
+    [(None, 32, None, [4, 8, 16, 32]), (None, 200, None, [32, 64, 128, 200]), (None, 4, 5, [4, 5]), (5, 64, 5, [5, 5]),
+     (5, 64, 4, [5])],
+)  # fmt: skip
+def test_which_starts_are_tried_and_when_a_fit_ends(rank, largest, warm, widths):
+    made = blocks(truth(models=12), full=4)
+    split = Split({b.key: len(b.observed) for b in made}, N)
+    cases = split.cases(lambda: iter(made), "cpu")
+    earlier = warm and subspace(lambda: iter(made), split, warm, seed=3, device="cpu")
+    found = fit(lambda: iter(made), split, cases, rank=rank, largest=largest, affordable=16, iterations=3, warm=earlier)
+    *starts, last = found.log
+    assert [int(re.search(r"rank (\d+)", line)[1]) for line in starts] == widths
+    begun = [float(line.split()[-1]) for line in starts]
+    cheap = [r2 for r2, width in zip(begun, widths, strict=True) if rank or width <= 16] or begun
+    assert max(cheap) - GAIN <= found.history[0] <= max(cheap) + 1e-4
+    rises = np.diff(found.history)
+    assert (rises[:-1] > GAIN).all()  # it goes on only while it rises
+    assert rises[-1] <= GAIN or len(rises) == 3
+    assert max(*begun, *found.history) - GAIN - 1e-4 <= found.measured.r2 <= max(*begun, *found.history) + 1e-4
+    kept = re.fullmatch(r"iterated at rank (\d+), kept rank (\d+): R2 ([\d.-]+)", last)
+    assert (int(kept[2]), float(kept[3])) == (found.factors.rank, pytest.approx(found.measured.r2, abs=1e-4))
+    assert found.measured == measure(found.factors.complete, cases, N)
+    none = fit(lambda: iter(made), split, cases, rank=rank, largest=largest, affordable=16, iterations=0)
+    assert len(none.history) == 1
+
+
+def test_multiples_of_the_noise_are_an_eighth_to_64_by_roots_of_two():
+    assert MULTIPLES[0] == 1 / 8
+    assert MULTIPLES[-1] == 64
+    np.testing.assert_allclose(np.divide(MULTIPLES[1:], MULTIPLES[:-1]), 2**0.5)
+
+
+def test_a_soft_impute_step_shrinks_singular_values_and_its_factors_complete_by_ridge_regression():
+    rng = np.random.default_rng(4)
+    full = rng.normal(size=(30, 4)) @ rng.normal(size=(4, 20)) + 0.1 * rng.normal(size=(30, 20))
+    mask = rng.random(full.shape) < 0.7
+    directions = np.linalg.qr(rng.normal(size=(20, 20)))[0]  # of full rank: one step is exact
+    left = rng.normal(size=(30, 20)) * 0.1
+    given = [torch.tensor(part, dtype=torch.float64) for part in (full, left, directions)]
+    shrunk, values, turned = train._step(given[0], torch.tensor(mask), given[1], given[2], 3.0)
+    filled = np.where(mask, full, left @ directions.T)
+    u, s, vh = np.linalg.svd(filled, full_matrices=False)
+    np.testing.assert_allclose(values.numpy(), np.maximum(s - 3.0, 0), atol=1e-6)
+    np.testing.assert_allclose((shrunk @ turned.T).numpy(), u * np.maximum(s - 3.0, 0) @ vh, atol=1e-6)
+
+
+def test_fixed_noise_completes_by_ridge_regression_whatever_the_model_says(factors):
+    mean, basis, noise = dense(factors)
+    values = drawn(factors, 6, 30.0)
+    filled, variance = train.Fixed(factors.mean, factors.basis, factors.noise).complete(block(values, OBSERVED))
+    gone = [i for i in range(PROBES) if i not in OBSERVED]
+    weighted = basis[OBSERVED].T / noise[OBSERVED]
+    posterior = np.linalg.inv(np.eye(RANK) + weighted @ basis[OBSERVED])
+    latent = (values[:, OBSERVED] - mean[OBSERVED]) @ weighted.T @ posterior
+    np.testing.assert_allclose(filled[:, gone].numpy(), (mean + latent @ basis.T)[:, gone], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(variance[gone], (noise + np.diag(basis @ posterior @ basis.T))[gone], rtol=1e-3)
+    np.testing.assert_allclose(filled[:, OBSERVED].numpy(), values[:, OBSERVED], rtol=1e-6)
+    assert not variance[OBSERVED].any()
+
+
+@pytest.mark.parametrize(
+    ("logits", "rank"), [(1, 1), (7, 1), (8, 4), (15, 4), (16, 8), (63, 16), (64, 32), (1023, 256), (10**6, 512)]
+)
+def test_the_largest_rank_is_half_the_logits(logits, rank):
+    assert largest_rank(logits) == rank
+
+
+def test_what_a_fit_says_of_itself():
+    assert train._quantiles([]) == []
+    values = np.random.default_rng(0).random(41).tolist()
+    wanted = [np.sort(values)[round(40 * q)] for q in (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)]
+    assert train._quantiles(values) == pytest.approx(wanted, abs=1e-4)
+    assert [train.least_probes(n) for n in (100, 2133, 2134, 4000)] == [32, 32, 33, 60]
+    assert train.Settings().fit_key() == "em:None:1.0:8:0"
+    for wrong in ({"rank": 0}, {"ridge": 0.0}, {"ridge": math.inf}, {"iterations": -1}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            train.Settings(**wrong)
+    train.Settings(rank=1, ridge=1e-9, iterations=0)

@@ -3,6 +3,7 @@
 import math
 import zlib
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_isotonic_is_the_largest_of_the_least_means(n, power):
     order = np.argsort(stated)
     x, y = stated[order], right[order].astype(np.float64)
     starts = [*range(0, n, GROUP), n]
-    ends = list(zip(starts[:-1], starts[1:], strict=True))
+    ends = list(pairwise(starts))
     points, shares = isotonic(stated, right)
     for i, (start, stop) in enumerate(ends):
         fitted = max(min(y[a:b].mean() for _, b in ends[i:]) for a, _ in ends[: i + 1])
@@ -129,7 +130,7 @@ def made_bridge(rng, words, most=5):
     first = np.concatenate([[0], np.cumsum(sizes)])
     rows = rng.permutation(int(first[-1]))
     weights = rng.uniform(0.05, 1, rows.size).astype(np.float32)
-    trust = np.array([weights[a:b].max(initial=0) for a, b in zip(first, first[1:], strict=False)], np.float32)
+    trust = np.array([weights[a:b].max(initial=0) for a, b in pairwise(first)], np.float32)
     trust[::7] = 0
     nothing = np.empty((0, PROBES), np.float16)
     embeddings = unit(rng.standard_normal((words, DIM))).astype(np.float16)
