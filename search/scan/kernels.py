@@ -231,9 +231,9 @@ def _line(shrink: float, error: float, upper: bool) -> tuple[np.float32, np.floa
     """
     d = 1.0 / 64.0
     if upper:
-        slope, offset = (1.0 + d) / shrink * (1.0 + 1e-6), error * error * (1.0 + 1.0 / d) * (1.0 + 1e-6)
+        slope, offset = (1.0 + d) / shrink, error * error * (1.0 + 1.0 / d)
     else:
-        slope, offset = (1.0 - d) * shrink * (1.0 - 1e-6), error * error * (1.0 - 1.0 / d) * (1.0 + 1e-6)
+        slope, offset = (1.0 - d) * shrink, error * error * (1.0 - 1.0 / d)
     return np.float32(slope), np.float32(offset)
 
 

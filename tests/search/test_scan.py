@@ -1,12 +1,16 @@
 """The scan over codes: bounds that hold, answers that equal the definition, whatever the data."""
 
+import time
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from search.scan import scan
 from search.scan.device import TorchScanner
-from search.scan.nearest import Finder
+from search.scan.nearest import Finder, Trace
 from search.scan.scan import CpuScanner
 from search.scan.scoring import Comparison
 from search.store import tiles
@@ -181,3 +185,121 @@ def test_torch_finds_what_numba_finds(tmp_path, device):
     (bounds,) = gallery.scanner.scan([plain], [None], 0, [np.inf])
     assert len(bounds.rows) == 9000
     assert (bounds.bounds <= exact[bounds.rows]).all()
+
+
+@pytest.mark.parametrize("kind", ["plain", "calibrated", "positive"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_scan_keeps_the_lowest_bounds_up_to_its_ceiling(tmp_path, kind, masked):
+    vectors = data(7_000, 40, 11, 0.02)
+    vectors[100:160] = vectors[99]  # bounds that are equal
+    rng = np.random.default_rng(11)
+    extra = {
+        "scale": rng.uniform(0.5, 2, 7_000).astype(np.float32),
+        "shift": rng.normal(0, 1, 7_000).astype(np.float32),
+    }
+    extra = {} if kind == "plain" else extra
+    if kind == "positive":
+        extra |= {"positive": True, "scale": -extra["scale"]}
+    comparison = compare(vectors[99].astype(np.float32), range(1, 38), **extra)
+    mask = rng.random(7_000) < 0.4 if masked else None
+    scanner = Bare(tmp_path, vectors, 3_000).scanner
+    (every,) = scanner.scan([comparison], [mask], 0, [np.inf])
+    bounds = dict(zip(every.rows.tolist(), every.bounds.tolist(), strict=True))
+    assert sorted(bounds) == (list(range(7_000)) if mask is None else np.flatnonzero(mask).tolist())
+    assert every.floor == np.inf
+    assert every.bounds.tolist() == sorted(every.bounds)
+    for keep in (1, 30, 128, 2_000, 6_999):
+        (some,) = scanner.scan([comparison], [mask], keep, [np.inf])
+        assert some.bounds.tolist() == every.bounds[:keep].tolist()
+        assert all(bounds[row] == bound for row, bound in zip(some.rows.tolist(), some.bounds.tolist(), strict=True))
+        # nothing that is left out lies below the floor, and that is as high as what is kept
+        kept = min(keep, len(bounds))
+        assert every.bounds[kept - 1] <= some.floor <= (every.bounds[kept] if kept < len(bounds) else np.inf)
+    for ceiling in (every.bounds[0], every.bounds[700], every.bounds[-1], every.bounds[0] - 1):
+        (below,) = scanner.scan([comparison], [mask], 0, [ceiling])
+        assert below.bounds.tolist() == every.bounds[every.bounds <= ceiling].tolist()
+        (few,) = scanner.scan([comparison], [mask], 20, [ceiling])
+        assert few.bounds.tolist() == every.bounds[every.bounds < ceiling][:20].tolist()
+
+
+@pytest.mark.parametrize("rows", [1, 63, 64, 65, 129])
+@pytest.mark.parametrize("columns", [1, 64, 66])
+def test_a_tile_holds_the_code_of_every_entry_and_what_has_none(tmp_path, rows, columns):
+    vectors = data(rows, columns, rows, 0.05)
+    tile = Tile(tmp_path, write_tile(tmp_path, "000000", vectors), columns)
+    value = vectors.astype(np.float64)
+    # codes reach from LOW in 255 steps; what lies beyond, by more than half a step, is kept as it is
+    nearest = np.clip(np.round((value - tiles.LOW) / tiles.STEP), 0, 255)
+    near = np.abs(nearest * tiles.STEP + tiles.LOW - value) <= tiles.STEP / 2
+    assert (np.abs(tile.codes.T * tiles.STEP + tiles.LOW - value)[near] <= tiles.STEP / 2).all()
+    offsets, kept_rows, kept = tile.overflow
+    found = [
+        (column, int(row), float(bits))
+        for column in range(columns)
+        for row, bits in zip(
+            kept_rows[offsets[column] : offsets[column + 1]],
+            kept[offsets[column] : offsets[column + 1]].view(np.float16),
+            strict=True,
+        )
+    ]
+    assert found == [(int(c), int(r), float(vectors[r, c])) for c, r in np.argwhere(~near.T)]
+
+
+@pytest.mark.parametrize("sizes", [[1], [8_192], [8_193, 5], [100_000, 1, 70_000], [3] * 5])
+@pytest.mark.parametrize("threads", [1, 3, 16])
+def test_every_row_is_scanned_once(monkeypatch, sizes, threads):
+    monkeypatch.setattr(scan, "threads", lambda: threads)
+    units = scan._units([SimpleNamespace(rows=rows) for rows in sizes])
+    covered = [(number, row) for number, start, stop in units for row in (start, stop - 1)]
+    assert covered == sorted(covered)
+    for number, rows in enumerate(sizes):
+        own = [(start, stop) for one, start, stop in units if one == number]
+        assert [start for start, _ in own] == [0, *(stop for _, stop in own[:-1])]
+        assert own[-1][1] == rows
+        assert all(start < stop and (start % scan.BLOCK, stop - start <= 1 << 16) == (0, True) for start, stop in own)
+    assert len(units) >= min(threads, sum(rows // scan.BLOCK for rows in sizes))
+
+
+def test_groups_are_ranked_by_their_nearest_row_whatever_is_allowed(tmp_path):
+    vectors = data(9_000, 30, 4)
+    gallery, rng = Bare(tmp_path, vectors, 4_000), np.random.default_rng(4)
+    comparison = compare(vectors[5].astype(np.float32), range(30))
+    for groups, limit in ((3, 2), (3, 5), (400, 10), (9_000, 7)):
+        group_of = rng.integers(0, groups, 9_000).astype(np.int32)
+        group_of[np.argsort(expected(vectors, comparison, 1)[1])[:3_000]] %= max(groups // 100, 1)  # one has many near
+        for mask in (None, rng.random(9_000) < 0.5):
+            order, exact = expected(vectors, comparison, 9_000, mask)
+            first = {}
+            for row in order:
+                first.setdefault(group_of[row], row)
+            wanted = list(first.values())[:limit]
+            rows, distances = gallery.nearest_of(comparison, limit, mask, group_of)
+            assert rows.tolist() == wanted
+            np.testing.assert_allclose(distances, exact[wanted], rtol=1e-9)
+
+
+def test_a_trace_says_what_was_read(tmp_path):
+    vectors = data(9_000, 30, 6)
+    gallery, trace = Bare(tmp_path, vectors, 4_000), Trace()
+    comparison = compare(vectors[5].astype(np.float32), range(12))
+    few = np.arange(9_000) < 2_048
+    gallery.nearest(comparison, 10, few, trace=trace)
+    gallery.nearest(comparison, 10, None, exact=True, trace=trace)
+    gallery.nearest(comparison, 10, np.arange(9_000) < 2_049, trace=trace)
+    names = [step.name for step in trace.steps]
+    assert names == ["read", "read", "scan", "re-rank"]
+    *sizes, read = [step.bytes for step in trace.steps]
+    assert sizes == [2 * 2_048 * 12, 2 * 9_000 * 12, 9_000 * 12]
+    assert read % (2 * 12) == 0
+    assert 20 <= read / (2 * 12) <= 128
+    assert trace.ms == pytest.approx(sum(step.ms for step in trace.steps))
+    assert [line.split()[0] for line in str(trace).splitlines()] == ["step", *names, "total"]
+    assert str(trace).splitlines()[-1].split()[2] == f"{sum((*sizes, read)) / 1e6:.2f}"
+    started = time.perf_counter()
+    with trace.step("slow"):
+        time.sleep(0.002)
+    assert 2.0 <= trace.steps[-1].ms <= (time.perf_counter() - started) * 1e3
+    silent = Trace(enabled=False)
+    with silent.step("nothing"):
+        pass
+    assert silent.steps == []

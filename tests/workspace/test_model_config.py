@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import inspect
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from workspace import LabelQuality, ModelError, Status
+from workspace import LabelQuality, ModelError, Status, model_config
 from workspace.architectures import Architectures
 from workspace.config import CrawlConfig
-from workspace.model_config import MAX_DEPTH, TIMM_DEFAULTS, ModelConfig, parse_config
+from workspace.model_config import (
+    MAX_DEPTH,
+    TIMM_DEFAULTS,
+    ModelConfig,
+    is_timm,
+    longest,
+    parse_config,
+    read_config,
+)
 from workspace.model_labels import from_id2label, from_names, imagenet_names, quality
 from workspace.model_options import TIMM_OPTIONS, timm_options, transformers_options
 from workspace.model_rules import MAX_LAYERS, refusal
@@ -357,3 +366,98 @@ def test_more_settings_than_are_looked_through_are_refused(many: dict[str, Any])
 
 def test_labels_under_other_names_are_no_settings_too_many() -> None:
     assert refused(**VIT, names={f"label {i}": i for i in range(200_000)}) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "fits", "others"),
+    [
+        ("input_size", [[1, 1, 1], [3, 224, 64]], [[3, 224], [3, 0, 4], [3, 4, -1], [3, 4.0, 4], [3, 4, 4, 4], "3"]),
+        ("pool_size", [[], [7, 7], [1, 2, 3]], [[1, 2, 3, 4], [7, 7.0], 7, "7"]),
+        ("crop_pct", [0, 0.5, -1, 3], [True, "1", [1]]),
+        ("mean", [0.5, [0.5], [0.5] * 100], [[], [0.5] * 101, [0.5, "x"], [True]]),
+        ("crop_mode", ["", "x" * 200], ["x" * 201, 1, ["x"]]),
+        ("first_conv", ["a", [], ["a"] * 20], [["a"] * 21, ["a", 1], ["x" * 201], 1]),
+        ("fixed_input_size", [True, False], [0, 1, "true"]),
+        ("label_offset", [0, 1, 2**31 - 1], [-1, 2**31, 1.0, True]),
+    ],
+)
+def test_a_setting_is_kept_up_to_its_edges_and_refused_beyond(name: str, fits: list[Any], others: list[Any]) -> None:
+    for value in fits:
+        read = parsed(architecture="resnet50", pretrained_cfg={name: value, "num_classes": 7})
+        assert (read.pretrained[name], name in read.stated) == (value, True)
+    for value in others:
+        with pytest.raises(ModelError, match=f"its {name} is not"):
+            parsed(architecture="resnet50", pretrained_cfg={name: value})
+    assert name not in parsed(architecture="resnet50", pretrained_cfg={name: None}).stated
+    assert "tag" not in parsed(architecture="resnet50", pretrained_cfg={"tag": "x" * 201}).pretrained
+
+
+@pytest.mark.parametrize(
+    ("size", "edge"),
+    [
+        (224, 224), (1, 1), (0, None), (-5, None), (224.7, 224), (2**31 - 1, 2**31 - 1), (10**12, 2**31 - 1),
+        ([64, 96], 96), ([96, 64], 96), ({"height": 64, "width": 96}, 96), ({"shortest_edge": 48}, 48), ([], None),
+        ([True, "7", None, 5], 5), ([1] * 8 + [9], 1), ([1] * 7 + [9], 9), ("224", None), (None, None), (True, None),
+    ],
+)  # fmt: skip
+def test_the_longest_edge_of_a_size(size: Any, edge: int | None) -> None:
+    assert longest(size) == edge
+    if size is not None:
+        assert parsed(**VIT, image_size=size).image_size == edge
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sizes", "fixed"),
+    [
+        ({"in_chans": 1}, [1, 8, 9], True), ({"in_chans": 0}, [3, 8, 9], True), ({"in_chans": True}, [3, 8, 9], True),
+        ({"in_chans": 4, "img_size": 16}, [4, 16, 16], True), ({"img_size": [16, 12]}, [3, 16, 12], True),
+        ({"img_size": [16, 0]}, [3, 8, 9], True), ({"img_size": [16]}, [3, 8, 9], True),
+        ({"img_size": 16, "dynamic_img_size": True}, [3, 8, 9], False), ({"use_naflex": True}, [3, 8, 9], False),
+        ({"strict_img_size": False}, [3, 8, 9], False), ({"strict_img_size": None}, [3, 8, 9], True),
+        ({"strict_img_size": True}, [3, 8, 9], True),
+    ],
+)  # fmt: skip
+def test_a_saved_models_arguments_repair_its_sizes(arguments: dict[str, Any], sizes: list[int], fixed: bool) -> None:
+    settings = {"input_size": [3, 8, 9], "test_input_size": [3, 10, 11], "fixed_input_size": True, "num_classes": 7}
+    read = parsed(architecture="resnet50", pretrained_cfg=settings, model_args=arguments)
+    assert read.pretrained["input_size"] == sizes
+    assert read.pretrained["test_input_size"] == [sizes[0], 10, 11]
+    assert read.pretrained["fixed_input_size"] is fixed
+    assert read.image_size == max(sizes[1:])
+
+
+@pytest.mark.parametrize(
+    ("config", "timm"),
+    [
+        ({"model_type": "timm_wrapper"}, True),
+        ({"architecture": "resnet50"}, True),
+        ({"architecture": 3}, False),
+        ({"architecture": "resnet50", "model_type": "vit"}, False),
+        ({"model_type": "vit"}, False),
+        ({}, False),
+        ({"architecture": "resnet50", "model_type": "vit", "pretrained_cfg": {}}, True),
+        ({"architecture": "resnet50", "model_type": "vit", "pretrained_cfg": []}, False),
+        ({"architecture": "resnet50", "model_type": "vit", "num_classes": 3}, True),
+        ({"architecture": "resnet50", "model_type": "vit", "num_classes": 3, "architectures": ["X"]}, False),
+    ],
+)
+def test_which_library_a_config_is_for(config: dict[str, Any], timm: bool) -> None:
+    assert is_timm(config) is timm
+
+
+def test_what_is_too_deep_too_long_or_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nested = b'{"a":' * (MAX_DEPTH - 1) + b"[]" + b"}" * (MAX_DEPTH - 1)
+    assert parse_config(nested, 9).kind == ""
+    with pytest.raises(ModelError, match="levels"):
+        parse_config(nested.replace(b"[]", b"[[]]"), 9)
+    path = tmp_path / "config.json"
+    with pytest.raises(ModelError) as caught:
+        read_config(path, 9)
+    assert caught.value.status is Status.NO_CONFIG
+    whole = json.dumps(VIT).encode()
+    path.write_bytes(whole)
+    monkeypatch.setattr(model_config, "MAX_CONFIG", len(whole))
+    assert read_config(path, 9).kind == "transformers"
+    path.write_bytes(whole + b" ")
+    with pytest.raises(ModelError, match="more than"):
+        read_config(path, 9)
