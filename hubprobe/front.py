@@ -91,33 +91,20 @@ HOLE = "probed, but its responses are gone or damaged: the next 'hubprobe probe'
 
 @dataclass(frozen=True)
 class StatusReport:
-    """Counts over the newest catalog row and the last attempt of every repository.
+    """Counts over the newest catalog row and the last attempt of every repository."""
 
-    Attributes:
-        listed: repositories in the catalog.
-        eligible: those the crawler found fit to be probed.
-        attempted: models with an attempt row; always ``ok + skipped + failed``.
-        ok: probed.
-        skipped: not run, for a reason known beforehand.
-        failed: tried, without responses.
-        waiting: listed, not attempted yet, or probed with responses that are gone or damaged since.
-        holes: the latter of those waiting; the next ``probe`` runs them again.
-        by_status: one dict per status present: ``outcome``, ``status``, ``repositories``, ``meaning``.
-        logits: searchable logits in the descriptors.
-        converted: of the eligible, those whose weights are taken from a conversion bot's pull request.
-    """
-
-    listed: int
-    eligible: int
-    attempted: int
-    ok: int
-    skipped: int
-    failed: int
-    waiting: int
-    logits: int
+    listed: int  # repositories in the catalog
+    eligible: int  # those the crawler found fit to be probed
+    attempted: int  # models with an attempt row; always ``ok + skipped + failed``
+    ok: int  # probed
+    skipped: int  # not run, for a reason known beforehand
+    failed: int  # tried, without responses
+    waiting: int  # listed, not attempted yet, or probed with responses that are gone or damaged since
+    logits: int  # searchable logits in the descriptors
+    # one dict per status present: ``outcome``, ``status``, ``repositories``, ``meaning``
     by_status: list[dict[str, Any]]
-    holes: int = 0
-    converted: int = 0
+    holes: int = 0  # the latter of those waiting; the next ``probe`` runs them again
+    converted: int = 0  # of the eligible, those whose weights are taken from a conversion bot's pull request
 
 
 def status(path: str | Path | Workspace) -> StatusReport:

@@ -27,19 +27,12 @@ _NOT_HERE = frozenset({"shieldgemma2"})
 
 @dataclass(frozen=True)
 class Architectures:
-    """Names of what can be built.
+    """Names of what can be built."""
 
-    Attributes:
-        classifiers: classes of image classifiers by transformers' ``model_type``.
-        zero_shot: classes of zero-shot image-text models by ``model_type``.
-        model_types: every ``model_type`` transformers knows.
-        timm: every model name timm knows, old ones included.
-    """
-
-    classifiers: dict[str, frozenset[str]]
-    zero_shot: dict[str, frozenset[str]]
-    model_types: frozenset[str]
-    timm: frozenset[str]
+    classifiers: dict[str, frozenset[str]]  # classes of image classifiers by transformers' ``model_type``
+    zero_shot: dict[str, frozenset[str]]  # classes of zero-shot image-text models by ``model_type``
+    model_types: frozenset[str]  # every ``model_type`` transformers knows
+    timm: frozenset[str]  # every model name timm knows, old ones included
 
     @classmethod
     def load(cls, folder: Path) -> Architectures:

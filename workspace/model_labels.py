@@ -24,19 +24,13 @@ _NUMBER = re.compile(r"[-+]?\d+(?:\.0+)?")
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels as a config states them.
+    """Labels as a config states them."""
 
-    Attributes:
-        names: label by index, None for a gap; None when there are no labels.
-        count: how many outputs they speak of, None when there are none.
-        fits: whether their numbering is 0, 1, ... without gaps, so that each label belongs to its output for certain.
-        quality: how far they are names.
-    """
-
-    names: tuple[str | None, ...] | None = None
-    count: int | None = None
+    names: tuple[str | None, ...] | None = None  # label by index, None for a gap; None when there are no labels
+    count: int | None = None  # how many outputs they speak of, None when there are none
+    # whether their numbering is 0, 1, ... without gaps, so that each label belongs to its output for certain
     fits: bool = True
-    quality: LabelQuality = LabelQuality.MISSING
+    quality: LabelQuality = LabelQuality.MISSING  # how far they are names
 
     def fitted(self, outputs: int, most: int) -> Labels:
         """Return them for a model of ``outputs`` outputs, at most ``most`` of them, with their quality.

@@ -18,19 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fetched:
-    """A model's files, complete and verified against the hashes its repository states.
+    """A model's files, complete and verified against the hashes its repository states."""
 
-    Attributes:
-        folder: holds exactly the files a probe needs (config, preprocessor, safetensors), by their own names.
-        bytes_fetched: size of those files, whether or not they came from the cache.
-        seconds: wall time of fetching and verifying.
-        release: call when the files are no longer needed; the fetcher may then delete them.
-    """
-
-    folder: Path
-    bytes_fetched: int
-    seconds: float
-    release: Callable[[], None]
+    folder: Path  # holds exactly the files a probe needs (config, preprocessor, safetensors), by their own names
+    bytes_fetched: int  # size of those files, whether or not they came from the cache
+    seconds: float  # wall time of fetching and verifying
+    release: Callable[[], None]  # call when the files are no longer needed; the fetcher may then delete them
 
 
 class Fetch(Protocol):
@@ -46,19 +39,12 @@ class Fetch(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Sight:
-    """How an encoder sees images beside a bank of concepts.
+    """How an encoder sees images beside a bank of concepts."""
 
-    Attributes:
-        encoder: its name.
-        commit: its version.
-        concepts: names of the bank.
-        texts: float32 ``[concepts, dim]``, their embeddings, of unit length.
-        embed: embeds pictures, given encoded and with their captions (or None), float32 ``[pictures, dim]`` of unit
-            length; a row of zeros is like nothing.
-    """
-
-    encoder: str
-    commit: str
-    concepts: tuple[str, ...]
-    texts: NDArray[np.float32]
+    encoder: str  # its name
+    commit: str  # its version
+    concepts: tuple[str, ...]  # names of the bank
+    texts: NDArray[np.float32]  # float32 ``[concepts, dim]``, their embeddings, of unit length
+    # embeds pictures, given encoded and with their captions (or None), float32 ``[pictures, dim]`` of unit length; a
+    # row of zeros is like nothing
     embed: Callable[[Sequence[bytes], Sequence[str | None]], NDArray[np.float32]]

@@ -57,21 +57,14 @@ Files = dict[str, "bytes | Path | Content"]
 
 @dataclass(frozen=True)
 class RepoFile:
-    """One file.
+    """One file."""
 
-    Attributes:
-        path: as the listing states it; may be hostile.
-        content: what is served.
-        lfs: whether it is kept in LFS, hence redirected to the CDN.
-        stated_sha256: what the listing says in place of the true hash; for a file that was corrupted since.
-        served: whether asking for it succeeds; a listed file that is not served answers 404.
-    """
-
-    path: str
-    content: Content
-    lfs: bool
+    path: str  # as the listing states it; may be hostile
+    content: Content  # what is served
+    lfs: bool  # whether it is kept in LFS, hence redirected to the CDN
+    # what the listing says in place of the true hash; for a file that was corrupted since
     stated_sha256: str | None = None
-    served: bool = True
+    served: bool = True  # whether asking for it succeeds; a listed file that is not served answers 404
 
     @classmethod
     def of(cls, path: str, content: bytes | Path | Content, **changes: Any) -> RepoFile:
@@ -118,21 +111,13 @@ class RepoFile:
 
 @dataclass(frozen=True)
 class PullRequest:
-    """A pull request: a commit of its own under ``refs/pr/N``, with all the files the repository would then have.
+    """A pull request: a commit of its own under ``refs/pr/N``, with all the files the repository would then have."""
 
-    Attributes:
-        num: the N; discussions and pull requests are counted together.
-        author: who opened it.
-        files: by path.
-        title: of the discussion.
-        status: open, closed, merged or draft.
-    """
-
-    num: int
-    author: str
-    files: Mapping[str, RepoFile]
-    title: str = "Adding `safetensors` variant of this model"
-    status: str = "open"
+    num: int  # the N; discussions and pull requests are counted together
+    author: str  # who opened it
+    files: Mapping[str, RepoFile]  # by path
+    title: str = "Adding `safetensors` variant of this model"  # of the discussion
+    status: str = "open"  # open, closed, merged or draft
 
     @property
     def ref(self) -> str:
@@ -142,24 +127,16 @@ class PullRequest:
 
 @dataclass
 class Repo:
-    """A repository with one commit on ``main``, and one on each pull request.
+    """A repository with one commit on ``main``, and one on each pull request."""
 
-    Attributes:
-        id: owner/name.
-        files: by path.
-        facts: what is not in its files: ``downloads``, ``likes``, ``createdAt``, ``gated``, ``disabled`` ... Values
-            replace those the row would have, so that a fact may also make the row wrong on purpose.
-        gone: listed, but every other request says there is no such repository.
-        renamed_to: its new id; API requests are redirected there.
-        pulls: its pull requests.
-    """
-
-    id: str
-    files: Mapping[str, RepoFile]
+    id: str  # owner/name
+    files: Mapping[str, RepoFile]  # by path
+    # what is not in its files: ``downloads``, ``likes``, ``createdAt``, ``gated``, ``disabled`` ... Values replace
+    # those the row would have, so that a fact may also make the row wrong on purpose
     facts: dict[str, Any] = field(default_factory=dict)
-    gone: bool = False
-    renamed_to: str | None = None
-    pulls: tuple[PullRequest, ...] = ()
+    gone: bool = False  # listed, but every other request says there is no such repository
+    renamed_to: str | None = None  # its new id; API requests are redirected there
+    pulls: tuple[PullRequest, ...] = ()  # its pull requests
 
     @classmethod
     def of(cls, repo_id: str, files: Files, **changes: Any) -> Repo:

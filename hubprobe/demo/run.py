@@ -39,25 +39,18 @@ HITS = 5
 
 @dataclass
 class DemoReport:
-    """What the demo did and found.
+    """What the demo did and found."""
 
-    Attributes:
-        workspace: its folder.
-        hits: for each query, the best logits as records, with ``right``: whether the hub trained it on that concept.
-        right: for each query, how many outputs of the hub are right.
-        evidence: for each query, the picture of what those logits answer most strongly.
-        status: counts by how repositories ended.
-        evaluation: accuracy over every concept of the demo hub, as rows.
-        seconds: wall time of each step.
-    """
-
-    workspace: Path
+    workspace: Path  # its folder
+    # for each query, the best logits as records, with ``right``: whether the hub trained it on that concept
     hits: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    right: dict[str, int] = field(default_factory=dict)
+    right: dict[str, int] = field(default_factory=dict)  # for each query, how many outputs of the hub are right
+    # for each query, the picture of what those logits answer most strongly
     evidence: dict[str, Path] = field(default_factory=dict)
-    status: StatusReport | None = None
+    status: StatusReport | None = None  # counts by how repositories ended
+    # accuracy over every concept of the demo hub, as rows
     evaluation: list[dict[str, Any]] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)  # wall time of each step
 
 
 def demo(path: str | Path | None = None, *, workers: int = 1, progress: bool = True) -> DemoReport:

@@ -22,19 +22,13 @@ LEAST_BYTES = 2 * 10**9
 
 @dataclass(frozen=True)
 class Check:
-    """One row.
+    """One row."""
 
-    Attributes:
-        check: what was looked at.
-        state: ``ok``; ``warn``: works, but not as well as it could or not for long; ``fail``: some verb will not work.
-        found: what it is; from the Hub or a file it may be a stranger's text, so it is made printable here.
-        advice: what to do, a command where there is one; empty when nothing is to be done.
-    """
-
-    check: str
+    check: str  # what was looked at
+    # ``ok``; ``warn``: works, but not as well as it could or not for long; ``fail``: some verb will not work
     state: State
-    found: str
-    advice: str = ""
+    found: str  # what it is; from the Hub or a file it may be a stranger's text, so it is made printable here
+    advice: str = ""  # what to do, a command where there is one; empty when nothing is to be done
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "found", printable(self.found, 400))
@@ -43,12 +37,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Setting:
-    """What `examine` was asked for; see there.
-
-    Attributes:
-        is_run: whether a run is about to begin, which needs more than searching does.
-        learned: what one check found out and a later one need not ask again.
-    """
+    """What `examine` was asked for; see there."""
 
     root: Path
     endpoint: str | None
@@ -56,9 +45,10 @@ class Setting:
     offline: bool
     seconds: float
     least_bytes: int
-    is_run: bool = False
+    is_run: bool = False  # whether a run is about to begin, which needs more than searching does
     probes_from: str | None = None
     limit: int | None = None
+    # what one check found out and a later one need not ask again
     learned: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @cached_property

@@ -77,34 +77,23 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass
 class Pick:
-    """One pick of a visitor.
-
-    Attributes:
-        concepts: what is told apart.
-        names: what each image was called, disarmed.
-        thumbnails: each image as a small WebP.
-        state: ``waiting``, ``running``, ``asking``, ``done``, ``failed`` or ``stopped``.
-        asked: the image that a label is asked for, while ``asking``.
-        labels: how many were given.
-        result: what `hubprobe.page.pick_child` found, once ``done``.
-        error: why it ended, when it failed.
-        notes: images that could not be used.
-    """
+    """One pick of a visitor."""
 
     key: str
-    concepts: tuple[str, ...]
-    names: list[str]
-    thumbnails: list[bytes] = field(repr=False)
+    concepts: tuple[str, ...]  # what is told apart
+    names: list[str]  # what each image was called, disarmed
+    thumbnails: list[bytes] = field(repr=False)  # each image as a small WebP
     folder: Path
     budget: int
     candidates: int
     where: str
-    notes: list[str]
-    state: str = "waiting"
-    asked: int | None = None
-    labels: int = 0
+    notes: list[str]  # images that could not be used
+    state: str = "waiting"  # ``waiting``, ``running``, ``asking``, ``done``, ``failed`` or ``stopped``
+    asked: int | None = None  # the image that a label is asked for, while ``asking``
+    labels: int = 0  # how many were given
+    # what `hubprobe.page.pick_child` found, once ``done``
     result: dict[str, Any] | None = field(default=None, repr=False)
-    error: str = ""
+    error: str = ""  # why it ended, when it failed
     seen: float = field(default_factory=time.monotonic)
     process: subprocess.Popen[str] | None = field(default=None, repr=False)
     ended: threading.Event = field(default_factory=threading.Event, repr=False)

@@ -27,23 +27,14 @@ MAX_LABELS_BYTES = 64 * 1024**2  # of a CSV
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What is to be picked for.
+    """What is to be picked for."""
 
-    Attributes:
-        root: the pick's folder, ``picks/<name>/`` of the workspace.
-        inner: the workspace whose probes are the images.
-        concepts: what is to be told apart.
-        sources: of each image, its path within the folder, or where it came from.
-        labels: int64 [images], `UNKNOWN`, `FOREIGN` or a concept; what is learnt is written into it.
-        notes: what a user should know of the images.
-    """
-
-    root: Path
-    inner: Workspace
-    concepts: tuple[str, ...]
-    sources: tuple[str, ...]
-    labels: NDArray[np.int64]
-    notes: tuple[str, ...]
+    root: Path  # the pick's folder, ``picks/<name>/`` of the workspace
+    inner: Workspace  # the workspace whose probes are the images
+    concepts: tuple[str, ...]  # what is to be told apart
+    sources: tuple[str, ...]  # of each image, its path within the folder, or where it came from
+    labels: NDArray[np.int64]  # int64 [images], `UNKNOWN`, `FOREIGN` or a concept; what is learnt is written into it
+    notes: tuple[str, ...]  # what a user should know of the images
 
     def learn(self, image: int, label: int) -> None:
         """Note the label of an image, on the disk too: what was answered is never asked again."""

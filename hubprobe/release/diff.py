@@ -28,16 +28,11 @@ _STATUS = ["repo_id", "sha", "status"]
 
 @dataclass(frozen=True)
 class Difference:
-    """Changes between two releases.
+    """Changes between two releases."""
 
-    Attributes:
-        release_id: of the earlier one.
-        probe_set: whether both are of the same probes; else no two descriptors can be compared.
-        names: repositories by kind of change, sorted; kinds without any are left out.
-    """
-
-    release_id: str
-    probe_set: bool
+    release_id: str  # of the earlier one
+    probe_set: bool  # whether both are of the same probes; else no two descriptors can be compared
+    # repositories by kind of change, sorted; kinds without any are left out
     names: dict[str, list[str]] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:

@@ -50,27 +50,16 @@ Model = tuple[str, str]
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What an import made.
+    """What an import made."""
 
-    Attributes:
-        folder: the workspace.
-        release_id: of the release.
-        revision: commit it was fetched at; empty for a folder.
-        models: repositories in the catalog.
-        logits: searchable logits in the index.
-        probes: probes in the probe set.
-        probe_images: whether the probes have their images.
-        encoder: name and commit of the encoder of the index, or None.
-    """
-
-    folder: Path
-    release_id: str
-    revision: str
-    models: int
-    logits: int
-    probes: int
-    probe_images: bool
-    encoder: str | None
+    folder: Path  # the workspace
+    release_id: str  # of the release
+    revision: str  # commit it was fetched at; empty for a folder
+    models: int  # repositories in the catalog
+    logits: int  # searchable logits in the index
+    probes: int  # probes in the probe set
+    probe_images: bool  # whether the probes have their images
+    encoder: str | None  # name and commit of the encoder of the index, or None
 
 
 def import_release(

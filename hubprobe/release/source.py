@@ -342,23 +342,14 @@ _REPO = re.compile(f"{_REPO_PART}/{_REPO_PART}")
 
 @dataclass(frozen=True)
 class PushSummary:
-    """What a push did.
+    """What a push did."""
 
-    Attributes:
-        repo: the dataset.
-        commit: its commit now.
-        url: where to look at it.
-        created: whether the dataset is new.
-        changed: whether there was anything to commit.
-        private: whether only its owners see it.
-    """
-
-    repo: str
-    commit: str
-    url: str
-    created: bool
-    changed: bool
-    private: bool
+    repo: str  # the dataset
+    commit: str  # its commit now
+    url: str  # where to look at it
+    created: bool  # whether the dataset is new
+    changed: bool  # whether there was anything to commit
+    private: bool  # whether only its owners see it
 
 
 def check_repo(repo: str) -> None:

@@ -36,27 +36,16 @@ _MADE_BY = ("hubprobe", "numpy", "pyarrow", "timm", "torch", "transformers")
 
 @dataclass(frozen=True)
 class ReleaseSummary:
-    """What a release holds, or would hold after a dry run.
+    """What a release holds, or would hold after a dry run."""
 
-    Attributes:
-        folder: where it is.
-        release_id: names the content of the tables; empty after a dry run.
-        rows: of each table; those of ``logits`` count searchable outputs only after a dry run.
-        left_out: repositories left out, by reason.
-        probe_images: whether images and captions are in it.
-        encoder: name and commit of the encoder it can be searched with, or None.
-        files: size in bytes of every file; after a dry run about that of every table.
-        since: what has changed since the release before it; None without one.
-    """
-
-    folder: Path
-    release_id: str
-    rows: dict[str, int]
-    left_out: dict[str, int]
-    probe_images: bool
-    encoder: str | None
-    files: dict[str, int]
-    since: Difference | None = None
+    folder: Path  # where it is
+    release_id: str  # names the content of the tables; empty after a dry run
+    rows: dict[str, int]  # of each table; those of ``logits`` count searchable outputs only after a dry run
+    left_out: dict[str, int]  # repositories left out, by reason
+    probe_images: bool  # whether images and captions are in it
+    encoder: str | None  # name and commit of the encoder it can be searched with, or None
+    files: dict[str, int]  # size in bytes of every file; after a dry run about that of every table
+    since: Difference | None = None  # what has changed since the release before it; None without one
 
 
 def release(
