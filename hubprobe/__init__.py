@@ -58,13 +58,7 @@ _VERBS = {
     "run": "hubprobe.front",
     "use": "hubprobe.usage",
 }
-_OTHERS = {
-    "concepts": "hubprobe.front",
-    "open": "hubprobe.front",
-    "status": "hubprobe.front",
-    "Index": "search",
-    "Query": "search",
-}
+_OTHERS = {**dict.fromkeys(("concepts", "open", "status"), "hubprobe.front"), "Index": "search", "Query": "search"}
 
 __all__ = [
     "Config",

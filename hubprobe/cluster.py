@@ -180,7 +180,6 @@ def _workspace_here(spec: Spec) -> tuple[Workspace, Remote | None]:
 
 
 def _node_size(per_actor: Mapping[str, float]) -> float:
-    """Return how many actors this node has room for."""
     ray = import_module("ray")
     me = ray.get_runtime_context().get_node_id()
     return max(_slots(node, per_actor) for node in ray.nodes() if node["NodeID"] == me)
@@ -258,7 +257,6 @@ class Ray:
             return len(driver.took_part)
 
     def _per_actor(self, ray: Any) -> dict[str, float]:
-        """Return what of a node an actor takes."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpus = self._gpus if self._gpus is not None else float(any(node.get("GPU") for node in nodes))
         most = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
@@ -378,7 +376,6 @@ class _Driver:
             _log.warning("no node of the cluster has room for an actor of %s: waiting for one", self._per_actor)
 
     def _take(self, call: Any) -> None:
-        """Note what a call to an actor came to."""
         number, task = self._calls.pop(call)
         if number not in self._actors:
             return

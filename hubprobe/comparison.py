@@ -211,7 +211,6 @@ def speed(attempt: Mapping[str, Any]) -> float | None:
 
 
 def _picked(workspace: Workspace, wanted: set[str]) -> dict[str, list[dict[str, Any]]]:
-    """Return what picks in the workspace say of models, by repository."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted((workspace.root / "picks").glob("*/models.parquet")):
         columns = ["repo_id", "accuracy", "low", "high", "basis", "per_concept"]

@@ -188,7 +188,6 @@ def proxy_for(url: str) -> str:
 
 
 def _covers(entry: str, host: str, port: int) -> bool:
-    """Return whether one entry of NO_PROXY names a host."""
     if entry == "*":
         return True
     parts = urlsplit(f"//{entry}")

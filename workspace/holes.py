@@ -64,7 +64,6 @@ def contents(path: Path) -> dict[Key, Held]:
 
 
 def _values(metadata: pq.FileMetaData, column: str) -> int:
-    """Return how many values a column has, by the footer."""
     groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
     chunks = (group.column(i) for group in groups for i in range(group.num_columns))
     return sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)

@@ -201,7 +201,6 @@ def _parts(image: Image.Image, called: str) -> int:
 
 
 def _whole(value: Any) -> int:
-    """Return the number that a tag states, 0 where it states none."""
     value = value[0] if isinstance(value, tuple) and value else value
     return value if type(value) is int and value > 0 else 0
 

@@ -33,6 +33,11 @@ class Workspace:
 
     def __init__(self, root: str | Path, config: Config | None = None, remote: str | None = None) -> None:
         self.root = Path(root)
+        self.catalog_dir = self.root / "catalog"  # Parquet files, and the state of a crawl while it runs
+        self.attempts_dir = self.root / "attempts"  # one file per attempt until they are compacted
+        self.index_dir = self.root / "index"  # derived, rebuildable
+        self.runs_dir = self.root / "runs"  # manifests
+        self.cache_dir = self.root / "cache"  # fetched from the Hub, safe to delete at any time
         self.config = config if config is not None else Config.load(self.root / MARKER)
         named = os.environ.get("HUBPROBE_REMOTE") if remote is None else remote
         self.remote = (self.config.workspace.remote if named is None else named).rstrip("/")
@@ -67,31 +72,6 @@ class Workspace:
         return cls(root)
 
     # ── folders ──────────────────────────────────────────────────────────────────────────────────────────────────
-    @property
-    def catalog_dir(self) -> Path:
-        """The catalog's Parquet files, and the state of a crawl while it runs."""
-        return self.root / "catalog"
-
-    @property
-    def attempts_dir(self) -> Path:
-        """Attempt rows, one file per attempt until they are compacted."""
-        return self.root / "attempts"
-
-    @property
-    def index_dir(self) -> Path:
-        """The derived, rebuildable index."""
-        return self.root / "index"
-
-    @property
-    def runs_dir(self) -> Path:
-        """Run manifests."""
-        return self.root / "runs"
-
-    @property
-    def cache_dir(self) -> Path:
-        """Files fetched from the Hub, safe to delete at any time."""
-        return self.root / "cache"
-
     def probes_dir(self, probe_set: str) -> Path:
         """Folder of one probe set: ``probes.parquet`` and ``manifest.json``."""
         return self.root / "probes" / probe_set

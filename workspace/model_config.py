@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, Strict, StrictBool, StrictStr, TypeAdapter, ValidationError
 
 from workspace import bounded_json
 from workspace.errors import ModelError
@@ -232,56 +233,44 @@ def _timm(raw: Mapping[str, Any], most: int, datasets: Iterable[str]) -> ModelCo
     )
 
 
-def _is_size(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(type(v) is int and v > 0 for v in value)
+_Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+_Text = Annotated[StrictStr, Field(max_length=200)]
+_Size = TypeAdapter(Annotated[list[Annotated[int, Strict(), Field(gt=0)]], Field(min_length=3, max_length=3)])
+_Crop = TypeAdapter(_Number)
+_Mean = TypeAdapter(_Number | Annotated[list[_Number], Field(min_length=1, max_length=100)])
+_Word = TypeAdapter(_Text)
+_Pair = TypeAdapter(Annotated[list[Annotated[int, Strict()]], Field(max_length=3)])
+_Modules = TypeAdapter(_Text | Annotated[list[_Text], Field(max_length=20)])
+_Flag = TypeAdapter(StrictBool)
+_Count = TypeAdapter(Annotated[int, Strict(), Field(ge=0, lt=2**31)])
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and isfinite(value)
+def _fits(kind: TypeAdapter[Any], value: Any) -> bool:
+    try:
+        kind.validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
-def _is_mean(value: Any) -> bool:
-    return _is_number(value) or (isinstance(value, list) and 0 < len(value) <= 100 and all(map(_is_number, value)))
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= 200
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= 3 and all(type(v) is int for v in value)
-
-
-def _is_modules(value: Any) -> bool:
-    return _is_text(value) or (isinstance(value, list) and len(value) <= 20 and all(map(_is_text, value)))
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_count(value: Any) -> bool:
-    return count_of(value) is not None
-
-
-_SETTINGS = {
-    "input_size": (_is_size, "[channels, height, width]"),
-    "test_input_size": (_is_size, "[channels, height, width]"),
-    "min_input_size": (_is_size, "[channels, height, width]"),
-    "fixed_input_size": (_is_flag, "true or false"),
-    "interpolation": (_is_text, "a text"),
-    "crop_pct": (_is_number, "a number"),
-    "test_crop_pct": (_is_number, "a number"),
-    "crop_mode": (_is_text, "a text"),
-    "mean": (_is_mean, "numbers"),
-    "std": (_is_mean, "numbers"),
-    "num_classes": (_is_count, "a number of classes"),
-    "label_offset": (_is_count, "a number of labels"),
-    "pool_size": (_is_pair, "[height, width]"),
-    "test_pool_size": (_is_pair, "[height, width]"),
-    "first_conv": (_is_modules, "names of layers"),
-    "classifier": (_is_modules, "names of layers"),
-    "tag": (_is_text, "a text"),
+_SETTINGS: dict[str, tuple[TypeAdapter[Any], str]] = {
+    "input_size": (_Size, "[channels, height, width]"),
+    "test_input_size": (_Size, "[channels, height, width]"),
+    "min_input_size": (_Size, "[channels, height, width]"),
+    "fixed_input_size": (_Flag, "true or false"),
+    "interpolation": (_Word, "a text"),
+    "crop_pct": (_Crop, "a number"),
+    "test_crop_pct": (_Crop, "a number"),
+    "crop_mode": (_Word, "a text"),
+    "mean": (_Mean, "numbers"),
+    "std": (_Mean, "numbers"),
+    "num_classes": (_Count, "a number of classes"),
+    "label_offset": (_Count, "a number of labels"),
+    "pool_size": (_Pair, "[height, width]"),
+    "test_pool_size": (_Pair, "[height, width]"),
+    "first_conv": (_Modules, "names of layers"),
+    "classifier": (_Modules, "names of layers"),
+    "tag": (_Word, "a text"),
 }
 """The settings of a stranger's ``pretrained_cfg`` that are read, and what each must be: none names a file, an address
 or a loader. Null means that it is not stated, as for timm."""
@@ -290,11 +279,11 @@ or a loader. Null means that it is not stated, as for timm."""
 def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that are read. Raises `ModelError` (malformed_config) for one that is not what it must be."""
     kept = {}
-    for name, (fits, what) in _SETTINGS.items():
+    for name, (kind, what) in _SETTINGS.items():
         value = settings.get(name)
-        if value is None or (name == "tag" and not fits(value)):  # a tag only hints at the labels
+        if value is None or (name == "tag" and not _fits(kind, value)):  # a tag only hints at the labels
             continue
-        if not fits(value):
+        if not _fits(kind, value):
             raise ModelError(Status.MALFORMED_CONFIG, f"its {name} is not {what}")
         kept[name] = value
     return kept
@@ -311,7 +300,7 @@ def _repaired(pretrained: dict[str, Any], model_args: Mapping[str, Any]) -> dict
                 pretrained[key] = [channels, *pretrained[key][1:]]
     size = model_args.get("img_size")
     size = [size, size] if type(size) is int else size
-    if pretrained["fixed_input_size"] and isinstance(size, list) and _is_size([1, *size]):
+    if pretrained["fixed_input_size"] and isinstance(size, list) and _fits(_Size, [1, *size]):
         pretrained["input_size"] = [pretrained["input_size"][0], *size]
     return pretrained
 

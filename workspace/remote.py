@@ -218,7 +218,6 @@ class Remote:
             _log.info("the remote was not listed: %s", error)
 
     def _push_loose(self, place: Place) -> None:
-        """Push one attempt from the file it was committed to."""
         if place in self.commits:
             return
         path = self.workspace.attempts_dir / f"{place[0]}-{place[1]:03d}.parquet"
@@ -227,7 +226,6 @@ class Remote:
         self._push_commit(row, path, responses)
 
     def _push_commit(self, row: Mapping[str, Any], attempt: Path, responses: Path) -> None:
-        """Push the file of an attempt, and of its responses where it has some, as one object."""
         digest = ""
         with self._objects.scratch() as folder:
             whole = attempt
@@ -348,7 +346,6 @@ class Remote:
         return came + len(todo)
 
     def _pull_models(self, dry_run: bool) -> int:
-        """Bring rows and responses that are not here."""
         came = self._pull_attempts(dry_run, whole=True)
         if not self.commits:
             return came
@@ -390,7 +387,6 @@ class Remote:
         return table
 
     def _keep_attempts(self, tables: Iterable[pa.Table | None]) -> None:
-        """Write rows that came to one file."""
         rows = pa.concat_tables([records.ATTEMPTS.empty_table(), *(t for t in tables if t is not None)])
         if rows.num_rows:
             places = sorted(_place(r) for r in rows.select(["repo_id", "sha", "attempt"]).to_pylist())

@@ -175,7 +175,6 @@ def main() -> None:
 
 
 def _end(sentence: str, code: int) -> NoReturn:
-    """Say on stderr why a command ends, and end it."""
     if machine.wants_json():
         machine.say("end", code=int(code), message=sentence)
     else:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
@@ -293,26 +293,6 @@ def parse_parameters(text: str) -> tuple[float, float] | None:
     return bounds["min"], bounds["max"]
 
 
-@runtime_checkable
-class Catalog(Protocol):
-    """The repositories of a hub."""
-
-    def page(self, query: ModelsQuery, limit: int, after: Cursor | None) -> tuple[list[Row], Cursor | None]:
-        """Return up to ``limit`` rows that sort after ``after``, newest or largest first, and where they end.
-
-        The second value is None when nothing follows.
-        """
-        ...
-
-    def find(self, repo_id: str) -> Repo:
-        """Return a repository by id; raises `RefusedError` when there is none. A renamed one says so itself."""
-        ...
-
-    def record(self, repo: Repo) -> Row:
-        """Return every field the API can give for it."""
-        ...
-
-
 class FolderCatalog:
     """Repositories known one by one: from folders in the Hub's own layout, or made in memory.
 
@@ -343,7 +323,10 @@ class FolderCatalog:
         self._orders = {}
 
     def page(self, query: ModelsQuery, limit: int, after: Cursor | None) -> tuple[list[Row], Cursor | None]:
-        """Return a page, as `Catalog.page` says."""
+        """Return up to ``limit`` rows that sort after ``after``, newest or largest first, and where they end.
+
+        The second value is None when nothing follows.
+        """
         order = self._order(query.sort)
         rows: list[Row] = []
         last: Cursor | None = None
@@ -363,14 +346,14 @@ class FolderCatalog:
         return rows, None
 
     def find(self, repo_id: str) -> Repo:
-        """Return a repository, as `Catalog.find` says."""
+        """Return a repository by id; raises `RefusedError` when there is none. A renamed one says so itself."""
         repo = self._repos.get(repo_id)
         if repo is None or repo.gone:
             raise not_found()
         return repo
 
     def record(self, repo: Repo) -> Row:
-        """Return the record of ``repo``, made once."""
+        """Return every field the API can give for ``repo``."""
         if repo.id not in self._records:
             self._records[repo.id] = record(repo)
         return self._records[repo.id]

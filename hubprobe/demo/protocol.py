@@ -12,8 +12,8 @@ from urllib.parse import parse_qs, quote, urlencode
 from hubprobe.demo.listing import (
     EXPAND,
     SORTS,
-    Catalog,
     Cursor,
+    FolderCatalog,
     ModelsQuery,
     RefusedError,
     Row,
@@ -35,7 +35,12 @@ class Protocol:
     """Answers requests from a catalog; ``cdn`` returns the address of the CDN for a request. Sizes are of pages."""
 
     def __init__(
-        self, catalog: Catalog, cdn: Callable[[Request], str], *, page_size: int = 1000, tree_page_size: int = 1000
+        self,
+        catalog: FolderCatalog,
+        cdn: Callable[[Request], str],
+        *,
+        page_size: int = 1000,
+        tree_page_size: int = 1000,
     ) -> None:
         self.catalog, self._cdn = catalog, cdn
         self._page_size, self._tree_page_size = page_size, tree_page_size

@@ -19,7 +19,7 @@ from uuid import uuid4
 import click
 
 from hubprobe.demo import lite0, unhealthy
-from hubprobe.demo.listing import Catalog, FolderCatalog, RefusedError, read_folder
+from hubprobe.demo.listing import FolderCatalog, RefusedError, read_folder
 from hubprobe.demo.protocol import Protocol, error
 from hubprobe.demo.repository import Repo
 from hubprobe.demo.uploads import Datasets
@@ -158,7 +158,7 @@ class HubServer:
     """Serves repositories over loopback HTTP; a context manager.
 
     Args:
-        source: a folder with ``models/<owner>/<name>/``, some repositories, or any catalog.
+        source: a folder with ``models/<owner>/<name>/``, some repositories, or a catalog.
         port: of the endpoint; 0 takes a free one. The CDN always gets a free one.
         page_size: rows of a list page at most.
         tree_page_size: entries of a tree page.
@@ -173,7 +173,7 @@ class HubServer:
 
     def __init__(
         self,
-        source: Path | Iterable[Repo] | Catalog,
+        source: Path | Iterable[Repo] | FolderCatalog,
         *,
         port: int = 0,
         page_size: int = 1000,
@@ -184,7 +184,7 @@ class HubServer:
     ) -> None:
         if isinstance(source, Path):
             source = read_folder(source)
-        self.catalog: Catalog = source if isinstance(source, Catalog) else FolderCatalog(source)
+        self.catalog = source if isinstance(source, FolderCatalog) else FolderCatalog(source)
         self.requests = RequestLog()
         self.intercept = intercept
         self._limiter = limiter or RateLimiter(GENEROUS)

@@ -71,16 +71,8 @@ def before_run(
     """Yield what `hubprobe run` needs of the Hub, the encoder, the probe images and the disks; see `examine`.
 
     What the workspace has already is not asked for again: a Hub that it crawled (the crawl asks it first of all), its
-    probe set, the encoder of its index.
-
-    Args:
-        root: the workspace's folder; it need not exist.
-        endpoint: address of the Hub; the workspace's own when None.
-        token: for the Hub; the machine's own when None.
-        probes_from: where the probe images would come from; the configuration's source when None.
-        limit: repositories that would be listed at most.
-        seconds: what one question to the Hub may take.
-        least_bytes: free space on the workspace's disk, beside what the run is known to need.
+    probe set, the encoder of its index. ``probes_from`` and ``limit`` are those of `hubprobe.run`; ``least_bytes`` is
+    free space beside what the run is known to need.
     """
     setting = Setting(Path(root), endpoint, token, False, seconds, least_bytes, True, probes_from, limit)
     crawled = (setting.root / "catalog" / ".lock").is_file()  # every crawl leaves it

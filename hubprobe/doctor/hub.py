@@ -137,8 +137,6 @@ def _unreachable(setting: Setting, found: str) -> Check:
 
 
 class _Asked:
-    """An answer and how long it took."""
-
     def __init__(self, headers: Mapping[str, str], body: bytes, seconds: float) -> None:
         self.headers, self.body, self.seconds = headers, body, seconds
 

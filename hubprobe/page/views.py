@@ -443,7 +443,6 @@ def _divided(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _model(opened: Opened, repo_id: str, sha: str | None) -> tuple[str, Any]:
-    """Return the commit and the rows of a model; raises `QueryError` for one that is not there."""
     gallery = opened.index.gallery
     sha = gallery.commit(repo_id, sha or None)
     return sha, np.flatnonzero(gallery.is_model(repo_id, sha))
@@ -455,7 +454,6 @@ def _first(start: int, total: int) -> int:
 
 
 def _files(here: Callable[..., str]) -> list[tuple[str, str]]:
-    """Return the formats that a page can be kept in, ``(format, address)``."""
     return [(kind, here(format=kind)) for kind in download.KINDS]
 
 
@@ -467,7 +465,6 @@ def _pages(total: int, start: int, here: Callable[..., str]) -> list[tuple[str, 
 
 
 def _lines(hits: Sequence[Mapping[str, Any]]) -> str:
-    """Return hits as CSV, for copying."""
     rows = [
         {name: printable(hit[name], 200) if isinstance(hit.get(name), str) else hit.get(name) for name in _COPIED}
         for hit in hits

@@ -59,18 +59,7 @@ def prepare(
     """Read the images into ``picks/<name>/``, once, and find what is known of them.
 
     Labels come from a CSV (columns ``path`` and ``label``), else from the names of the folders that images lie in, and
-    from what was answered in an earlier run.
-
-    Args:
-        workspace: whose index is asked; its endpoint and settings hold for the pick.
-        images: folder of images, Parquet file or data set.
-        concepts: what is to be told apart; the labels when empty.
-        labels: CSV file.
-        limit: images used at most, a seeded sample.
-        seed: of the sample.
-        name: of the pick; made of images, concepts and seed when None.
-        folder: where it is kept, in place of ``picks/<name>/``.
-        progress: show bars.
+    from what was answered in an earlier run. Arguments are as `hubprobe.pick.pick` has them, ``limit`` its max_images.
 
     Raises `QueryError` for concepts or labels that make no task, `WorkspaceError` for images that cannot be read.
     """
@@ -152,13 +141,10 @@ _CELL, _THUMB, _LINE, _COLUMNS = 250, 160, 18, 4  # pixels, and images in a row
 
 
 def disagreements(task: Task, names: Sequence[str], votes: NDArray[np.int64], target: Path) -> int:
-    """Draw the images on which ``names`` disagree, most divided first; return how many there are.
+    """Draw the images on which the leading models ``names`` disagree, most divided first; return how many there are.
 
-    Args:
-        task: the images.
-        names: the leading models, best first.
-        votes: int64 [models, images], their answers.
-        target: PNG to write; none is written, and an old one goes, when there is nothing to draw.
+    ``votes`` are their answers, int64 [models, images]. ``target`` is a PNG; an old one goes when there is nothing to
+    draw.
     """
     counts = np.array([len(set(v[v >= 0].tolist())) for v in votes.T])
     divided = np.flatnonzero(counts > 1)

@@ -136,17 +136,8 @@ def pick(
     if budget < 0 or candidates < 1 or max_images < 2:
         raise QueryError("a pick needs a budget of 0 or more labels, at least 1 candidate and at least 2 images")
     index = search.open(workspace, token=token)
-    task = prepare(
-        workspace,
-        images,
-        concepts,
-        labels=labels,
-        limit=max_images,
-        seed=seed,
-        name=name,
-        folder=folder,
-        progress=progress,
-    )
+    kept: dict[str, Any] = {"limit": max_images, "seed": seed, "name": name, "folder": folder}
+    task = prepare(workspace, images, concepts, labels=labels, progress=progress, **kept)
     found = shortlist(index, task.concepts, count=candidates, where=where, models=models)
     _hand_over(workspace, task.inner, found)
     notes = [*task.notes, *_uncovered(index, task.concepts)]
@@ -179,7 +170,6 @@ def pick(
 
 
 def _hand_over(workspace: Workspace, inner: Workspace, found: Sequence[Candidate]) -> None:
-    """Write the candidates' catalog rows into the inner workspace."""
     import pyarrow.compute as pc
 
     keys = {(c.repo_id, c.sha) for c in found}
@@ -365,17 +355,9 @@ def _summary(task: Task, found: Sequence[Candidate], jury: _Jury, notes: list[st
         notes.append(
             "no image has a label: accuracies are estimated from what the models say together; --budget 25 asks you"
         )
-    return PickSummary(
-        models=rows,
-        failed=failed,
-        concepts=task.concepts,
-        images=len(task.sources),
-        labelled=len(known),
-        asked=asked,
-        sure=float(jury.belief.best.max()),
-        notes=tuple(notes),
-        folder=task.root,
-    )
+    counts = {"images": len(task.sources), "labelled": len(known), "asked": asked}
+    sure = float(jury.belief.best.max())
+    return PickSummary(rows, failed, task.concepts, **counts, sure=sure, notes=tuple(notes), folder=task.root)
 
 
 def _keep(task: Task, jury: _Jury, summary: PickSummary) -> None:
@@ -416,16 +398,8 @@ def _keep(task: Task, jury: _Jury, summary: PickSummary) -> None:
     disagreements(
         task, [jury.ran[i].candidate.repo_id for i in leaders], jury.votes[leaders], task.root / "disagreements.png"
     )
-    kept = {
-        "concepts": list(task.concepts),
-        "images": summary.images,
-        "labelled": summary.labelled,
-        "sure": summary.sure,
-    }
-    write_json(
-        task.root / "pick.json",
-        kept | {"notes": list(summary.notes), "failed": summary.failed, "best": summary.models[0]["repo_id"]},
-    )
+    kept = {n: getattr(summary, n) for n in ("concepts", "images", "labelled", "sure", "notes", "failed")}
+    write_json(task.root / "pick.json", kept | {"best": summary.models[0]["repo_id"]})
 
 
 def _encoded(inner: Workspace, image: int) -> bytes:

@@ -234,7 +234,6 @@ def _address(repo: str) -> str:
 
 
 def _columns(schema: pa.Schema) -> list[tuple[str, str, str]]:
-    """Return name, type and meaning of every column, the unit with the meaning."""
     rows = []
     for field in schema:
         notes = {name.decode(): text.decode() for name, text in (field.metadata or {}).items()}

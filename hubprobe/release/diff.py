@@ -46,11 +46,8 @@ def difference(
 ) -> Difference:
     """Compare an earlier release, a stranger's perhaps, with what is released now.
 
-    Args:
-        earlier: the earlier release; its tables of models and attempts are fetched and checked.
-        listed: repositories of the new one.
-        attempts: ``repo_id``, ``sha`` and ``status`` of its attempts.
-        probe_set: its probe set.
+    Its tables of models and attempts are fetched and checked. Of the new one are the repositories ``listed``, rows of
+    ``attempts`` (``repo_id``, ``sha``, ``status``) and the ``probe_set``.
 
     Raises `WorkspaceError` when the earlier one is damaged, `HubError` when it cannot be fetched.
     """
@@ -81,7 +78,6 @@ def difference(
 
 
 def _ends(attempts: Iterable[Mapping[str, str]]) -> dict[str, dict[str, str]]:
-    """Return the status of every repository's attempts, by commit."""
     ends: dict[str, dict[str, str]] = {}
     for row in attempts:
         ends.setdefault(row["repo_id"], {})[row["sha"]] = row["status"]

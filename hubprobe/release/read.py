@@ -268,7 +268,6 @@ def _write_repositories(workspace: Workspace, source: ReleaseSource) -> dict[Mod
 
 
 def _write_parts(folder: Path, tables: Iterator[pa.Table]) -> None:
-    """Write tables as files of about `_PART_BYTES`."""
     shutil.rmtree(folder, ignore_errors=True)
     held: list[pa.Table] = []
     number = 0

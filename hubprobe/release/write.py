@@ -168,7 +168,6 @@ def _write_tables(
 def _since(
     workspace: Workspace, target: Path, earlier: str | None, chosen: Plan, token: str | None
 ) -> tuple[ReleaseSource | None, Difference | None]:
-    """Return the release before this one, and what has changed since."""
     where = earlier or (str(target) if (target / FILE).is_file() else None)
     if where is None:
         return None, None

@@ -20,7 +20,7 @@ from typing import Any
 import click
 
 from hubprobe.demo import tiny
-from hubprobe.demo.listing import Cursor, ModelsQuery, RefusedError, Row, iso, not_found, project
+from hubprobe.demo.listing import Cursor, FolderCatalog, ModelsQuery, RefusedError, Row, iso, not_found, project
 from hubprobe.demo.repository import Repo, RepoFile
 from hubprobe.demo.server import GENEROUS, HubServer, Quotas, RateLimiter
 from tests.hubs.synthetic_kinds import KINDS, Kind, kind_of, mixed
@@ -41,8 +41,8 @@ class _Change:
     version: int = 0  # commits since
 
 
-class SyntheticCatalog:
-    """A `Catalog` of ``n`` repositories.
+class SyntheticCatalog(FolderCatalog):
+    """A catalog of ``n`` repositories.
 
     Args:
         n: how many there are at the start.
@@ -54,6 +54,7 @@ class SyntheticCatalog:
     def __init__(
         self, n: int = 200_000, seed: int = 0, after_page: Callable[[SyntheticCatalog, int], None] | None = None
     ) -> None:
+        super().__init__()
         self.n, self.seed, self.after_page = n, seed, after_page
         self.added = 0
         self.pages = 0
@@ -108,7 +109,7 @@ class SyntheticCatalog:
     # ── Catalog ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def page(self, query: ModelsQuery, limit: int, after: Cursor | None) -> tuple[list[Row], Cursor | None]:
-        """Return a page, as `Catalog.page` says; only ``sort=createdAt``."""
+        """Return a page, as `FolderCatalog.page` says; only ``sort=createdAt``."""
         if query.sort != "createdAt":
             raise RefusedError(400, "", "the synthetic hub sorts by createdAt alone")
         start = -self.added if after is None else _index_of(after.row_id) + 1
@@ -135,7 +136,7 @@ class SyntheticCatalog:
         return rows, end
 
     def find(self, repo_id: str) -> Repo:
-        """Return a repository, generated; raises as `Catalog.find` says."""
+        """Return a repository, generated; raises as `FolderCatalog.find` says."""
         index = self._find(repo_id)
         change = self._change(index)
         kind = self.kind(index)
