@@ -30,7 +30,8 @@ from typing import Any
 import click
 
 import crawler
-from hubprobe.demo.server import GENEROUS, HubServer, Quotas, RateLimiter
+from hubprobe.demo.server import HubServer
+from tests.hubs.limits import GENEROUS, Quotas, RateLimiter
 from tests.hubs.synthetic import ANONYMOUS, SyntheticCatalog
 from workspace import Config, CrawlConfig, Workspace, WorkspaceError
 from workspace.architectures import Architectures

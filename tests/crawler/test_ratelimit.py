@@ -10,7 +10,7 @@ from huggingface_hub.utils import RateLimitInfo
 
 from crawler.hub import pacing
 from crawler.hub.pacing import Bucket, RateLimits, bucket_name, standing
-from hubprobe.demo.server import Quotas, RateLimiter
+from tests.hubs.limits import Quotas, RateLimiter
 
 
 class Clock:
@@ -38,7 +38,7 @@ def simulate(quota: int, window: int, workers: int, latency: float, windows: flo
         if what == "plan":
             heapq.heappush(events, (clock.now + bucket.reserve(), serial, "send", None))
         elif what == "send":
-            told = limiter.take("api", "here")
+            told = limiter("api", "here")
             allowed += told.allowed
             refused += not told.allowed
             late += not told.allowed and clock.now > start + window

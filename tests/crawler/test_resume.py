@@ -18,9 +18,10 @@ import pytest
 import crawler
 from crawler.state import FILE, crawl_state
 from hubprobe.demo.repository import Repo, RepoFile
-from hubprobe.demo.server import HubServer, Quotas, RateLimiter
+from hubprobe.demo.server import HubServer
 from hubprobe.demo.wire import CutError
 from tests.hubs.faults import Fault, Faults, redirect_to, status
+from tests.hubs.limits import Quotas, RateLimiter
 from tests.hubs.synthetic import SyntheticCatalog
 from workspace import Config, CrawlConfig, HubError, Status, Workspace, WorkspaceError
 from workspace.files import read_file, table_files, write_table

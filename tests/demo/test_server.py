@@ -25,7 +25,8 @@ from huggingface_hub.utils import httpx
 from hubprobe.demo import tiny, unhealthy
 from hubprobe.demo.listing import FolderCatalog, read_folder
 from hubprobe.demo.repository import Repo
-from hubprobe.demo.server import HubServer, Quotas, RateLimiter
+from hubprobe.demo.server import HubServer
+from tests.hubs.limits import Quotas, RateLimiter
 from workspace import Outcome, Status
 
 HOME = "quiet-lab/tiny-vit"

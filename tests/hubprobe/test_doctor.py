@@ -20,10 +20,11 @@ import pytest
 from click.testing import CliRunner
 
 from hubprobe.cli.run import doctor as verb
-from hubprobe.demo.server import HubServer, Quotas, RateLimiter, demo_repos
+from hubprobe.demo.server import HubServer, demo_repos
 from hubprobe.demo.wire import Response
 from hubprobe.doctor import examine, folder, hub, machine
 from hubprobe.doctor.check import LEAST_BYTES, Check, Setting
+from tests.hubs.limits import Quotas, RateLimiter
 from tests.search.conftest import make
 from workspace import Config, Workspace
 from workspace.files import write_json

@@ -22,7 +22,8 @@ import click
 from hubprobe.demo import tiny
 from hubprobe.demo.listing import Cursor, FolderCatalog, ModelsQuery, RefusedError, Row, iso, not_found, project
 from hubprobe.demo.repository import Repo, RepoFile
-from hubprobe.demo.server import GENEROUS, HubServer, Quotas, RateLimiter
+from hubprobe.demo.server import HubServer
+from tests.hubs.limits import GENEROUS, Quotas, RateLimiter
 from tests.hubs.synthetic_kinds import KINDS, Kind, kind_of, mixed
 from workspace.status import Status
 
