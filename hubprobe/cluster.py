@@ -276,7 +276,10 @@ def _connected(address: str) -> Iterator[Any]:
         options |= {"include_dashboard": False, "object_store_memory": 100_000_000, "_node_ip_address": "127.0.0.1"}
     try:
         if mine:
-            _require_answer(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
+            named = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+            host, _, port = named.rpartition(":")
+            if host and port.isdigit() and "://" not in named:  # Ray would ask a silent one for twenty minutes
+                socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
             with _on_loopback(address):
                 ray.init(address=address, **options)
     except (OSError, ValueError, RuntimeError) as error:
@@ -289,13 +292,6 @@ def _connected(address: str) -> Iterator[Any]:
     finally:
         if mine:
             ray.shutdown()
-
-
-def _require_answer(address: str) -> None:
-    """Raise `OSError` when nobody listens at a host and port: Ray would ask for twenty minutes."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit() and "://" not in address:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
 
 
 @contextmanager

@@ -76,7 +76,8 @@ class Published:
         if found is None:
             raise MissingStepError(f"index at {self.url}", "release --with-index, or sync,")
         files = listed("index", found[0])
-        if set(_names(files)) == set(_names(self._kept())):
+        kept = self.folder / _FILES
+        if kept.exists() and read_json(kept) == {name: list(entry) for name, entry in files.items()}:
             return files
         todo = []
         for name, (digest, size) in sorted(files.items(), key=lambda entry: entry[0] == "index/current.json"):
@@ -94,16 +95,12 @@ class Published:
             else:
                 todo.append((name, digest, size))
         self._copy(todo)
-        write_json(self.folder / _FILES, {name: list(entry) for name, entry in files.items()})
+        write_json(kept, {name: list(entry) for name, entry in files.items()})
         versions = {name.split("/")[2] for name in files if name.startswith("index/versions/")}
         for old in (self.folder / "index" / "versions").iterdir():
             if old.name not in versions:
                 shutil.rmtree(old, ignore_errors=True)
         return files
-
-    def _kept(self) -> dict[str, tuple[str, int]]:
-        path = self.folder / _FILES
-        return {n: (e[0], e[1]) for n, e in read_json(path).items()} if path.exists() else {}
 
     def whole(self, part: str) -> None:
         """Copy the files of a part, such as ``lance``, that are not here yet."""
@@ -156,7 +153,3 @@ class Published:
 
 def _blob(name: str, digest: str) -> str:
     return f"index/{digest[:32]}{Path(name).suffix}"
-
-
-def _names(files: dict[str, tuple[str, int]]) -> list[str]:
-    return [f"{name} {digest}" for name, (digest, _) in files.items()]

@@ -257,7 +257,7 @@ class Remote:
         places = [_place(key) for key in keys]
         # A row of the Hub without a commit cannot be read: every host skips it by itself.
         own = [i for i, key in enumerate(keys) if key["probe_set"] and _COMMIT.fullmatch(key["sha"])]
-        held = self._rows_held()
+        held = {(str(stem), int(number)) for rows in self._held().values() for stem, number in rows}
         if not any(places[i] not in self.commits and places[i] not in held for i in own):
             return 0
         self.news()
@@ -273,7 +273,9 @@ class Remote:
                 continue
             path = self.workspace.responses_dir(keys[i]["probe_set"]) / f"{places[i][0]}.parquet"
             if not path.exists():
-                shards = self._shards() if shards is None else shards
+                if shards is None:
+                    files = table_files(self.workspace.responses_dir(self.workspace.probe_set))
+                    shards = {found: file for file in files for found in contents(file)}
                 if key not in shards:
                     continue  # a hole
             pushed += 1
@@ -393,13 +395,6 @@ class Remote:
             path = self.workspace.attempts_dir / f"pulled-{short_hash(canonical_json(places))}.parquet"
             self._objects.require_own(path)
             write_table(path, rows)
-
-    def _shards(self) -> dict[Key, Path]:
-        folder = self.workspace.responses_dir(self.workspace.probe_set)
-        return {key: path for path in table_files(folder) for key in contents(path)}
-
-    def _rows_held(self) -> set[Place]:
-        return {(str(stem), int(number)) for places in self._held().values() for stem, number in places}
 
     def _held(self) -> dict[str, list[Any]]:
         """Return the objects of several attempts whose rows are here, and the places of those."""

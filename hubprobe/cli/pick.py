@@ -71,7 +71,7 @@ def pick(
         click.echo("no terminal to ask for labels in: --budget is left aside", err=True)
     options |= {"ask": _ask if budget and interactive else None, "token": hub.token, "progress": not quiet}
     options |= {"models": tuple(m.strip() for m in (models or "").split(",") if m.strip()), "budget": budget}
-    options["max_disk_bytes"] = None if max_disk is None else int(max_disk * 1e9)
+    options["max_disk_bytes"] = max_disk and int(max_disk * 1e9)
     found = pick_(fresh(hub.workspace(), "pick"), images, concepts, **options)
     if kind == "table":
         rows = [

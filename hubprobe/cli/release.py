@@ -72,7 +72,7 @@ def release(
     if repo is not None and not dry_run:
         pushed = push(
             out, repo, endpoint=hub.config.endpoint, token=hub.token, public=public, progress=progress,
-            confirm=lambda what: _ask(what, yes),
+            confirm=lambda what: yes or click.confirm(f"{what}?", abort=True, err=True),
         )  # fmt: skip
         shown |= {"push": asdict(pushed)}
         state = "uploaded" if pushed.changed else "nothing to upload: it is there already"
@@ -81,11 +81,6 @@ def release(
         click.echo(f"would upload {len(summary.files)} files to {repo}", err=True)
     if kind == "json":
         show_one(shown, kind)
-
-
-def _ask(what: str, yes: bool) -> None:
-    if not yes:
-        click.confirm(f"{what}?", abort=True, err=True)
 
 
 def _show(summary: ReleaseSummary, kind: str) -> dict[str, Any]:

@@ -196,9 +196,10 @@ def probe(hub: ChosenHub, workers: int | None, engine: str, quiet: bool, kind: s
         access["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "" if hub.token else "1"
         machine.probe_with_workers(hub.folder, workers or 1, given, **access)
         return
+    max_disk: float | None = options.pop("max_disk")
     settings: dict[str, Any] = {"isolate": not options.pop("no_isolate"), "token": hub.token, "progress": not quiet}
     settings |= {"retry": _listed(options.pop("retry")) or (), "models": _listed(options.pop("models"))}
-    settings |= {"deadlines": _times(options.pop("deadlines")), "max_disk_bytes": _bytes(options.pop("max_disk"))}
+    settings |= {"deadlines": _times(options.pop("deadlines")), "max_disk_bytes": max_disk and int(max_disk * 1e9)}
     if engine == "ray":
         settings["ray"] = {"workers": workers, **cluster}
     summary = front.probe(workspace, **settings, **{n: value for n, value in options.items() if value is not None})
@@ -211,10 +212,6 @@ def _times(text: str | None) -> dict[str, float]:
         return {name.strip(): float(value) for name, _, value in (p.partition("=") for p in _listed(text) or ())}
     except ValueError as error:
         raise click.BadParameter(f"'{text}' is not like fetch=600,load=300", param_hint="--deadlines") from error
-
-
-def _bytes(gigabytes: float | None) -> int | None:
-    return None if gigabytes is None else int(gigabytes * 1e9)
 
 
 def _listed(text: str | None) -> tuple[str, ...] | None:

@@ -177,6 +177,9 @@ class Picks:
         pick = self.get(key)
         if label is not None and not (label == FOREIGN or 0 <= label < len(pick.concepts)):
             raise QueryError("this is none of the concepts")
+        self._answered(pick, image, label)
+
+    def _answered(self, pick: Pick, image: int, label: int | None) -> None:
         with self._lock:
             if pick.asked != image or pick.state != "asking":
                 return
@@ -299,7 +302,7 @@ class Picks:
                 if pick.over:
                     return
                 pick.state, pick.asked = "asking", image
-            late = threading.Timer(_ASK_S, self._late, (pick, image))
+            late = threading.Timer(_ASK_S, self._answered, (pick, image, None))
             late.daemon = True
             late.start()
         elif "done" in message:
@@ -309,13 +312,6 @@ class Picks:
             self._ends(pick, "done")
         else:
             self._ends(pick, "failed", self._current.public(QueryError(str(message.get("error")))))
-
-    def _late(self, pick: Pick, image: int) -> None:
-        with self._lock:
-            if pick.asked != image or pick.state != "asking":
-                return
-            pick.state, pick.asked = "running", None
-        _say(pick, None)
 
     def _ends(self, pick: Pick, state: str, error: str = "") -> None:
         with self._lock:

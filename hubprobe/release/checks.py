@@ -467,16 +467,13 @@ def _not_utf8(values: pa.Array) -> pa.Array | None:
     try:
         values.validate(full=True)
     except pa.ArrowInvalid:
-        return pa.array([value is not None and not _decodes(value) for value in values.cast(pa.binary()).to_pylist()])
+        return pa.array(
+            [
+                value is not None and value.decode("utf-8", "ignore").encode() != value
+                for value in values.cast(pa.binary()).to_pylist()
+            ]
+        )
     return None
-
-
-def _decodes(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 class Rising:

@@ -368,7 +368,7 @@ def push(
     token: str | None = None,
     public: bool = False,
     progress: bool = True,
-    confirm: Callable[[str], None] = lambda _: None,
+    confirm: Callable[[str], object] = lambda _: None,
 ) -> PushSummary:
     """Upload the release in ``folder`` to the dataset ``repo``, made when it does not exist.
 
