@@ -31,6 +31,7 @@ except ImportError:  # pragma: no cover - huggingface_hub 1.x
 BROKEN = (httpx.TransportError, zlib.error)
 """What an exchange that fails on its way raises."""
 
+_MOST_PLACES = 1_000  # whose proxy is remembered: redirects may name any number
 _local = threading.local()
 
 
@@ -134,13 +135,19 @@ class Transport(httpx.BaseTransport):  # type: ignore[misc, name-defined, unused
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._proxies: dict[tuple[str, str, int | None], str] = {}
         self._routes: dict[str, httpx.HTTPTransport] = {}  # type: ignore[name-defined, unused-ignore]
         self._ssl = httpx.create_ssl_context()  # here, because it takes longer than some exchanges may
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:  # type: ignore[name-defined, unused-ignore]
         """Send a request the way its address has to go. Raises `ConfigError` for a proxy nobody here can speak to."""
-        proxy = proxy_for(str(request.url))
+        place = (request.url.scheme, request.url.host, request.url.port)
         with self._lock:
+            if len(self._proxies) > _MOST_PLACES:
+                self._proxies.clear()
+            if place not in self._proxies:  # asking the environment takes longer than anything else here
+                self._proxies[place] = proxy_for(str(request.url))
+            proxy = self._proxies[place]
             if proxy not in self._routes:
                 limits = httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=20.0)
                 self._routes[proxy] = httpx.HTTPTransport(verify=self._ssl, proxy=proxy or None, limits=limits)
