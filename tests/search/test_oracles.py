@@ -336,3 +336,47 @@ def test_a_density_is_a_mean_of_bells_of_silvermans_width():
     width = 0.9 * values.std(dtype=np.float64) / 50**0.2
     bells = [[math.exp(-(((at - value) / width) ** 2) / 2) / width for value in values] for at in grid]
     np.testing.assert_allclose(labels._density(values, grid), np.mean(bells, axis=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("asked", ["guitar", "survey7"])
+@pytest.mark.parametrize("condition", ["", "downloads > 300", "downloads < 0"])
+def test_a_hybrid_query_adds_up_reciprocal_ranks(made, opened, asked, condition):
+    """Labels that are the word are equally good matches, so that their keys order them; a card stands for one logit."""
+    query = opened.search(asked, hybrid=True, k=10, scoring="probelog").limit(120)
+    hits = (query.where(condition) if condition else query).to_dicts()
+    allowed = {"": lambda n: True, "downloads > 300": lambda n: n > 3, "downloads < 0": lambda n: False}[condition]
+    rows = opened.search(asked, k=10, scoring="probelog").limit(120).to_dicts()
+    distances = {
+        (hit["repo_id"], hit["sha"], hit["logit"]): (hit["distance"], hit["label"])
+        for hit in rows if allowed(int(hit["repo_id"][-3:]))
+    }  # fmt: skip
+    behaviour = sorted(distances, key=lambda key: (distances[key][0], key))
+    sides = {"behaviour": behaviour, "label": sorted(key for key in distances if distances[key][1] == asked)}
+    sides["card"] = [key for key in behaviour if f"survey{int(key[0][-3:])}" == asked][:1]
+    scores = dict.fromkeys(behaviour, 0.0)
+    for side in sides.values():
+        for rank, key in enumerate(side, 1):
+            scores[key] += 1 / (60 + rank)
+    wanted = sorted(scores, key=lambda key: (-scores[key], distances[key][0], key))
+    assert [(hit["repo_id"], hit["sha"], hit["logit"]) for hit in hits] == wanted
+    assert [hit["score"] for hit in hits] == pytest.approx([scores[key] for key in wanted])
+    for hit, key in zip(hits, wanted, strict=True):
+        assert hit["found_by"] == [name for name, side in sides.items() if key in side]
+        assert hit["distance"] == pytest.approx(distances[key][0])
+    assert (any("label" in hit["found_by"] for hit in hits), any("card" in hit["found_by"] for hit in hits)) == (
+        asked == "guitar" and condition != "downloads < 0", asked == "survey7" and condition != "downloads < 0",
+    )  # fmt: skip
+
+
+def test_sides_that_found_a_hit_are_those_of_a_quarter_of_its_score(made):
+    index = made.open()
+    rows = np.arange(len(index), dtype=np.int64)
+    for text in ("dog", "guitar"):
+        hits = index.search(text, scoring="bridged").limit(len(index)).to_dicts()
+        keys = {key: row for row, key in enumerate(index.gallery.keys(rows))}
+        at = np.array([keys[hit["repo_id"], hit["sha"], hit["logit"]] for hit in hits], np.int64)
+        parts = index.gallery.parts(index.search(text, scoring="bridged").descriptor, at)
+        total = sum(parts.values())
+        for i, hit in enumerate(hits):
+            sides = sorted((side for side in parts if parts[side][i] >= total[i] / 4), key=lambda side: -parts[side][i])
+            assert hit["found_by"] == sides
