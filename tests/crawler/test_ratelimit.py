@@ -167,3 +167,112 @@ def test_a_crawl_is_estimated_by_the_policy_last_stated() -> None:
     assert bucket.seconds_for(10) == 60
     bucket.answered(RateLimitInfo("api", 400, 60, 500, 300))
     assert bucket.seconds_for(1_000) == 600
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing.random, "random", lambda: 0.0)  # no jitter
+
+
+def _told(left: int, seconds: int) -> RateLimitInfo:
+    return RateLimitInfo("api", left, seconds, 500, 300)
+
+
+@pytest.mark.usefixtures("exact")
+def test_a_tenth_of_the_quota_goes_at_once_and_the_rest_evenly() -> None:
+    bucket = Bucket(Clock())
+    bucket.reserve()
+    bucket.answered(_told(499, 299))  # the server rounds: the window may end a second later
+    waits = [bucket.reserve() for _ in range(500)]
+    assert waits[:50] == [0.0] * 50
+    assert waits[50] == pytest.approx(300 / 450)
+    for i, wait in enumerate(waits[50:499], 50):  # never more than a tenth ahead of an even pace, nor far behind it
+        assert (i - 50) * 300 / 500 <= wait <= (i - 49) * 300 / 450
+    assert waits[499] == pytest.approx(300)
+
+
+@pytest.mark.usefixtures("exact")
+def test_what_is_left_of_a_window_is_spread_over_it_and_the_next_begins_anew() -> None:
+    clock = Clock()
+    bucket = Bucket(clock)
+    bucket.reserve()
+    bucket.answered(_told(3, 9))
+    waits = [bucket.reserve() for _ in range(55)]
+    assert waits[:3] == [0, 0, 0]
+    assert waits[3:54] == pytest.approx([10] * 51)  # a tenth of the next window's quota at its begin
+    assert waits[54] == pytest.approx(10 + 300 / 450)
+    clock.now += 4  # whoever comes later waits as much less
+    assert bucket.reserve() == pytest.approx(10 + 2 * 300 / 450 - 4)
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize(
+    ("later", "told", "left"),
+    [
+        (0, _told(30, 200), 30), (0, _told(300, 200), 100),  # of the same window: the less
+        (0, _told(30, 50), 100), (0, _told(30, 51), 30),  # half a window earlier: of the one before
+        (0, _told(300, 350), 100), (0, _told(300, 351), 300),  # and later: of the one that follows
+        (199, _told(30, 2), 30), (201, _told(77, 299), 77),
+    ],
+)  # fmt: skip
+def test_an_answer_counts_for_the_window_it_tells_of(later: float, told: RateLimitInfo, left: int) -> None:
+    clock = Clock()
+    bucket = Bucket(clock)
+    bucket.reserve()
+    bucket.answered(_told(100, 200))
+    clock.now += later
+    bucket.answered(told)
+    end = bucket._reset - clock.now  # type: ignore[operator]
+    waits = [bucket.reserve() for _ in range(600)]
+    assert sum(wait < end - 1e-6 for wait in waits) == left
+
+
+@pytest.mark.usefixtures("exact")
+def test_a_window_that_was_guessed_is_corrected_by_its_first_answer_in_both_directions() -> None:
+    for seconds, wanted in ((250, 251.0), (320, 321.0)):
+        clock = Clock()
+        bucket = Bucket(clock)
+        bucket.reserve()
+        bucket.answered(_told(1, 9))
+        for _ in range(2):  # the second is the next window's, which ends 300 s after this one
+            bucket.reserve()
+        clock.now += 10
+        bucket.answered(_told(490, seconds))
+        assert bucket._reset == pytest.approx(clock.now + wanted)
+        bucket.answered(_told(480, 330))  # from then on the earliest end counts
+        assert bucket._reset == pytest.approx(clock.now + wanted)
+        bucket.answered(_told(480, 240))
+        assert bucket._reset == pytest.approx(clock.now + 241)
+
+
+def test_waits_are_up_to_a_tenth_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacing.random, "random", lambda: 1.0)
+    bucket = Bucket(Clock())
+    bucket.hold(50)
+    assert bucket.reserve() == pytest.approx(55)
+
+
+@pytest.mark.parametrize("number", ["1000000001", "9" * 5_000])
+@pytest.mark.parametrize("header", ['"api";r={0};t=1', '"api";r=1;t={0}'])
+def test_numbers_that_cannot_be_say_nothing(number: str, header: str) -> None:
+    policy = {"ratelimit-policy": '"fixed window";"api";q=500;w=300'}
+    assert standing({"ratelimit": header.format("1000000000"), **policy}) is not None
+    assert standing({"ratelimit": header.format(number), **policy}) is None
+    for bad in ("q={};w=300", "q=500;w={}"):
+        told = {"ratelimit": '"api";r=1;t=1', "ratelimit-policy": '"fixed window";"api";' + bad.format(number)}
+        assert standing(told) is None
+
+
+def test_a_hub_names_only_so_many_buckets() -> None:
+    limits = RateLimits()
+    for i in range(100):
+        limits.answered("/api/models", limits.bucket("/api/models"), RateLimitInfo(f"b{i}", 5, 9, 10, 300))
+    assert len(limits.buckets) == pacing._MOST_BUCKETS == 16
+    assert limits.bucket("/api/models") is limits.buckets["b13"]
+    limits.answered("/api/models", limits.bucket("/api/models"), RateLimitInfo("api", 5, 9, 10, 300))
+    assert limits.bucket("/api/models") is limits.buckets["api"]
+    taken = [limits.buckets[name] for name in ("api", "resolvers")]
+    for bucket in taken:
+        bucket.reserve()
+    limits.answered("/api/models", taken[0], RateLimitInfo("resolvers", 5, 9, 10, 300))
+    assert [bucket._in_flight for bucket in taken] == [0, 0]  # counted where it was guessed, taken from both

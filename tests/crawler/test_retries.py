@@ -133,3 +133,53 @@ def test_waits_double_up_to_the_longest_and_are_not_all_alike(monkeypatch: pytes
             found.append(seconds)
     for found, longest in zip(waits, (1, 2, 4, 8, 16, 20, 20), strict=True):
         assert longest / 2 <= min(found) < 0.75 * longest < max(found) <= longest
+
+
+def test_a_server_that_is_too_slow_is_asked_so_often_only() -> None:
+    for tries in (1, 2, 4):
+        calls: list[int] = []
+
+        def once(calls: list[int] = calls) -> str:
+            calls.append(1)
+            raise RetryError(UnansweredError(Status.SERVER_ERROR, "no", 504, slow=True))
+
+        with pytest.raises(UnansweredError):
+            Retries(patience=60).call(once, None, "x", slow_tries=tries)
+        assert len(calls) == tries
+
+
+@pytest.mark.parametrize(
+    ("wait", "patience", "deadline", "tried"), [(5.0, 4.0, 9.0, 1), (5.0, 9.0, 4.0, 1), (5.0, 9.0, 9.0, 2)]
+)
+def test_a_wait_that_outlasts_patience_or_deadline_is_not_begun(
+    wait: float, patience: float, deadline: float, tried: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(Retries, "sleep", lambda _, seconds: waits.append(seconds))
+    calls: list[int] = []
+
+    def once() -> str:
+        calls.append(1)
+        if len(calls) == 2:
+            return "fine"
+        raise RetryError(UnansweredError(Status.SERVER_ERROR, "no", 503), wait)
+
+    shared = Retries(patience)
+    if tried == 1:
+        with pytest.raises(UnansweredError):
+            shared.call(once, Deadline(deadline), "x")
+    else:
+        assert shared.call(once, Deadline(deadline), "x") == "fine"
+    assert (len(calls), waits, shared.count) == (tried, [wait] * (tried - 1), tried - 1)
+
+
+def test_who_waits_gives_up_when_the_crawl_stops() -> None:
+    shared = Retries(patience=60)
+    shared.sleep(0.0)
+    shared.stop()
+    with pytest.raises(UnansweredError, match="stopped"):
+        shared.sleep(60.0)
+    once, calls = failing(Status.SERVER_ERROR)
+    with pytest.raises(UnansweredError, match="stopped"):
+        shared.call(once, None, "x")
+    assert len(calls) == 1

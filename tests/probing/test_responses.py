@@ -94,3 +94,74 @@ def test_what_cannot_be_read_is_run_again(tmp_path: Path) -> None:
     assert responses.read_earlier(tmp_path / "missing.parquet") is None
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 torn")
     assert responses.read_earlier(tmp_path / "torn.parquet") is None
+
+
+def test_a_wide_and_long_model_is_made_in_parts_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = _raw(700, 7)  # log-sum-exp in parts of 256 probes
+    raw[:, 3], raw[5, 5] = 1.0, np.inf
+    whole = _table(raw)
+    monkeypatch.setattr(responses, "_CHUNK", 2)
+    assert _table(raw) == whole
+    finite = np.where(np.isfinite(raw), raw, -np.inf).astype(np.float64)
+    np.testing.assert_allclose(whole[0]["logsumexp"], np.log(np.exp(finite).sum(1)), rtol=1e-5)
+    for i, row in enumerate(whole):
+        if i == 5:
+            assert (row["excluded"], row["mean"], row["std"], row["response"]) == ("nonfinite", None, None, None)
+            continue
+        column = raw[:, i].astype(np.float64)
+        assert row["mean"] == pytest.approx(column.mean(), rel=1e-6)
+        assert row["std"] == pytest.approx(column.std(), rel=1e-6)
+        assert row["excluded"] == ("constant" if i == 3 else None)
+        if i != 3:
+            np.testing.assert_allclose(row["response"], (column - column.mean()) / column.std(), atol=2e-3)
+    assert [row["probe_ids"] is None for row in whole] == [False] + [True] * 6
+    assert [row["logsumexp"] is None for row in whole] == [False] + [True] * 6
+
+
+@pytest.mark.parametrize(("spread", "constant"), [(2.0**-19, False), (2.0**-21, True)])
+def test_an_output_is_constant_by_its_deviation_beside_its_largest_magnitude(spread: float, constant: bool) -> None:
+    raw = _raw(40, 2).astype(np.float64)
+    raw[:, 1] = -8.0 * (1.0 - spread * np.tile([0.0, 2.0], 20))  # a deviation of that share
+    rows = _table(raw.astype(np.float32))
+    assert (rows[1]["excluded"] == "constant") is constant
+
+
+def test_what_an_earlier_attempt_left_is_rebuilt(tmp_path: Path) -> None:
+    raw = _raw(40, 4)
+    raw[:, 1], raw[:, 2] = 2.5, np.nan
+    ids = np.arange(0, 80, 2, dtype=np.int32)
+    responses.write(tmp_path / "a.parquet", responses.table("a/b", "c" * 40, raw, ids, None, ids[:7]))
+    earlier = responses.read_earlier(tmp_path / "a.parquet")
+    assert earlier is not None
+    assert (earlier.probe_ids.tolist(), earlier.random_ids.tolist()) == (ids.tolist(), ids[:7].tolist())  # type: ignore[union-attr]
+    assert np.isnan(earlier.raw[:, 2]).all()
+    assert (earlier.raw[:, 1] == 2.5).all()
+    for i in (0, 3):
+        away = np.abs(earlier.raw[:, i] - raw[:, i])
+        assert (away <= 2.0**-11 * np.abs(raw[:, i] - raw[:, i].mean()) + 1e-3 * raw[:, i].std()).all()
+    more, every = earlier.merged(raw[:3] + 1, np.array([1, 79, 3], np.int32))
+    assert every.tolist() == sorted([*ids.tolist(), 1, 3, 79])
+    for place, row in ((1, 0), (3, 2), (42, 1)):
+        np.testing.assert_array_equal(more[place], raw[row] + 1)
+
+
+def test_row_groups_are_of_about_so_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = responses.table("a/b", "c" * 40, _raw(40, 30), np.arange(40), None)
+    for size, groups in ((10, 30), (1_000, 3), (10**6, 1)):  # a row's vector takes 80 bytes and its offset
+        monkeypatch.setattr(responses, "ROW_GROUP_BYTES", size)
+        path = tmp_path / f"{size}.parquet"
+        assert responses.write(path, table) == path.stat().st_size
+        found = pq.ParquetFile(path).metadata.num_row_groups
+        assert found == groups
+        assert pq.read_table(path).equals(table)
+
+
+def test_files_are_grouped_to_about_the_size_of_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(responses, "SHARD_BYTES", 10)
+    files = []
+    for i, size in enumerate((4, 5, 1, 10, 11, 9, 0, 3)):
+        files.append(tmp_path / str(i))
+        files[-1].write_bytes(b"x" * size)
+    assert [[int(f.name) for f in group] for group in responses._shards(files)] == [[0, 1, 2], [3], [4], [5, 6, 7]]
+    assert [[int(f.name) for f in group] for group in responses._shards(files[:2])] == [[0, 1]]
+    assert list(responses._shards([])) == []
