@@ -92,7 +92,8 @@ def demo(path: str | Path | None = None, *, workers: int = 1, progress: bool = T
         with _timed(report, "complete"):
             completion.complete(workspace, spare=True, progress=progress)
         with _timed(report, "index"):
-            search.index(workspace, token="", progress=progress)
+            if search.unchanged(workspace, token="") is None:
+                search.index(workspace, token="", progress=progress)
     # The hub is gone from here on: search needs nothing but the workspace.
     index = search.open(Workspace.open(root))
     with _timed(report, "search"):

@@ -115,11 +115,11 @@ def test_similar_finds_the_same_concept_in_other_models(said, report):
 
 
 def test_a_second_demo_runs_no_model_again(demo):
-    before = demo.json("sql", "--workspace", "demo-index", "SELECT count(*) AS n FROM attempts")
-    done = demo.hubprobe("demo", "--quiet", "--format", "json")
+    attempts = ["sql", *WHERE, "SELECT count(*) AS n FROM attempts", "--format", "json"]
+    before, done, after = demo.together(attempts, ["demo", "--quiet", "--format", "json"], attempts)
     assert done.returncode == 0, done.stderr
     again = json.loads(done.stdout)[0]
-    assert demo.json("sql", "--workspace", "demo-index", "SELECT count(*) AS n FROM attempts") == before
+    assert json.loads(after.stdout) == json.loads(before.stdout)
     assert again["evaluation"] == json.loads((demo.cwd / "report.json").read_text())[0]["evaluation"]
 
 

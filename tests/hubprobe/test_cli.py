@@ -7,6 +7,7 @@ import pytest
 
 from hubprobe.cli.options import show_summary
 from tests.seconds import children_seconds
+from tests.typed import hubprobe
 
 GATHER = ["crawl", "probes", "probe", "complete"]
 VERBS = [
@@ -15,15 +16,11 @@ VERBS = [
 ]  # fmt: skip
 
 
-def hubprobe(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "hubprobe", *args], capture_output=True, text=True, check=False, timeout=300
-    )
-
-
 def test_help_answers_in_under_a_second():
     with children_seconds() as took:  # of processors: a busy machine is not our slowness
-        done = hubprobe("--help")
+        done = subprocess.run(
+            [sys.executable, "-m", "hubprobe", "--help"], capture_output=True, text=True, check=False, timeout=300
+        )
     assert done.returncode == 0
     assert all(f"  {verb}" in done.stdout for verb in VERBS)
     assert took() < 1.0

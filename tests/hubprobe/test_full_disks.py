@@ -33,7 +33,7 @@ CHILD = """
             if verb == "complete":
                 completion.complete(Workspace.open(root), progress=False)
             else:
-                search.index(Workspace.open(root), encoder=FakeEncoder(), progress=False)
+                search.index(Workspace.open(root), encoder=FakeEncoder(), names=False, progress=False)
         except HubprobeError as error:
             said = f"{type(error).__name__} {error}"
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))

@@ -157,11 +157,11 @@ def test_labels_are_asked_for_where_models_disagree_until_one_is_sure(picking, p
     assert "none of the 2 images you were asked about" in " ".join(nothing.notes)
 
 
-def test_a_broken_image_and_a_folder_of_a_hundred_thousand(picking, place, tmp_path):
+def test_a_broken_image_and_a_folder_of_twenty_thousand(picking, place, tmp_path):
     images = flat(place, tmp_path / "flat")
     (images / "broken.png").write_bytes(b"no image")
     sources = [path for path in images.iterdir() if path.name != "broken.png"]
-    for i in range(100_000 // len(sources)):
+    for i in range(20_000 // len(sources)):
         for path in sources:
             os.link(path, images / f"{i}-{path.name}")
     started = time.monotonic()

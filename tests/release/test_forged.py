@@ -167,7 +167,7 @@ def test_a_release_raises_no_cap(genuine, forged, tmp_path):
         content["config"]["probe"] |= {"seconds_per_model": 10.0**9}
 
     change_manifest(forged, edit)
-    import_release(str(forged), tmp_path / "copy", encoder=genuine[0].encoder, progress=False)
+    import_release(str(forged), tmp_path / "copy", encoder="none", progress=False)
     config = Workspace.open(tmp_path / "copy").config
     own = Config()
     assert (config.crawl.max_parameters, config.crawl.max_image_size) == (2 * 10**9, own.crawl.max_image_size)
@@ -203,20 +203,20 @@ def test_partly_probed_vectors_that_are_no_z_scores(genuine, forged, tmp_path, f
 )
 def test_log_sum_exp_that_no_outputs_have(genuine, forged, tmp_path, values, says):
     put(forged, "descriptors", "logsumexp", [99.0] * N, row=0)
-    import_release(str(forged), tmp_path / "taken", encoder=genuine[0].encoder, progress=False)
+    import_release(str(forged), tmp_path / "taken", encoder="none", progress=False)
     put(forged, "descriptors", "logsumexp", values, row=0)
     refused(forged, tmp_path / "copy", genuine[0].encoder, rf"row 0: 'logsumexp.*{says}")
 
 
 def test_a_genuine_release_leaves_nothing_to_do(genuine, tmp_path):
-    import_release(str(genuine[1]), tmp_path / "copy", encoder=genuine[0].encoder, progress=False)
+    import_release(str(genuine[1]), tmp_path / "copy", encoder="none", progress=False)
     report = status(Workspace.open(tmp_path / "copy"))
     assert (report.attempted, report.ok, report.waiting) == (4, 4, 0)
 
 
 def test_partly_probed_vectors_are_taken(genuine, forged, tmp_path):
     scale(forged, 0.9, observed_bits=b"\xff" * 4 + bytes(4), variance=0.5, deviation=[0.5] * N)
-    import_release(str(forged), tmp_path / "copy", encoder=genuine[0].encoder, progress=False)
+    import_release(str(forged), tmp_path / "copy", encoder="none", progress=False)
 
 
 @pytest.mark.parametrize(

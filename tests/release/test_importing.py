@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -23,6 +24,13 @@ def answers(workspace, encoder):
                for hybrid in (False, True) for scoring in ("bridged", "probelog")]  # fmt: skip
     queries += [index.search("dog").where("downloads > 300").by("model"), index.similar("owner1/model-006", 3)]
     return [query.limit(40).to_arrow().select(COLUMNS) for query in queries]
+
+
+@pytest.fixture(autouse=True)
+def nameless(request, monkeypatch):
+    """Have an import make no list of concepts, which takes most of its time; one test has all of it."""
+    if request.node.name.partition("@")[0] != "test_search_is_equal":
+        monkeypatch.setattr(search, "index", partial(search.index, names=False))
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def test_the_first_that_can_be_loaded_is_taken_and_kept(repos, siglip, siglip2, 
         assert found.files.bytes == sum(path.stat().st_size for path in siglip.iterdir())
         assert not (workspace.cache_dir / "encoders").exists()  # nothing was fetched
         assert encoder_choice.pinned(workspace) is None
-        summary = search.index(workspace, progress=False)
+        summary = search.index(workspace, names=False, progress=False)
         assert summary.encoder == f"clip:{SIGLIP}@{found.commit}"
         noted = json.loads((workspace.index_dir / "encoder.json").read_text())
         assert (noted["name"], noted["commit"]) == (f"clip:{SIGLIP}", found.commit)
@@ -54,13 +54,15 @@ def test_the_first_that_can_be_loaded_is_taken_and_kept(repos, siglip, siglip2, 
     with HubServer([better, *repos]) as hub:
         workspace = Workspace(root, Config(endpoint=hub.url))
         assert encoder_choice.choose(workspace, "auto").is_here
-        assert search.index(workspace, progress=False).encoder == summary.encoder
+        assert search.index(workspace, names=False, progress=False).encoder == summary.encoder
         assert not hub.requests  # a better one is there by now; nobody asks
-        assert search.index(workspace, encoder=f"clip:{CLIP}", progress=False).encoder.startswith(f"clip:{CLIP}@")
+        assert search.index(workspace, encoder=f"clip:{CLIP}", names=False, progress=False).encoder.startswith(
+            f"clip:{CLIP}@"
+        )
         (workspace.index_dir / "encoder.json").unlink()
         assert encoder_choice.pinned(workspace)[0] == f"clip:{CLIP}"  # what the index was built with
         shutil.rmtree(workspace.index_dir)
-        assert search.index(workspace, progress=False).encoder == f"clip:{SIGLIP2}@{better.sha}"
+        assert search.index(workspace, names=False, progress=False).encoder == f"clip:{SIGLIP2}@{better.sha}"
     index = search.open(Workspace(root, Config(endpoint="http://127.0.0.1:9")))
     assert index.search("dog").limit(3).to_arrow().num_rows == 3  # the Hub is gone, and nothing is asked of it
 

@@ -188,7 +188,7 @@ def test_a_vision_backbone_sees_example_images(fresh, sentences, tmp_path):
     (fresh.workspace.root / "hubprobe.toml").write_text(config.to_toml())
     workspace = type(fresh.workspace).open(fresh.workspace.root)
     encoder = load_encoder(workspace, f"captions:{sentences}")
-    search.index(workspace, encoder=encoder, progress=False)
+    search.index(workspace, encoder=encoder, names=False, progress=False)
     index = search.open(workspace, encoder=encoder)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8))
     assert index.search(picture).limit(4).to_arrow().num_rows == 4

@@ -10,7 +10,7 @@ import numpy as np
 TEXTS = ["dog", "cat", "pizza", "guitar", "cloud", "some other thing"]
 
 
-ROUND = 280  # 40 of each kind, and 7 in SQL
+ROUND = 120  # 17 of each kind, and 3 in SQL
 
 
 def test_queries_while_appends_run(fresh, monkeypatch):
@@ -39,7 +39,7 @@ def test_queries_while_appends_run(fresh, monkeypatch):
 
     def grow():
         number = 5
-        while not stop.is_set() and number < 25:
+        while not stop.is_set() and number < 12:
             fresh.add(range(number, number + 1))
             grown.append(fresh.index().models)
             number += 1
