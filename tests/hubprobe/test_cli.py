@@ -3,9 +3,12 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 
+import click
 import pytest
 
+from hubprobe.cli.app import _Verbs
 from hubprobe.cli.options import show_summary
+from hubprobe.machine import TerminatedError
 from tests.seconds import children_seconds
 from tests.typed import hubprobe
 
@@ -115,6 +118,28 @@ def test_verbose_stands_before_a_verb_or_after_it(tmp_path):
         assert "is not a hubprobe workspace" in done.stderr.splitlines()[-1]
     assert "Traceback" not in hubprobe("status", *where).stderr
     assert "--verbose" in hubprobe("probes", "build", "--help").stdout
+
+
+def test_whatever_ends_a_verb_ends_it_with_a_sentence_and_a_code(monkeypatch):
+    broken = {
+        KeyboardInterrupt(): (130, "interrupted: run the same command again"),
+        TerminatedError(): (143, "interrupted: run the same command again"),
+        OSError(28, "No space left on device", "/somewhere/x"): (1, "hubprobe: /somewhere/x: No space left on device"),
+        OSError(5, "Input/output error"): (1, "hubprobe: Input/output error"),
+        BrokenPipeError(): (0, ""),
+    }
+    for error, (code, said) in broken.items():
+
+        def status(_context, raised=error):
+            raise raised
+
+        monkeypatch.setattr(_Verbs, "get_command", lambda *_, status=status: click.Command("status", status))
+        monkeypatch.setattr(click.Command, "invoke", lambda self, ctx: self.callback(ctx))
+        done = hubprobe("status")
+        assert (done.returncode, said in done.stderr) == (code, True), (error, done)
+        if code:
+            told = json.loads(hubprobe("--log-format", "json", "status").stderr.splitlines()[-1])
+            assert (told["event"], told["code"]) == ("end", code)
 
 
 @pytest.mark.parametrize("line", [["plot", "map", "--out"], ["status", "--plot"]])

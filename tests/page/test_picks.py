@@ -108,6 +108,83 @@ def test_folders_of_killed_pages_go(held: Picks, tmp_path) -> None:
     others.rmdir()
 
 
+CHILD = """
+import json, sys
+request = json.loads(sys.stdin.readline())
+print(json.dumps({"ask": "images/0001.png"}), flush=True)
+label = json.loads(sys.stdin.readline())
+{end}
+"""
+ENDS = {
+    "done": (
+        'print(json.dumps({"done": {"models": [], "labelled": label, "images": [{"source": "x/0000.png"}]}}))',
+        "",
+    ),
+    "error": ('print(json.dumps({"error": f"nothing in {request[\'images\']}"}))', "nothing in …/images"),
+    "killed": ("import os; os.kill(os.getpid(), 9)", "it was ended: it may take 60 minutes"),
+    "silent": ("", "ended without an answer"),
+    "no line of ours": ("print('}')", "failed inside"),
+}
+
+
+def started(monkeypatch: pytest.MonkeyPatch, made: Made, end: str) -> tuple[Picks, module.Pick]:
+    """Start a pick whose process asks about one image and then does ``end``; return it when the question is there."""
+    spawn = module.subprocess.Popen
+    code = CHILD.replace("{end}", end)
+    monkeypatch.setattr(module, "_answers", lambda _: True)
+    monkeypatch.setattr(module.subprocess, "Popen", lambda command, **how: spawn([command[0], "-c", code], **how))
+    picks = Picks(Current(made.workspace, encoder=made.encoder))
+    pick = picks.get(picks.start("dog, cat", TWO, 5, 25, ""))
+    while pick.state in ("waiting", "running"):
+        assert not pick.ended.wait(0.01)
+    assert (pick.shown, pick.asked, pick.progress()) == ("asking", 1, (0, 0))
+    return picks, pick
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_question_is_answered_once_and_every_end_is_said(
+    end: str, page_made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, said = ENDS[end]
+    picks, pick = started(monkeypatch, page_made, code)
+    with pytest.raises(QueryError, match="none of the concepts"):
+        picks.answer(pick.key, 1, 2)
+    picks.answer(pick.key, 0, 1)  # a question that is not asked
+    assert pick.state == "asking"
+    picks.answer(pick.key, 1, 1)
+    picks.answer(pick.key, 1, 0)  # the button was pressed twice
+    assert pick.ended.wait(60)
+    assert pick.shown == ("done" if end == "done" else "failed")
+    assert said in pick.error
+    assert not pick.folder.exists()
+    if end == "done":
+        assert pick.result == {"models": [], "labelled": 1, "images": [{"image": 0}]}
+        assert pick.labels == 1
+    picks.close()
+
+
+def test_a_question_that_nobody_answers_is_taken_back(page_made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    picks, pick = started(monkeypatch, page_made, ENDS["done"][0])
+    picks._late(pick, 0)  # one that was asked before
+    assert pick.state == "asking"
+    picks._late(pick, 1)
+    assert pick.ended.wait(60)
+    assert pick.result is not None
+    assert (pick.result["labelled"], pick.labels) == (None, 0)  # no more are wanted
+    picks.close()
+
+
+def test_a_pick_that_is_stopped_leaves_no_process(page_made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    picks, pick = started(monkeypatch, page_made, "sys.stdin.read()")
+    picks.stop(pick.key)
+    assert pick.ended.wait(60)
+    assert pick.process is not None
+    assert pick.process.poll() is not None
+    assert pick.shown == "stopped"
+    picks.stop(pick.key)  # it has ended already
+    picks.close()
+
+
 @pytest.fixture(scope="module")
 def http(served: Served):
     with httpx.Client(base_url=served.url, timeout=300, trust_env=False) as client:
