@@ -30,12 +30,12 @@ MODEL = "owner1/model-001"
         (["search"], 2, "one of the three"),
         (["search", "dog", "--all-of", "cat"], 2, "one of the three"),
         (["search", "dog", "--where", "downloads > 10000"], 0, "no logit passes the filter"),
-        (["search", "dog", "--exact", "--explain"], 0, "exact"),
+        (["search", "dog", "--exact", "--explain"], 0, "40 logits x 60 probes, fp16, all of them"),
         (["similar", MODEL, "--whole"], 2, "need a LOGIT"),
         (["sql", "SELECT 1", "--attach", "x.duckdb"], 2, "one of the three"),
         (["index", "--verify"], 0, ""),
         (["index", "info"], 0, ""),
-        (["audit", "--repo", "owner0/model-000"], 0, "no label disagrees"),
+        (["audit", "--repo", "owner0/model-000"], 1, "no logit with a label that the concept bank knows"),
     ],
 )
 def test_verbs_that_ask_an_index(root, words, code, said):

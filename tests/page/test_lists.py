@@ -50,11 +50,8 @@ def test_models_are_compared_side_by_side(http: httpx.Client, served: Served) ->
     assert len(both) > 1
     asked = f"compare?model={ONE}&model={OTHER}"
     found = rows(http.get(f"{asked}&format=csv"))
-    assert both <= {truth[ONE]["logits"][int(row["logit"])] for row in found}
-    for row in found:
-        if truth[ONE]["logits"][int(row["logit"])] in both:
-            mate = next(value for name, value in row.items() if "logit" in name and name != "logit")
-            assert truth[OTHER]["logits"][int(mate)] == truth[ONE]["logits"][int(row["logit"])]
+    pairs = [(truth[ONE]["logits"][int(row["a_logit"])], truth[OTHER]["logits"][int(row["b_logit"])]) for row in found]
+    assert {(concept, concept) for concept in both} <= set(pairs)
     page = http.get(asked).text
     assert ONE in page
     assert OTHER in page

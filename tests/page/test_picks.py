@@ -165,9 +165,9 @@ def test_a_question_is_answered_once_and_every_end_is_said(
 
 def test_a_question_that_nobody_answers_is_taken_back(page_made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     picks, pick = started(monkeypatch, page_made, ENDS["done"][0])
-    picks._late(pick, 0)  # one that was asked before
+    picks._answered(pick, 0, None)  # one that was asked before
     assert pick.state == "asking"
-    picks._late(pick, 1)
+    picks._answered(pick, 1, None)
     assert pick.ended.wait(60)
     assert pick.result is not None
     assert (pick.result["labelled"], pick.labels) == (None, 0)  # no more are wanted
