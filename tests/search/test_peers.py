@@ -41,4 +41,6 @@ def test_what_was_measured_is_kept_when_the_index_grows(opened):
     grown = measure(opened.gallery.vectors, opened.gallery.model_of, first)
     np.testing.assert_array_equal(grown.length[:7], first.length)
     np.testing.assert_array_equal(grown.length[7:], whole.length[7:])
-    np.testing.assert_array_equal(grown.hubness[7:], whole.hubness[7:])
+    np.testing.assert_allclose(
+        grown.hubness[7:], whole.hubness[7:], rtol=1e-6
+    )  # a product of other rows rounds otherwise
