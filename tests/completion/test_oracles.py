@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from completion import responses, train
+from completion import responses, settings, train
 from completion.factors import MULTIPLES, Block, Factors, load
 from completion.fit import GAIN, _Sums, affordable_rank, fit, largest_rank, subspace, truncated
 from completion.responses import RANDOM_LEAST, ModelResponses, models_in
@@ -425,9 +425,9 @@ def test_what_a_fit_says_of_itself():
     values = np.random.default_rng(0).random(41).tolist()
     wanted = [np.sort(values)[round(40 * q)] for q in (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)]
     assert train._quantiles(values) == pytest.approx(wanted, abs=1e-4)
-    assert [train.least_probes(n) for n in (100, 2133, 2134, 4000)] == [32, 32, 33, 60]
-    assert train.Settings().fit_key() == "em:None:1.0:8:0"
+    assert [settings.least_probes(n) for n in (100, 2133, 2134, 4000)] == [32, 32, 33, 60]
+    assert settings.Settings().fit_key() == "em:None:1.0:8:0"
     for wrong in ({"rank": 0}, {"ridge": 0.0}, {"ridge": math.inf}, {"iterations": -1}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
-            train.Settings(**wrong)
-    train.Settings(rank=1, ridge=1e-9, iterations=0)
+            settings.Settings(**wrong)
+    settings.Settings(rank=1, ridge=1e-9, iterations=0)
