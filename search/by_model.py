@@ -7,13 +7,16 @@ things, output by output.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from search.scan.scan import threads
 from search.scan.scoring import Comparison, Descriptor
+from search.store.tiles import SQUARES
 from search.text.contrast import strengths
 from workspace import QueryError
 
@@ -143,99 +146,67 @@ def _read(
 ASKED = 64
 """Logits of the query that ask, evenly spread over its outputs when it has more."""
 
-COMPARED = 200
-"""Models that are compared in full at most, or four for each that is asked for: those of highest bound first."""
-
-KEPT = 4_096
-"""Nearest logits of each asking one that set their models' bounds; benchmarks/cli/RESULTS.md has what they find."""
-
 ALIKE = 0.5
 """Score from which two logits count as recognising the same."""
 
-_COLUMNS = 128  # probes of an asking logit that the scan compares
+_ENTRIES = 1 << 20  # of descriptors that are squared at once: they stay in the processor's cache
 
 
-def similar_models(
-    gallery: Gallery, repo_id: str, *, sha: str | None = None, limit: int = 10, kept: int = KEPT, together: int = 32
-) -> pa.Table:
+def similar_models(gallery: Gallery, repo_id: str, *, sha: str | None = None, limit: int = 10) -> pa.Table:
     """Rank models by how well their outputs match those of ``repo_id``.
 
     A model's score is the mean, over the query's logits, of the best match among its own: cosine of squared positive
     responses (`strengths`), 0 to 1. It is asymmetric: a model that knows all the query knows, and more, scores as
-    high as a copy. The scan bounds every model's score from above, and models are compared in full from the highest
-    bound down, until no other can be among the ``limit`` best, or `COMPARED` were: then the answer is not exact, and
-    the table's schema says so (metadata ``exact``, ``compared`` and ``models``).
+    high as a copy. Exact: every output of every model is compared.
 
     Args:
         gallery: the version that is open.
         repo_id: the model that asks.
         sha: its commit; the last indexed when None.
         limit: models returned.
-        kept: nearest logits of each asking one that set their models' bounds.
-        together: models that are read at once.
 
     Returns a table ``rank, score, repo_id, sha, shared`` (share of the query's logits with a match of at least
     `ALIKE`) and the model's metadata. Raises `QueryError` when the model is not in the index.
     """
     own = np.flatnonzero(gallery.is_model(repo_id, gallery.commit(repo_id, sha)))
     asked = own[np.unique(np.linspace(0, own.size - 1, min(ASKED, own.size)).astype(np.int64))]
-    strong = strengths(gallery.vectors(asked))
-    bounds = _similarity_bounds(gallery, asked, strong, kept)
-    bounds[gallery.model_of[own[0]]] = -np.inf
-    order = np.argsort(-bounds, kind="stable")[:-1]
-    compared, most, is_exact = 0, max(COMPARED, 4 * limit), True
-    repos = gallery.models.column("repo_id")
-    top: list[tuple[float, str, float, int]] = []  # by score, then by name
-    for start in range(0, order.size, together):
-        if len(top) >= limit and bounds[order[start]] < -top[limit - 1][0]:
-            break
-        if compared >= most:
-            is_exact = False
-            break
-        models = np.sort(order[start : start + together])
-        compared += models.size
-        for model, best in zip(models.tolist(), _matches(gallery, strong, models), strict=True):
-            top.append((-float(best.mean()), repos[model].as_py(), float((best >= ALIKE).mean()), model))
-        top = sorted(top)[:limit]
-    found = gallery.models.take(pa.array([model for *_, model in top], pa.int32()))
+    best = _matches(gallery, strengths(gallery.vectors(asked)))
+    scores, repos = best.mean(axis=1, dtype=np.float64), gallery.models.column("repo_id")
+    scores[gallery.model_of[own[0]]] = -np.inf
+    least = -np.sort(-scores)[: limit + 1][-1]
+    others = np.flatnonzero((scores >= least) & np.isfinite(scores)).tolist()
+    top = sorted(others, key=lambda model: (-scores[model], repos[model].as_py()))[:limit]
+    found = gallery.models.take(pa.array(top, pa.int32()))
     columns = {
         "rank": pa.array(range(1, len(top) + 1), pa.int32()),
-        "score": pa.array([-negative for negative, *_ in top], pa.float64()),
+        "score": pa.array(scores[top], pa.float64()),
         "repo_id": found.column("repo_id"),
         "sha": found.column("sha"),
-        "shared": pa.array([shared for _, _, shared, _ in top], pa.float64()),
+        "shared": pa.array((best[top] >= ALIKE).mean(axis=1), pa.float64()),
     }
     columns |= {name: found.column(name) for name in found.column_names if name not in (*columns, "model")}
-    about = {"exact": str(is_exact).lower(), "compared": str(compared), "models": str(order.size)}
-    return pa.table(columns).replace_schema_metadata(about)
+    return pa.table(columns)
 
 
-def _similarity_bounds(gallery: Gallery, asked: Rows, strong: NDArray[np.float32], kept: int) -> NDArray[np.float64]:
-    """Return what no model's score for the ``asked`` logits is above, float64 ``[models]``.
+def _matches(gallery: Gallery, strong: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return each asking logit's best match in each model, float32 ``[models, asked]``, of `strengths` that ask."""
+    lengths = np.maximum(gallery.peaks(), np.float32(1e-12))
+    step = max(1, _ENTRIES // gallery.n_probes)
 
-    With q and g squared positive responses of unit length and S the columns compared, ``q . g`` is at most their
-    product on S plus the norm of q beyond S (Cauchy and Schwarz); a logit that is not kept is past the floor.
-    """
-    k = min(_COLUMNS, gallery.n_probes)
-    comparisons = [gallery.compile(Descriptor(vector, kind="logit"), "strong", k) for vector in gallery.vectors(asked)]
-    total = np.zeros(gallery.models.num_rows)
-    found = gallery.scanner.scan(comparisons, [None] * len(comparisons), kept, [np.inf] * len(comparisons))
-    for comparison, candidates, own in zip(comparisons, found, strong, strict=True):
-        within = float(np.linalg.norm(own[comparison.columns].astype(np.float64)))
-        beyond = float(np.sqrt(max(0.0, 1.0 - within**2)))
-        best = np.full(total.size, 1.0 - min(candidates.floor, 1.0))
-        np.maximum.at(best, gallery.model_of[candidates.rows], 1.0 - candidates.bounds)
-        total += np.minimum(within * best + beyond, 1.0)
-    return total / len(comparisons) + 1e-5  # what float32 rounds
+    def compared(span: tuple[int, int]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        number, start = span
+        tile = gallery.tiles[number]
+        rows = np.arange(start, min(start + step, tile.rows))
+        there = rows + gallery.starts[number]
+        gallery.have_rows(there)
+        scores = np.take(SQUARES, tile.read(start, rows.size), mode="clip") @ strong.T
+        models = gallery.model_of[there]
+        first = np.flatnonzero(np.diff(models, prepend=-1))
+        return models[first], np.maximum.reduceat(scores / lengths[there, None], first, axis=0)
 
-
-def _matches(gallery: Gallery, strong: NDArray[np.float32], models: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return each asking logit's best match in each of ``models``, ascending, float32 ``[models, asked]``."""
-    rows = np.flatnonzero(np.isin(gallery.model_of, models))
-    rows = rows[np.argsort(gallery.model_of[rows], kind="stable")]
-    first = np.searchsorted(gallery.model_of[rows], models)
-    scores = np.concatenate(
-        [strengths(gallery.vectors(rows[i : i + 1_024])) @ strong.T for i in range(0, rows.size, 1_024)]
-    )
-    best: NDArray[np.float32] = np.maximum.reduceat(np.maximum(scores, 0.0), first, axis=0)
+    best = np.zeros((gallery.models.num_rows, len(strong)), np.float32)
+    spans = [(number, start) for number, tile in enumerate(gallery.tiles) for start in range(0, tile.rows, step)]
+    with ThreadPoolExecutor(threads()) as pool:
+        for models, matches in pool.map(compared, spans):
+            np.maximum.at(best, models, matches)
     return best

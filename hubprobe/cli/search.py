@@ -163,13 +163,8 @@ def similar(
         if same_model or whole or shown["where"] or shown["evidence"]:
             raise click.UsageError("--same-model, --whole, --where and --evidence need a LOGIT")
         found = index.similar_models(repo_id, sha=sha, limit=shown["limit"])
-        about, rows = found.schema.metadata, found.to_pylist()
-        if about[b"exact"] != b"true":
-            counts = f"{int(about[b'compared']):,} of {int(about[b'models']):,} models"
-            note = f"{counts}, the likeliest, were compared in full: one of the others may belong among these"
-            click.echo(note, err=True)
         columns = ["rank", "repo_id", "score", "shared", "num_logits", "downloads"]
-        show(rows, found.column_names if shown["kind"] != "table" else columns, shown["kind"])
+        show(found.to_pylist(), found.column_names if shown["kind"] != "table" else columns, shown["kind"])
         return
     query = index.similar(repo_id, logit, sha=sha, other_models_only=not same_model, whole=whole)
     _show_hits(index, query, **shown)

@@ -28,6 +28,10 @@ from workspace.files import damaged, replacing, sha256_of
 HALF: NDArray[np.float32] = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 """Value of every fp16 bit pattern, float32 ``[65536]``: processors without fp16 arithmetic look it up."""
 
+with np.errstate(invalid="ignore", over="ignore"):
+    SQUARES: NDArray[np.float32] = np.nan_to_num(np.maximum(HALF, 0.0) ** 2)
+"""Square of the positive part of every fp16 bit pattern, float32 ``[65536]``."""
+
 LOW = -4.0
 """Value of code 0, in standard deviations."""
 
@@ -152,6 +156,7 @@ class Tile:
         # plain arrays over the mapping: np.memmap itself costs 20 us at every slice
         self.exact: NDArray[np.uint16] = np.asarray(np.memmap(folder / f"{info.name}.f16", "<u2", "r", shape=shape))
         self.codes: NDArray[np.uint8] = np.asarray(np.memmap(folder / f"{info.name}.u8", "u1", "r", shape=shape[::-1]))
+        self._exact = folder / f"{info.name}.f16"
         path = folder / f"{info.name}.over"
         try:
             self.overflow = read_overflow(np.asarray(np.memmap(path, "u1", "r")), n_probes)
@@ -160,6 +165,11 @@ class Tile:
                 raise ValueError("it names rows that the tile does not have")  # the kernels would write elsewhere
         except (ValueError, OSError) as error:
             raise damaged(path, error) from error
+
+    def read(self, start: int, count: int) -> NDArray[np.uint16]:
+        """Return rows of `exact`, read, not mapped: whoever passes over all of them keeps no more than these."""
+        n = self.exact.shape[1]
+        return np.fromfile(self._exact, "<u2", count * n, offset=2 * start * n).reshape(count, n)
 
 
 def verify(folder: Path, info: TileInfo) -> None:
