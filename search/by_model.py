@@ -149,7 +149,7 @@ ASKED = 64
 ALIKE = 0.5
 """Score from which two logits count as recognising the same."""
 
-_ENTRIES = 1 << 20  # of descriptors that are squared at once: they stay in the processor's cache
+_ENTRIES = 1 << 19  # of descriptors that are squared at once: they stay in the processor's cache
 
 
 def similar_models(gallery: Gallery, repo_id: str, *, sha: str | None = None, limit: int = 10) -> pa.Table:

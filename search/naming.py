@@ -79,8 +79,9 @@ class Namer:
         bridge = self._gallery.bridge
         if bridge is None:
             return np.empty(0, np.int64), [], np.empty(0, np.float32)
-        words = [plain(label) or "" for label in self._gallery.labels(bridge.rows)]
-        return bridge.rows, words, bridge.weights
+        labels = self._gallery.labels(bridge.rows)
+        words = {label: plain(label) or "" for label in set(labels)}  # many models know the same thousand
+        return bridge.rows, [words[label] for label in labels], bridge.weights
 
     def names(self, rows: NDArray[np.int64], count: int = 3) -> list[list[Name]]:
         """Return up to ``count`` names for each of the logits at ``rows``, most confident first.

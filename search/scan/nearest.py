@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from search.scan.kernels import exact_distances
 from search.scan.scan import Candidates, Scanner
 from search.scan.scoring import Comparison
 from search.store.tiles import HALF, Tile
@@ -133,6 +132,8 @@ class Finder(ABC):
 
     def distances(self, comparison: Comparison, rows: Rows | None = None) -> NDArray[np.float64]:
         """Return the exact distance of ``rows`` (all when None), float64, from the fp16 values."""
+        from search.scan.kernels import exact_distances
+
         if rows is None:
             rows = np.arange(len(self), dtype=np.int64)
         self.have_rows(rows)

@@ -8,14 +8,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search.scan.kernels import Codes, Kept, Logits, Queries, scan_rows
 from search.scan.scoring import Comparison
 from search.store.tiles import ERROR, HALF, HIGH, LOW, STEP, ZERO, Tile
+
+if TYPE_CHECKING:
+    from search.scan.kernels import Logits, Queries
 
 BLOCK = 8_192
 """Rows of one running total: 32 KiB of float32, which stays in the first-level cache."""
@@ -108,6 +110,8 @@ class CpuScanner:
         self, units: Iterator[tuple[int, int, int]], asked: _Asked, keep: int, ceilings: NDArray[np.float64]
     ) -> list[_Part]:
         """Scan ranges of rows with one thread, as long as there are any."""
+        from search.scan.kernels import Codes, Kept, scan_rows  # numba: 0.3 s, which what needs no scan is spared
+
         room = 4 * keep if keep else 0
         kept = Kept(
             ceilings, np.empty((ceilings.size, room)), np.empty((ceilings.size, room), np.int64),
@@ -137,11 +141,13 @@ class _Part:
     ceiling: float
 
 
-_Asked = tuple[Queries, Logits]
+_Asked = tuple["Queries", "Logits"]
 
 
 def _compiled(comparisons: Sequence[Comparison], mask: NDArray[np.bool_] | None) -> _Asked:
     """Return comparisons of one mask and one calibration, in units of codes, end to end."""
+    from search.scan.kernels import Logits, Queries
+
     sizes = np.array([c.columns.size for c in comparisons], np.int64)
     targets = np.concatenate([c.targets for c in comparisons])
     one = comparisons[0]

@@ -48,11 +48,11 @@ def test_verbs_import_what_their_answer_needs_and_no_more(workspace: str) -> Non
         (["status", *here], set()),
         ([*count, "SELECT count(*) FROM attempts"], {"duckdb"}),
         ([*count, "SELECT count(*) FROM models JOIN logits USING (repo_id, sha)"], {"duckdb"}),
+        (["index", "info", *here], {"duckdb"}),
+        (["similar", *here, "owner1/model-001"], {"duckdb"}),
         (["search", *here, "a thing that no list holds"], {"duckdb", "numba"}),
         (["search", *here, "dog", "--where", "downloads > 0", "--by", "model"], {"duckdb", "numba"}),
         (["similar", *here, "owner1/model-001", "0"], {"duckdb", "numba"}),
-        (["similar", *here, "owner1/model-001"], {"duckdb", "numba"}),
-        (["index", "info", *here], {"duckdb", "numba"}),
     ]
     imports_no_more(needs)
 
@@ -89,8 +89,8 @@ def test_a_verb_with_nothing_to_do_imports_no_torch(tmp_path: Path, names: Path)
             (["status", *here[:2]], set()),
             (["crawl", *here], {"duckdb"}),
             (["probe", *here], {"duckdb", "PIL"}),
-            (["index", *here], {"duckdb", "PIL", "numba"}),
-            (["run", *here], {"duckdb", "PIL", "numba"}),
+            (["index", *here], {"duckdb", "PIL"}),
+            (["run", *here], {"duckdb", "PIL"}),
         ]
         imports_no_more(needs)
 
