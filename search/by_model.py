@@ -198,12 +198,12 @@ def _matches(gallery: Gallery, strong: NDArray[np.float32]) -> NDArray[np.float3
         tile = gallery.tiles[number]
         rows = np.arange(start, min(start + step, tile.rows))
         there = rows + gallery.starts[number]
-        gallery.have_rows(there)
         scores = np.take(SQUARES, tile.read(start, rows.size), mode="clip") @ strong.T
         models = gallery.model_of[there]
         first = np.flatnonzero(np.diff(models, prepend=-1))
         return models[first], np.maximum.reduceat(scores / lengths[there, None], first, axis=0)
 
+    gallery.have_rows(np.arange(len(gallery)))
     best = np.zeros((gallery.models.num_rows, len(strong)), np.float32)
     spans = [(number, start) for number, tile in enumerate(gallery.tiles) for start in range(0, tile.rows, step)]
     with ThreadPoolExecutor(threads()) as pool:

@@ -64,6 +64,13 @@ def test_words_and_whole_descriptors_bring_their_tables(published):
     assert one.equals(other)
 
 
+def test_models_like_a_model_read_all_that_they_compare(published):
+    workspace, address = published
+    here, there = search.open(workspace), hubprobe.open(address)
+    repo = here.gallery.keys(np.array([17]))[0][0]
+    assert there.similar_models(repo).equals(here.similar_models(repo))
+
+
 def test_what_is_cut_or_forged_is_refused(published, tmp_path):
     _, address = published
     copy = tmp_path / "remote"
