@@ -123,25 +123,23 @@ def status(path: str | Path | Workspace) -> StatusReport:
     for key in holes:
         del last[key]
     # Attempts at earlier commits stay in the table; a repository counts once, by the commit its catalog row names.
-    ends = Counter(last[key] for row in catalog if (key := (row["id"], row["sha"])) in last)
+    ends = Counter(Status(last[key]) for row in catalog if (key := (row["id"], row["sha"])) in last)
     left = [row for row in catalog if (row["id"], row["sha"]) not in last]
-    waiting = Counter(row["eligibility"] for row in left if (row["id"], row["sha"]) not in holes)
-    outcomes = Counter[Outcome]()
-    for value, count in ends.items():
-        outcomes[Status(value).outcome] += count
-    rows = [_row(Status(value), count) for value, count in ends.items()]
-    rows += [_row(Status(value), count, waiting=True) for value, count in waiting.items()]
+    waiting = Counter(Status(row["eligibility"]) for row in left if (row["id"], row["sha"]) not in holes)
+    outcomes = {kind.value: sum(n for value, n in ends.items() if value.outcome is kind) for kind in Outcome}
+    rows = [_row(value.outcome.value, value, value.meaning, count) for value, count in ends.items()]
+    for value, count in waiting.items():
+        meaning = "not attempted yet" if value is Status.ELIGIBLE else value.meaning
+        rows.append(_row("waiting", value, meaning, count))
     if again:
-        rows.append({"outcome": "waiting", "status": "hole", "repositories": again, "meaning": HOLE})
+        rows.append(_row("waiting", "hole", HOLE, again))
     order = {"ok": 0, "failed": 1, "skipped": 2, "waiting": 3}
     rows.sort(key=lambda row: (order[row["outcome"]], -row["repositories"], row["status"]))
     return StatusReport(
         listed=len(catalog),
         eligible=sum(row["eligibility"] == "eligible" for row in catalog),
         attempted=sum(ends.values()),
-        ok=outcomes[Outcome.OK],
-        skipped=outcomes[Outcome.SKIPPED],
-        failed=outcomes[Outcome.FAILED],
+        **outcomes,
         waiting=len(left),
         holes=again,
         converted=sum(row["eligibility"] == "eligible" and row["weights_ref"] is not None for row in catalog),
@@ -150,11 +148,9 @@ def status(path: str | Path | Workspace) -> StatusReport:
     )
 
 
-def _row(value: Status, count: int, *, waiting: bool = False) -> dict[str, Any]:
-    if waiting:
-        meaning = "not attempted yet" if value is Status.ELIGIBLE else value.meaning
-        return {"outcome": "waiting", "status": value.value, "repositories": count, "meaning": meaning}
-    return {"outcome": value.outcome.value, "status": value.value, "repositories": count, "meaning": value.meaning}
+def _row(outcome: str, status: str, meaning: str, count: int) -> dict[str, Any]:
+    status = status.value if isinstance(status, Status) else status
+    return {"outcome": outcome, "status": status, "repositories": count, "meaning": meaning}
 
 
 def concepts(path: str | Path | Workspace, *, kind: str | None = None, missing: bool = False) -> pa.Table:

@@ -43,27 +43,17 @@ READS = (("catalog", "probes", "attempts", "index", "runs"), ())
 
 @dataclass(frozen=True)
 class SyncSummary:
-    """What a sync did, or with ``dry_run`` would do.
+    """What a sync did, or with ``dry_run`` would do."""
 
-    Attributes:
-        remote: address.
-        pulled, pushed: objects each way.
-        refused: objects that are not what they should be, and were left where they are.
-        duplicates: attempts that two hosts committed; the earlier counts.
-        committed: attempts in the remote, at the probe set in use.
-        bytes_pulled, bytes_pushed: their sizes.
-        requests: asked of the store.
-    """
-
-    remote: str
-    pulled: int
-    pushed: int
-    refused: int
-    duplicates: int
-    committed: int
+    remote: str  # address
+    pulled: int  # objects
+    pushed: int  # objects
+    refused: int  # objects that are not what they should be, and were left where they are
+    duplicates: int  # attempts that two hosts committed; the earlier counts
+    committed: int  # attempts in the remote, at the probe set in use
     bytes_pulled: int
     bytes_pushed: int
-    requests: int
+    requests: int  # asked of the store
 
 
 def sync(

@@ -26,34 +26,20 @@ SHOWN = 60
 
 @dataclass(frozen=True)
 class Usage:
-    """How one model, or one of its outputs, is called.
-
-    Attributes:
-        repo_id, sha: the model; every file is asked for at this commit.
-        logit: the output; None for the whole model.
-        library: ``transformers`` or ``timm``.
-        install: command that installs what the code imports.
-        code: Python that reads ``image.jpg`` and prints scores; strangers' names stand in it as text only.
-        meaning: what is printed, in sentences.
-        quirks: what the repository does not say or says oddly, and what the code does about it.
-        license: as the repository's tags name it, "" when they name none.
-        gated: whether its files have to be asked for on the Hub first.
-        label: the output's own label, untrusted; None without one, or for a whole model.
-        names: what the output's answers say it is, and how surely, 0 to 1; best first.
-    """
+    """How one model, or one of its outputs, is called."""
 
     repo_id: str
-    sha: str
-    logit: int | None
-    library: str
-    install: str
-    code: str
-    meaning: tuple[str, ...]
-    quirks: tuple[str, ...]
-    license: str
-    gated: bool
-    label: str | None
-    names: tuple[tuple[str, float], ...]
+    sha: str  # every file is asked for at this commit
+    logit: int | None  # the output; None for the whole model
+    library: str  # ``transformers`` or ``timm``
+    install: str  # command that installs what the code imports
+    code: str  # Python that reads ``image.jpg`` and prints scores; strangers' names stand in it as text only
+    meaning: tuple[str, ...]  # what is printed, in sentences
+    quirks: tuple[str, ...]  # what the repository does not say or says oddly, and what the code does about it
+    license: str  # as the repository's tags name it, "" when they name none
+    gated: bool  # whether its files have to be asked for on the Hub first
+    label: str | None  # the output's own label, untrusted; None without one, or for a whole model
+    names: tuple[tuple[str, float], ...]  # what its answers say it is, and how surely, 0 to 1; best first
 
 
 def use(

@@ -277,14 +277,8 @@ class Views:
 
     def models(self, opened: Opened, *, find: str = "", start: int = 0) -> str:
         """Return the list of the models whose repository contains ``find``, from number ``start``."""
-        table = models_table(opened, find)
-        start = _first(start, table.num_rows)
-        here = partial(address, "models", find=find)
-        return self._page(
-            "models.html", opened, title="Models", find=find, matching=table.num_rows,
-            listed=table.slice(start, PER_PAGE).to_pylist(), pages=_pages(table.num_rows, start, here),
-            files=_files(here),
-        )  # fmt: skip
+        listing = _listing(models_table(opened, find), start, partial(address, "models", find=find))
+        return self._page("models.html", opened, title="Models", find=find, **listing)
 
     def compare(self, opened: Opened, asked: Sequence[str], found: Comparison) -> str:
         """Return models side by side, as `compared` has them."""
@@ -302,14 +296,11 @@ class Views:
         """Return what there is to be found: concepts of a ``group`` that contain ``find``, all or those that lack."""
         table = concepts_table(opened, group, show, find)
         kinds = sorted(set(opened.concepts["kind"].to_pylist()))
-        start = _first(start, table.num_rows)
-        here = partial(address, "concepts", kind=group, show=show, find=find)
+        listing = _listing(table, start, partial(address, "concepts", kind=group, show=show, find=find))
         return self._page(
             "concepts.html", opened, title="Concepts", group=group, kinds=[(one, one) for one in kinds], show=show,
-            find=find, matching=table.num_rows, total=opened.concepts.num_rows,
-            answered=pc.sum(pc.greater(opened.concepts["models"], 0)).as_py() or 0,
-            listed=table.slice(start, PER_PAGE).to_pylist(), pages=_pages(table.num_rows, start, here),
-            files=_files(here),
+            find=find, total=opened.concepts.num_rows,
+            answered=pc.sum(pc.greater(opened.concepts["models"], 0)).as_py() or 0, **listing,
         )  # fmt: skip
 
     def pick(self, opened: Opened, concepts: str = "", where: str = "") -> str:
@@ -451,6 +442,13 @@ def _model(opened: Opened, repo_id: str, sha: str | None) -> tuple[str, Any]:
 def _first(start: int, total: int) -> int:
     """Return where the page of a long list begins that has its entry number ``start``."""
     return min(max(start, 0), max(total - 1, 0)) // PER_PAGE * PER_PAGE
+
+
+def _listing(table: pa.Table, start: int, here: Callable[..., str]) -> dict[str, Any]:
+    """Return what a template shows of the page of a long list that has its entry number ``start``."""
+    start = _first(start, table.num_rows)
+    pages, listed = _pages(table.num_rows, start, here), table.slice(start, PER_PAGE).to_pylist()
+    return {"matching": table.num_rows, "listed": listed, "pages": pages, "files": _files(here)}
 
 
 def _files(here: Callable[..., str]) -> list[tuple[str, str]]:

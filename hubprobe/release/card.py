@@ -200,7 +200,8 @@ def _field(table: str, field: pa.Field) -> dict[str, Any]:
     if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
         size = kind.list_size if pa.types.is_fixed_size_list(kind) else -1
         made, kind = made | {"isArray": True, "arrayShape": str(size)}, kind.value_type
-    return made | {"dataType": _data_type(kind), "source": source}
+    dated = "sc:DateTime" if pa.types.is_timestamp(kind) else "sc:Text"  # strings and bytes are text
+    return made | {"dataType": _DATA_TYPES.get(str(kind), dated), "source": source}
 
 
 def _nested(kind: pa.DataType) -> bool:
@@ -208,15 +209,10 @@ def _nested(kind: pa.DataType) -> bool:
     return bool(pa.types.is_struct(kind.value_type if pa.types.is_list(kind) else kind))
 
 
-def _data_type(kind: pa.DataType) -> str:
-    for holds, name in (
-        (pa.types.is_boolean, "sc:Boolean"), (pa.types.is_timestamp, "sc:DateTime"),
-        (pa.types.is_float16, "cr:Float16"), (pa.types.is_float32, "cr:Float32"), (pa.types.is_float64, "cr:Float64"),
-        (pa.types.is_int32, "cr:Int32"), (pa.types.is_int64, "cr:Int64"),
-    ):  # fmt: skip
-        if holds(kind):
-            return name
-    return "sc:Text"  # strings and bytes
+_DATA_TYPES = {
+    "bool": "sc:Boolean", "halffloat": "cr:Float16", "float": "cr:Float32", "double": "cr:Float64", "int32": "cr:Int32",
+    "int64": "cr:Int64",
+}  # fmt: skip
 
 
 # ── what they share ──────────────────────────────────────────────────────────────────────────────────────────────────

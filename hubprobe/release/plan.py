@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,23 +82,18 @@ def redistributable(tag: str | None) -> bool:
 
 Row = Mapping[str, Any]
 
-RULES: tuple[tuple[str, str, Callable[[Row], bool]], ...] = (
-    ("private", "private", lambda row: bool(row["private"])),
-    ("disabled", "disabled by the Hub", lambda row: bool(row["disabled"]) or "disabled" in row["ends"]),
-    ("gone", "deleted or made private after it was listed", lambda row: "gone" in row["ends"]),
-    ("gated", "gated: its author wants to be asked", lambda row: row["gated"] not in ("false", None, "")),
-    ("gated", "gated: its author wants to be asked", lambda row: "gated" in row["ends"]),
-    (
-        "malformed_row",
-        "the Hub's row cannot be read, so its terms are unknown",
-        lambda row: "malformed_row" in row["ends"],
-    ),
-    ("opted_out", "its author asked to be left out", lambda row: "opted_out" in row["ends"]),
-    ("licence_excluded", "its licence is on the crawl's list", lambda row: "licence_excluded" in row["ends"]),
-)
-"""Reason, what it says, and whether it holds for a catalog row with ``ends``: its eligibility and last status."""
+_WHY = {
+    "private": "private",
+    "disabled": "disabled by the Hub",
+    "gone": "deleted or made private after it was listed",
+    "gated": "gated: its author wants to be asked",
+    "malformed_row": "the Hub's row cannot be read, so its terms are unknown",
+    "opted_out": "its author asked to be left out",
+    "licence_excluded": "its licence is on the crawl's list",
+}
+"""Reasons that a row states, or its eligibility and last status (``ends``); the first counts."""
 
-REASONS = {name: sentence for name, sentence, _ in RULES} | {
+REASONS = _WHY | {
     "not_listed": "attempted, but no longer in the catalog",
     **{f"licence_{name}": f"licence: {sentence}" for name, sentence in CLASSES.items()},
 }
@@ -114,12 +109,13 @@ def why_left_out(row: Row, licences: Collection[str], opt_out: Collection[str]) 
     for name in (str(row["id"]).lower(), str(row["renamed_to"] or "").lower()):
         if name in opt_out or name.split("/", maxsplit=1)[0] in opt_out:
             return "opted_out"
-    for reason, _, holds in RULES:
-        if holds(row):
+    stated = {"private": row["private"], "disabled": row["disabled"], "gated": row["gated"] not in ("false", None, "")}
+    for reason in _WHY:
+        if stated.get(reason) or reason in row["ends"]:
             return reason
-    for stated in _licences(row):  # each of several holds
-        kind = class_of(stated)
-        if kind not in licences and str(stated or "").lower() not in licences:
+    for tag in _licences(row):  # each of several holds
+        kind = class_of(tag)
+        if kind not in licences and str(tag or "").lower() not in licences:
             return f"licence_{kind}"
     return ""
 
