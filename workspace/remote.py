@@ -46,9 +46,8 @@ from workspace.files import (
 )
 from workspace.holes import Key, contents, contents_note
 from workspace.layout import Workspace, model_file_name
-from workspace.objects import DIGITS, LIMITS, Check, Objects
 from workspace.runs import now
-from workspace.shared_files import ADDED, SETS, SharedFiles
+from workspace.shared_files import ADDED, DIGITS, LIMITS, SETS, Check, Objects, SharedFiles
 from workspace.stores import IMPATIENT, Store, open_store
 
 _log = logging.getLogger(__name__)

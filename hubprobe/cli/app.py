@@ -31,7 +31,7 @@ _VERBS = {
     "audit": ("search", "List outputs whose label disagrees with their behaviour."),
     "concepts": ("use", "List what the index covers, and what nobody does."),
     "sql": ("search", "Ask SQL of every table in the workspace."),
-    "pick": ("pick", "Pick the best model for your own images."),
+    "pick": ("use", "Pick the best model for your own images."),
     "compare": ("use", "Put models side by side."),
     "use": ("use", "Print the code that runs a model."),
     "evaluate": ("search", "Measure search accuracy against known concepts."),

@@ -24,13 +24,12 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from hubprobe.page import download
 from hubprobe.page import question as questions
 from hubprobe.page.api import INSIDE, Endpoints, GradioCalls, Plain, Tools
 from hubprobe.page.limits import Bounded, Limits, is_api
 from hubprobe.page.picks import FOREIGN, Picks
 from hubprobe.page.picks import MOST as MOST_IMAGES
-from hubprobe.page.question import Question, address, read
+from hubprobe.page.question import Question, address, as_file, read, wanted
 from hubprobe.page.views import (
     MOST_LISTED,
     Views,
@@ -210,10 +209,10 @@ class Site:
     async def search(self, request: Request) -> Response:
         """The start page, or the results of what the address asks."""
         question, opened = read(request.query_params), self._current.get()
-        kind = download.wanted(request.query_params)
+        kind = wanted(request.query_params)
         if kind:
             hits = await self._in_thread(questions.table, self._current, opened, question)
-            return download.file(hits, kind, "hits")
+            return as_file(hits, kind, "hits")
         if question.kind == "nothing" and question.like:  # a model without an output: its page lists them
             return RedirectResponse(model_address(question.like), status_code=303)
         known = opened.pages.get(question)
@@ -246,7 +245,7 @@ class Site:
     async def compare(self, request: Request) -> Response:
         """Models side by side."""
         asked, opened = request.query_params.getlist("model"), self._current.get()
-        download.wanted(request.query_params)  # refused before the work
+        wanted(request.query_params)  # refused before the work
         found = await self._in_thread(compared, opened, asked)
         draw = partial(self._views.compare, opened, asked, found)
         return await self._shown(request.query_params, draw, "compare", partial(compared_table, found))
@@ -278,9 +277,9 @@ class Site:
         if "key" not in values:
             concepts, where = values.get("concepts", "")[:2_000], values.get("where", "")[:2_000]
             return self._response(self._views.pick(opened, concepts, where))
-        one, kind = picks.get(values["key"]), download.wanted(values)
+        one, kind = picks.get(values["key"]), wanted(values)
         if kind:
-            return download.file(picked_table(one), kind, "pick")
+            return as_file(picked_table(one), kind, "pick")
         count = await self._in_thread(one.progress, limiter=self._drawing)
         return self._response(self._views.picked(opened, one, count))
 
@@ -407,8 +406,8 @@ class Site:
         self, values: Mapping[str, str], page: Callable[[], str], name: str, table: Callable[[], Any]
     ) -> Response:
         """Return a page, or what it shows as the file that the address asks for."""
-        if kind := download.wanted(values):
-            return download.file(await self._in_thread(table), kind, name)
+        if kind := wanted(values):
+            return as_file(await self._in_thread(table), kind, name)
         return self._response(await self._in_thread(page))
 
     def _response(self, page: str, status: int = 200, headers: Any = None) -> Response:

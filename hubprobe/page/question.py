@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 from urllib.parse import urlencode
 
-from hubprobe.page import download
+import pyarrow as pa
+from starlette.responses import Response
+
+from hubprobe.output import write_batches
 from search import filters
 from workspace import QueryError
 from workspace.text import printable
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from hubprobe.page.opened import Current, Opened
     from search import Query
     from search.text.calibration import Coverage
@@ -209,9 +211,46 @@ def table(current: Current, opened: Opened, question: Question) -> pa.Table:
     rows = [plain(opened, hit) for hit in hits]
     for row in rows:
         row["evidence"] = [f"{one['probe_id']}: {one['caption']}" for one in row["evidence"]]
-    return download.table(rows, [*_COLUMNS, "name", "name_confidence", "name_source", "evidence"])
+    return as_table(rows, [*_COLUMNS, "name", "name_confidence", "name_source", "evidence"])
 
 
+# ── what a page shows, as a file: its address with ``format=csv``, ``json`` or ``parquet`` at the end ────────────────
+FILES = {"csv": "text/csv; charset=utf-8", "json": "application/json", "parquet": "application/vnd.apache.parquet"}
+"""The formats, and what a browser is told of each."""
+
+
+def wanted(values: Mapping[str, str]) -> str:
+    """Return the format that an address asks for, empty for a page; raises `QueryError` for one that is not there."""
+    kind = values.get("format", "")
+    if kind and kind not in FILES:
+        raise QueryError(f"there is no format '{printable(kind, 40)}': {', '.join(FILES)}")
+    return kind
+
+
+def as_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pa.Table:
+    """Return rows as a table that has its columns also when there are no rows."""
+    made = {name: [row.get(name) for row in rows] for name in columns}
+    return pa.table({name: pa.array(values, None if rows else pa.string()) for name, values in made.items()})
+
+
+def as_text(rows: pa.Table, kind: str) -> bytes:
+    """Return a table in one of the `FILES`; what a spreadsheet would run as a formula is made a text."""
+    sink = io.BytesIO()
+    write_batches(rows.to_batches(), rows.schema, kind, sink)
+    return sink.getvalue()
+
+
+def as_file(rows: pa.Table, kind: str, name: str) -> Response:
+    """Return a table as a file for keeping, called ``name`` with the format's ending."""
+    headers = {
+        "content-disposition": f'attachment; filename="hubprobe-{name}.{kind}"',
+        "cache-control": "no-store",
+        "x-content-type-options": "nosniff",
+    }
+    return Response(as_text(rows, kind), headers=headers, media_type=FILES[kind])
+
+
+# ── as code ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 def snippets(question: Question, workspace: str, image_name: str = "example.png") -> dict[str, str]:
     """Return the ways to ask a question, by name: ``Python``, ``SQL`` and ``Command line``.
 

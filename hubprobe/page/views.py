@@ -19,10 +19,9 @@ from markupsafe import Markup, escape
 from hubprobe.comparison import Comparison, compare
 from hubprobe.output import chance as in_words
 from hubprobe.output import size
-from hubprobe.page import download
 from hubprobe.page.picks import BUDGETS, CANDIDATES
 from hubprobe.page.picks import MOST as MOST_IMAGES
-from hubprobe.page.question import MOST, UNITS, Answer, Question, address, snippets
+from hubprobe.page.question import FILES, MOST, UNITS, Answer, Question, address, as_table, as_text, snippets
 from workspace import HubprobeError, QueryError
 from workspace.endpoint import is_local
 from workspace.text import printable
@@ -243,7 +242,7 @@ class Views:
             "results.html", opened, question, title=title(question, image_name), answer=answer, image_name=image_name,
             picture=picture, asked_with=asked_with,
             usages=[opened.usage(*(hit[name] for name in asked)) for hit in answer.hits], rows=_lines(answer.hits),
-            question_files=[(kind, question.url(format=kind)) for kind in download.KINDS],
+            question_files=[(kind, question.url(format=kind)) for kind in FILES],
             snippets=snippets(question, self._workspace, image_name or "example.png"),
         )  # fmt: skip
 
@@ -289,7 +288,7 @@ class Views:
         return self._page(
             "compare.html", opened, title=" and ".join(printable(name, 60) for name in names), names=names, found=found,
             facts=[row for row in facts if any(row[1])], outputs=outputs[:PER_PAGE], matched=len(outputs),
-            captions=opened.strips.captions, files=[(kind, f"{here}&format={kind}") for kind in download.KINDS],
+            captions=opened.strips.captions, files=[(kind, f"{here}&format={kind}") for kind in FILES],
         )  # fmt: skip
 
     def concepts(self, opened: Opened, *, group: str = "", show: str = "", find: str = "", start: int = 0) -> str:
@@ -364,7 +363,7 @@ def outputs_table(opened: Opened, repo_id: str, sha: str | None, find: str) -> p
                 "name_source": best.source,
             }
     columns = ["repo_id", "sha", "logit", "label", "name", "name_confidence", "name_source", "evidence"]
-    return download.table(made, columns)
+    return as_table(made, columns)
 
 
 def compared(opened: Opened, asked: Sequence[str]) -> Comparison:
@@ -391,7 +390,7 @@ def compared_table(found: Comparison) -> pa.Table:
                 labels = [None if v is None else printable(v, 200) for v in (output["label"], match["label"])]
                 row = [repos[0], output["logit"], labels[0], repo, match["logit"], labels[1], match["similarity"]]
                 rows.append(dict(zip(_MATCHED, row, strict=True)))
-    return download.table(rows, _MATCHED)
+    return as_table(rows, _MATCHED)
 
 
 def concepts_table(opened: Opened, group: str, show: str, find: str) -> pa.Table:
@@ -418,7 +417,7 @@ def picked_table(pick: Pick) -> pa.Table:
         for row in rows
     ]
     each = [f"{what}: {concept}" for what in ("accuracy", "logits") for concept in pick.concepts]
-    return download.table(made, [*kept, *each])
+    return as_table(made, [*kept, *each])
 
 
 def _divided(result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -452,7 +451,7 @@ def _listing(table: pa.Table, start: int, here: Callable[..., str]) -> dict[str,
 
 
 def _files(here: Callable[..., str]) -> list[tuple[str, str]]:
-    return [(kind, here(format=kind)) for kind in download.KINDS]
+    return [(kind, here(format=kind)) for kind in FILES]
 
 
 def _pages(total: int, start: int, here: Callable[..., str]) -> list[tuple[str, str | None]]:
@@ -467,7 +466,7 @@ def _lines(hits: Sequence[Mapping[str, Any]]) -> str:
         {name: printable(hit[name], 200) if isinstance(hit.get(name), str) else hit.get(name) for name in _COPIED}
         for hit in hits
     ]
-    return download.text(download.table(rows, _COPIED), "csv").decode()
+    return as_text(as_table(rows, _COPIED), "csv").decode()
 
 
 def _attempt(opened: Opened, repo_id: str, sha: str) -> dict[str, Any] | None:
