@@ -42,23 +42,15 @@ class Verdict:
     reason: str
 
 
-class Limits(Protocol):
-    """The caps of a workspace that concern a config; `CrawlConfig` has them."""
+class _Limits(Protocol):
+    """The caps of a workspace that concern a config, as `CrawlConfig` has them: outputs, parameters, pixels."""
 
     @property
-    def max_parameters(self) -> int:
-        """Most parameters."""
-        ...
-
+    def max_parameters(self) -> int: ...
     @property
-    def max_labels(self) -> int:
-        """Most outputs."""
-        ...
-
+    def max_labels(self) -> int: ...
     @property
-    def max_image_size(self) -> int:
-        """Longest edge of an input, in pixels."""
-        ...
+    def max_image_size(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +58,7 @@ class Announced:
     """What a model's config announces, what the workspace allows, and what the libraries can build."""
 
     config: ModelConfig
-    limits: Limits
+    limits: _Limits
     known: Architectures
 
 
@@ -191,13 +183,13 @@ CONFIG_RULES: tuple[ConfigRule, ...] = (
 )  # fmt: skip
 
 
-def refusal(config: ModelConfig, limits: Limits, known: Architectures) -> Verdict | None:
+def refusal(config: ModelConfig, limits: _Limits, known: Architectures) -> Verdict | None:
     """Return the first verdict against a model, None when every rule lets its config pass."""
     model = Announced(config, limits, known)
     return next((verdict for rule in CONFIG_RULES if (verdict := rule(model)) is not None), None)
 
 
-def too_many(parameters: int, limits: Limits, verb: str) -> Verdict | None:
+def too_many(parameters: int, limits: _Limits, verb: str) -> Verdict | None:
     """Return the verdict against a model of ``parameters``, None when they are allowed."""
     if parameters <= limits.max_parameters:
         return None

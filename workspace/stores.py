@@ -81,7 +81,7 @@ def open_store(url: str, patience: timedelta = PATIENCE) -> Store:
             "a remote's address holds no credentials and no parameters: put those where its tools look for them, such "
             f"as AWS_ACCESS_KEY_ID, and write {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         )
-    return HubStore(url, patience) if parts.scheme == "hf" else ObjectStore(url, patience)
+    return _HubStore(url, patience) if parts.scheme == "hf" else _ObjectStore(url, patience)
 
 
 def safe(text: object, limit: int = 300) -> str:
@@ -94,7 +94,7 @@ def safe(text: object, limit: int = 300) -> str:
     return printable(said, limit)
 
 
-class ObjectStore:
+class _ObjectStore:
     """S3 and what speaks it, Google Cloud Storage, Azure, a folder; http(s) to read from. See `Store`."""
 
     def __init__(self, url: str, patience: timedelta = PATIENCE) -> None:
@@ -122,7 +122,7 @@ class ObjectStore:
             self._store = store.from_url(url, **options)
 
     def list(self, prefix: str, after: str = "") -> Iterator[Object]:
-        """See `Store.list`; a request for every thousand."""
+        # a request for every thousand
         with self._wrapped():
             pages = self._do.list(self._store, prefix, offset=after or None, chunk_size=1000)
             for page in pages:
@@ -131,7 +131,6 @@ class ObjectStore:
                     yield Object(entry["path"], int(entry["size"]))
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        """See `Store.read`."""
         self.requests += 1
         with self._wrapped():
             if stop is None and not start:
@@ -139,7 +138,6 @@ class ObjectStore:
             return bytes(self._do.get_range(self._store, name, start=start, end=stop))
 
     def fetch(self, name: str, path: Path, most: int) -> None:
-        """See `Store.fetch`."""
         self.requests += 1
         with self._wrapped():
             found = self._do.get(self._store, name)
@@ -150,7 +148,6 @@ class ObjectStore:
                     file.write(chunk)
 
     def tagged(self, name: str) -> tuple[bytes, Any] | None:
-        """See `Store.tagged`."""
         self.requests += 1
         try:
             with self._wrapped():
@@ -160,14 +157,12 @@ class ObjectStore:
             return None
 
     def write(self, files: Mapping[str, Path | bytes]) -> None:
-        """See `Store.write`."""
         for name, content in files.items():
             self.requests += 1
             with self._wrapped(writes=True):
                 self._do.put(self._store, name, content)
 
     def swap(self, name: str, content: bytes, tag: Any) -> bool:
-        """See `Store.swap`."""
         self.requests += 1
         if tag is not None and self.url.startswith("file:"):  # a folder knows no condition but that of making
             current = self.tagged(name)
@@ -217,7 +212,7 @@ def _aws_profile() -> Any:
         return None
 
 
-class HubStore:
+class _HubStore:
     """A dataset repository or a bucket of the Hugging Face Hub: ``hf://datasets/ORG/NAME``, ``hf://buckets/ORG/NAME``.
 
     Writing to a dataset is a commit, which is conditional and takes all files of a write at once; a bucket knows no
@@ -240,7 +235,7 @@ class HubStore:
         self._files = HfFileSystem(token=token, use_listings_cache=False)
 
     def list(self, prefix: str, after: str = "") -> Iterator[Object]:
-        """See `Store.list`; the Hub lists whole folders only."""
+        # the Hub lists whole folders only
         base = self._path("")
         try:
             found: Any = self._calm(lambda: self._files.find(self._path(prefix), detail=True, refresh=True))
@@ -251,12 +246,10 @@ class HubStore:
                 yield Object(name, int(found[path]["size"]))
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        """See `Store.read`."""
         content: bytes = self._calm(lambda: self._files.cat_file(self._path(name), start=start or None, end=stop))
         return content
 
     def fetch(self, name: str, path: Path, most: int) -> None:
-        """See `Store.fetch`."""
         about: Any = self._calm(lambda: self._files.info(self._path(name)))
         size = int(about["size"])
         if size > most:
@@ -264,7 +257,7 @@ class HubStore:
         self._calm(lambda: self._files.get_file(self._path(name), str(path)))
 
     def tagged(self, name: str) -> tuple[bytes, Any] | None:
-        """See `Store.tagged`: the tag of a dataset's file is its repository's commit."""
+        # the tag of a dataset's file is its repository's commit
         try:
             tag = None if self.bucket else self._calm(lambda: self._api.dataset_info(self.repo)).sha
             return self.read(name), tag or ""
@@ -272,11 +265,10 @@ class HubStore:
             return None
 
     def write(self, files: Mapping[str, Path | bytes]) -> None:
-        """See `Store.write`: all in one commit."""
+        # all in one commit
         self._write(files, None)
 
     def swap(self, name: str, content: bytes, tag: Any) -> bool:
-        """See `Store.swap`."""
         try:
             if tag is None and self.tagged(name) is not None:
                 return False

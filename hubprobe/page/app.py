@@ -198,7 +198,7 @@ class Site:
             "/": self.search, "/model": self.model, "/models": self.models, "/compare": self.compare,
             "/concepts": self.concepts, "/about": self.about,
             "/pick": self.pick, "/pick-image": self.pick_image, "/probe/{probe_set}/{name}": self.probe,
-            "/static/{name}": self.static, "/favicon.ico": self.icon, "/health": self.health,
+            "/static/{name}": self.static, "/favicon.ico": lambda _: self._file("icon.svg"), "/health": self.health,
         }  # fmt: skip
         self.routes: list[BaseRoute] = [Route(path, page, methods=["GET"]) for path, page in pages.items()]
         self.routes += [
@@ -381,10 +381,6 @@ class Site:
     async def static(self, request: Request) -> Response:
         """Style and script; their address changes with their content."""
         return self._file(request.path_params["name"])
-
-    async def icon(self, _request: Request) -> Response:
-        """The icon of the tab."""
-        return self._file("icon.svg")
 
     def _file(self, name: str) -> Response:
         if name not in self._files:
