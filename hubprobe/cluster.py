@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -191,40 +191,22 @@ def _slots(node: Mapping[str, Any], per_actor: Mapping[str, float]) -> int:
     return int(min(has.get(name, 0.0) / amount for name, amount in per_actor.items())) if node["Alive"] else 0
 
 
+@dataclass(frozen=True)
 class Ray:
-    """The engine: see `probing.prober.Engine`.
+    """The engine: see `probing.prober.Engine`. Raises `HubprobeError` when Ray is not installed."""
 
-    Args:
-        workspace: on a disk that every node sees under the same path, or with a remote.
-        address: of the cluster: ``auto`` for that of ``RAY_ADDRESS`` or of this machine, ``local`` for one that begins
-            and ends with this run.
-        workers: actors at most; as many as the cluster has room for when None. More than that are waited for, which
-            has an autoscaler add machines.
-        cpus: cores of an actor.
-        gpus: GPUs of an actor, a fraction too; 1 when the cluster has any, 0 for none.
-        device: torch device of an actor; the best there is when None.
-        token: for the Hub.
-        fetcher: further options of `crawler.Fetcher`.
+    workspace: Workspace  # on a disk that every node sees under the same path, or with a remote
+    address: str = "auto"  # of ``RAY_ADDRESS`` or of this machine; ``local``: one that begins and ends with this run
+    workers: int | None = None  # actors at most, waited for, which adds machines; None: as many as there is room for
+    cpus: float | None = None  # cores of an actor
+    gpus: float | None = None  # GPUs of an actor, a fraction too; None: 1 when the cluster has any, else 0
+    device: str | None = None  # torch device of an actor; the best there is when None
+    token: str | None = field(default=None, repr=False)  # for the Hub
+    fetcher: Mapping[str, Any] = field(default_factory=dict)  # further options of `crawler.Fetcher`
 
-    Raises `HubprobeError` when Ray is not installed.
-    """
-
-    def __init__(
-        self,
-        workspace: Workspace,
-        *,
-        address: str = "auto",
-        workers: int | None = None,
-        cpus: float | None = None,
-        gpus: float | None = None,
-        device: str | None = None,
-        token: str | None = None,
-        **fetcher: Any,
-    ) -> None:
+    def __post_init__(self) -> None:
         if find_spec("ray") is None:
             raise HubprobeError("--engine ray needs Ray: pip install 'hubprobe[ray]'")
-        self._workspace, self._address, self._workers = workspace, address, workers
-        self._cpus, self._gpus, self._device, self._token, self._fetcher = cpus, gpus, device, token, fetcher
 
     def __call__(
         self,
@@ -234,33 +216,33 @@ class Ray:
         told: Callable[[dict[str, Any], bool], None],
     ) -> int:
         """Run ``tasks`` on the cluster; return how many actors took part."""
-        with _connected(self._address) as ray:
+        with _connected(self.address) as ray:
             per_actor = self._per_actor(ray)
             spec = Spec(
-                root=str(self._workspace.root.absolute()),
-                config=self._workspace.config,
+                root=str(self.workspace.root.absolute()),
+                config=self.workspace.config,
                 settings=settings,
                 common=dict(common),
                 per_actor=per_actor,
-                device=self._device,
-                token=self._token,
-                fetcher=self._fetcher,
-                remote=self._workspace.remote,
+                device=self.device,
+                token=self.token,
+                fetcher=self.fetcher,
+                remote=self.workspace.remote,
             )
-            driver = _Driver(ray, spec, HandOut(tasks), self._workers, told)
+            driver = _Driver(ray, spec, HandOut(tasks), self.workers, told)
             try:
                 driver.run()
             finally:
                 for task in driver.close():  # what is put away on purpose has not died
                     stem = model_file_name(task.repo_id, task.sha)
-                    inflight.path_of(self._workspace, stem).unlink(missing_ok=True)
+                    inflight.path_of(self.workspace, stem).unlink(missing_ok=True)
             return len(driver.took_part)
 
     def _per_actor(self, ray: Any) -> dict[str, float]:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        gpus = self._gpus if self._gpus is not None else float(any(node.get("GPU") for node in nodes))
+        gpus = self.gpus if self.gpus is not None else float(any(node.get("GPU") for node in nodes))
         most = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
-        cpus = self._cpus if self._cpus is not None else 1.0 if gpus else min(CPUS, most or CPUS)
+        cpus = self.cpus if self.cpus is not None else 1.0 if gpus else min(CPUS, most or CPUS)
         return {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
 
 

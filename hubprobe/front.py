@@ -209,12 +209,12 @@ def probe(
     from hubprobe.machine import is_first_process
     from hubprobe.sync import synced
 
-    access: dict[str, Any] = {"token": token, "keep": keep, "max_disk_bytes": max_disk_bytes}
+    kept: dict[str, Any] = {"keep": keep, "max_disk_bytes": max_disk_bytes}
     if ray is not None:
         from hubprobe.cluster import Ray
 
-        options["engine"] = Ray(workspace, **ray, **access, device=options.get("device"))
-    fetcher = crawler.Fetcher(workspace, **access)
+        options["engine"] = Ray(workspace, **ray, token=token, fetcher=kept, device=options.get("device"))
+    fetcher = crawler.Fetcher(workspace, token=token, **kept)
     progress = bool(options.get("progress", True))
     try:
         with synced(workspace, "probe", progress=progress, alone=is_first_process()) as remote:

@@ -60,16 +60,9 @@ def _picked(request: dict[str, Any], ask: Any) -> dict[str, Any]:
     stored = Workspace.open(request["workspace"])
     workspace = Workspace(stored.root, replace(stored.config, endpoint=request["endpoint"]))
     folder = Path(request["folder"])
-    found = pick(
-        workspace, request["images"], request["concepts"], budget=request["budget"], ask=ask, folder=folder,
-        candidates=request["candidates"], max_images=request["max_images"], where=request["where"] or None,
-        token=request["token"], max_disk_bytes=request["max_disk_bytes"], progress=False,
-    )  # fmt: skip
-    images = pq.read_table(folder / "images.parquet").to_pylist()
-    return {
-        "models": found.models, "failed": found.failed, "sure": found.sure, "labelled": found.labelled,
-        "notes": list(found.notes), "images": images,
-    }  # fmt: skip
+    found = pick(workspace, ask=ask, folder=folder, **request["options"])
+    told = {name: getattr(found, name) for name in ("models", "failed", "sure", "labelled", "notes")}
+    return told | {"images": pq.read_table(folder / "images.parquet").to_pylist()}
 
 
 def _listen(answers: queue.Queue[int | None]) -> None:

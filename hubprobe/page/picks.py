@@ -262,12 +262,13 @@ class Picks:
             start = "that of the demo is started by 'python -m hubprobe.demo.server'"
             self._ends(pick, "failed", f"the Hub of this index, {printable(endpoint, 100)}, does not answer; {start}")
             return
-        request = {
-            "workspace": str(workspace.root.resolve()), "endpoint": endpoint, "images": str(pick.folder / "images"),
-            "concepts": pick.concepts, "budget": pick.budget, "candidates": pick.candidates, "where": pick.where,
-            "folder": str(pick.folder / "pick"), "token": token_for(endpoint, self._current.token) or "",
-            "max_disk_bytes": _DISK_BYTES, "max_images": MOST + 1,
+        options = {
+            "images": str(pick.folder / "images"), "concepts": pick.concepts, "budget": pick.budget,
+            "candidates": pick.candidates, "where": pick.where or None, "max_images": MOST + 1, "progress": False,
+            "max_disk_bytes": _DISK_BYTES, "token": token_for(endpoint, self._current.token) or "",
         }  # fmt: skip
+        request = {"workspace": str(workspace.root.resolve()), "endpoint": endpoint, "options": options}
+        request["folder"] = str(pick.folder / "pick")
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         process = subprocess.Popen(
             [sys.executable, "-m", "hubprobe.page.pick_child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
