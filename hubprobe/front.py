@@ -324,14 +324,8 @@ def build_probes(
 ) -> ProbesSummary:
     """Build the probe set: `probing.probes.build`, of the images that cover the concept bank as the encoder sees them.
 
-    Args:
-        workspace: where to write.
-        source: see `probing.probes.build`.
-        cover: choose so, or draw a sample when False; when None choose if the encoder can be had and sees these images.
-        token: Hugging Face token; the environment's when None.
-        progress: show bars on stderr.
-        dry_run: read and count, write nothing, choose nothing.
-        **options: those of `probing.probes.build`.
+    With ``cover`` False a sample is drawn; when None they are chosen if the encoder can be had and sees these images. A
+    ``dry_run`` chooses nothing. Other options are those of `probing.probes.build`.
     """
     from probing import probes
 

@@ -36,9 +36,7 @@ def weights(paths: Iterable[str]) -> list[str]:
 def number(discussions: Any, authors: Collection[str] = CONVERTERS) -> int | None:
     """Return the number of the newest open pull request by one of ``authors``; None when there is none.
 
-    Args:
-        discussions: of the API's answer to ``/api/models/{id}/discussions``, untrusted.
-        authors: names of accounts.
+    ``discussions`` are those of the API's answer to ``/api/models/{id}/discussions``, untrusted.
 
     >>> bot = {"num": 4, "isPullRequest": True, "status": "open", "author": {"name": "SFconvertbot"}}
     >>> number([bot, bot | {"num": 7, "author": {"name": "somebody"}}, bot | {"num": 9, "status": "closed"}, None])
@@ -61,9 +59,7 @@ def number(discussions: Any, authors: Collection[str] = CONVERTERS) -> int | Non
 def objection(main: Mapping[str, str | None], offered: Mapping[str, str | None]) -> str | None:
     """Return why the weights of a pull request are not those of the main branch, in half a sentence; None if they are.
 
-    Args:
-        main: git blob sha1 by file of the main branch; None for one that is not known (yet): it is not compared.
-        offered: the same of the pull request.
+    Both are git blob sha1 by file; None for one of the main branch that is not known (yet): it is not compared.
 
     >>> main = {"config.json": "a", "pytorch_model.bin": "b", "README.md": "c"}
     >>> objection(main, main | {"model.safetensors": "d"})

@@ -59,12 +59,7 @@ class RemoteError(WorkspaceError):
 
 
 class MissingStepError(WorkspaceError):
-    """A verb was asked for before the one it needs.
-
-    Args:
-        missing: what is not there: "index".
-        verb: of the command line, that makes it.
-    """
+    """A verb was asked for before the one it needs: what is ``missing``, and the ``verb`` that makes it."""
 
     def __init__(self, missing: str, verb: str) -> None:
         super().__init__(f"this workspace has no {missing} yet: run 'hubprobe {verb}' first")

@@ -270,11 +270,7 @@ def _names_hash(schema: pa.Schema) -> str:
 
 # ── JSON and tensors, read ───────────────────────────────────────────────────────────────────────────────────────────
 def read_json(path: Path, shape: Mapping[str, type | tuple[type, ...]] | None = None) -> dict[str, Any]:
-    """Read a JSON file of ours, which holds an object.
-
-    Args:
-        path: the file.
-        shape: fields that it must have, and their types; a bool is no int here.
+    """Read a JSON file of ours, an object with the fields of ``shape`` and of their types; a bool is no int here.
 
     Raises `WorkspaceError` naming the file when it is no regular file, too large, damaged or of another shape.
     """
@@ -361,11 +357,7 @@ def table_files(folder: Path) -> list[Path]:
 
 @contextmanager
 def open_table(path: Path, *, version: bool = True) -> Iterator[pq.ParquetFile]:
-    """Yield a Parquet file whose pages are verified as they are read.
-
-    Args:
-        path: a regular file.
-        version: whether it must be of this schema version; False for tables of others.
+    """Yield a Parquet file whose pages are verified as they are read; of any schema version unless ``version``.
 
     Raises `DamagedFileError` when what is read inside the block is damaged, and `WorkspaceError` when the file was
     written by another schema version.
@@ -392,14 +384,10 @@ def batches(path: Path, rows: int, columns: list[str] | None = None) -> Iterator
 
 
 def read_file(path: Path, schema: pa.Schema | None = None, *, columns: list[str] | None = None) -> pa.Table:
-    """Return one Parquet file as a table.
+    """Return one Parquet file as a table, of ``columns`` alone where these are given.
 
-    Args:
-        path: the file.
-        schema: conform to it: a nullable column that an older file lacks is null. The file's own when None.
-        columns: these alone.
-
-    Raises as `open_table` does.
+    It conforms to ``schema``, else to its own: a nullable column that an older file lacks is null. Raises as
+    `open_table` does.
     """
     with open_table(path) as file:
         if schema is None:

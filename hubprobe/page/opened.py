@@ -402,11 +402,7 @@ class Opened:
 class Current:
     """The version in use, and the images that were uploaded.
 
-    Args:
-        workspace: whose index.
-        encoder: the encoder the index was built with, when it is at hand; loaded by name and commit when None.
-        token: for fetching the encoder when it is not in the workspace's cache.
-
+    ``encoder`` is the one the index was built with, when it is at hand; else it is loaded, or fetched with ``token``.
     Raises `MissingStepError` when there is no index. Where its encoder cannot be had, texts that it knows are answered.
     """
 

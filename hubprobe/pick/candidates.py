@@ -103,33 +103,23 @@ def shortlist(
 ) -> list[Candidate]:
     """Return up to ``count`` models that the search holds most likely to know all ``concepts``, most likely first.
 
-    Args:
-        index: an open index.
-        concepts: what they should tell apart.
-        count: models at most, where none are named.
-        where: SQL condition on the metadata.
-        models: repositories to try instead, each of them.
-
-    Raises `QueryError` for a repository that is not in the index, and when no model is left.
+    ``where`` is an SQL condition on the metadata; ``models`` are repositories to try instead, each of them. Raises
+    `QueryError` for a repository that is not in the index, and when no model is left.
     """
     gallery = index.gallery
     for repo_id in models:
         gallery.commit(repo_id, None)  # a QueryError with near names
+    about = gallery.models.select(["repo_id", "sha", "family"]).to_pylist()
     if models:
-        ordinals = [i for i, name in enumerate(gallery.models.column("repo_id").to_pylist()) if name in set(models)]
+        ordinals = [i for i, row in enumerate(about) if row["repo_id"] in set(models)]
     else:
         query = index.search(all_of=list(concepts))
         hits = (query.where(where) if where else query).limit(min(4 * count, 10_000)).to_arrow()
-        place = {
-            (r["repo_id"], r["sha"]): i for i, r in enumerate(gallery.models.select(["repo_id", "sha"]).to_pylist())
-        }
-        keys = zip(hits.column("repo_id").to_pylist(), hits.column("sha").to_pylist(), strict=True)
-        ordinals = [place[key] for key in keys]
-    comparisons = [
-        gallery.compile(index.descriptor(concept), index.workspace.config.search.scoring) for concept in concepts
-    ]
+        place = {(row["repo_id"], row["sha"]): i for i, row in enumerate(about)}
+        ordinals = [place[row["repo_id"], row["sha"]] for row in hits.select(["repo_id", "sha"]).to_pylist()]
+    scoring = index.workspace.config.search.scoring
+    comparisons = [gallery.compile(index.descriptor(concept), scoring) for concept in concepts]
     rows_of = _rows(gallery.model_of, ordinals)
-    about = gallery.models.select(["repo_id", "sha", "family"]).to_pylist()
     found = []
     families: Counter[str] = Counter()
     for ordinal in ordinals:

@@ -50,14 +50,10 @@ def refusal(file: str, why: str, row: int | None = None) -> WorkspaceError:
 
 
 class TableFile:
-    """One file of a released table.
+    """One file of a released table, called ``name`` in messages, which must hold ``schema``.
 
-    Args:
-        path: of the file.
-        name: within the release, for messages.
-        schema: what it must hold; nullable columns that are not in it are read as null, unknown ones are not read.
-
-    Raises `WorkspaceError` when it is no Parquet file of this schema, or one that would unpack to too much.
+    Nullable columns that are not in it are read as null, unknown ones are not read. Raises `WorkspaceError` when it is
+    no Parquet file of this schema, or one that would unpack to too much.
     """
 
     def __init__(self, path: Path, name: str, schema: pa.Schema, *, versioned: bool = True) -> None:

@@ -160,13 +160,8 @@ def plan(
 ) -> Plan:
     """Decide, by licences, gating and opt-outs, what of ``workspace`` may be published.
 
-    Args:
-        workspace: has a catalog, attempts and a probe set.
-        keep: classes or tags of licences; the configuration's ``[release] licenses`` when None.
-        probes_license: licence of the probe images whose source states none; the configuration's when None.
-        probe_images: False leaves images and captions out whatever their licence.
-
-    Raises `ConfigError` for an unknown licence, `MissingStepError` when nothing was crawled.
+    It has a catalog, attempts and a probe set; the options are those of `hubprobe.release.release`. Raises
+    `ConfigError` for an unknown licence, `MissingStepError` when nothing was crawled.
     """
     settings = workspace.config.release
     kept_licences = checked_licences(settings.licenses if keep is None else keep)
