@@ -294,7 +294,7 @@ def parse_parameters(text: str) -> tuple[float, float] | None:
 
 
 class FolderCatalog:
-    """Repositories known one by one, from folders in the Hub's own layout or made in memory; of one id the last counts."""
+    """Repositories known one by one, from folders in the Hub's own layout or made in memory; of one id the last."""
 
     def __init__(self, repos: Iterable[Repo] = ()) -> None:
         self._repos: dict[str, Repo] = {repo.id: repo for repo in repos}

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
-from hubprobe.cli.pick import _ask
+from hubprobe.cli.use import _ask
 from hubprobe.pick.images import FOREIGN
 from tests.search.conftest import make
 from tests.typed import hubprobe
