@@ -62,7 +62,7 @@ def probe(
         fetch: brings a model's files; the front door passes the crawler's.
         limit: run at most so many models, the most downloaded first.
         retry: statuses whose models are run again, such as ``("timeout", "crashed")``.
-        batch_size: images in a forward pass. When None a CPU takes what `batches.for_cpu` says, at most the
+        batch_size: images in a forward pass. When None a CPU takes what `forward.for_cpu` says, at most the
             configuration's, and an accelerator what it measures. Part of what decides the last bits.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; what there is when None.
         fraction: run each model on this share of the probes, a random subset of its own; all when None. Raised

@@ -6,7 +6,6 @@ model between each two, so at most three models are in memory.
 
 from __future__ import annotations
 
-import logging
 import math
 import queue
 import sys
@@ -24,7 +23,8 @@ import numpy.typing as npt
 
 from probing import responses, subset
 from probing.attempts import PHASES, Attempt, as_model_error
-from probing.model import batches
+from probing.images import inputs
+from probing.model import forward, loading, placement
 from probing.responses import Earlier
 from probing.settings import Settings
 from probing.subset import Ids
@@ -32,9 +32,6 @@ from workspace import ModelError, Status, Workspace
 from workspace.files import canonical_json
 
 if TYPE_CHECKING:
-    from probing.images.inputs import Inputs
-    from probing.model.forward import Outputs
-    from probing.model.loading import Loaded
     from probing.subset import Factors
 
 
@@ -56,13 +53,6 @@ class Share:
     to_choose: int = 0
     random_ids: Ids | None = None
     refused: Ids = field(default_factory=lambda: np.empty(0, np.int32))
-
-    def with_earlier(self, raw: npt.NDArray[np.float32], ids: Ids) -> tuple[npt.NDArray[np.float32], Ids]:
-        """Return responses ``raw`` to ``ids`` and those of the earlier share together, in ascending order of probes."""
-        if self.earlier is not None:
-            return self.earlier.merged(raw, ids)
-        order = np.argsort(ids)
-        return raw[order], ids[order]
 
 
 def of_model(workspace: Workspace, attempt: Attempt, settings: Settings, refused: Ids) -> Share:
@@ -109,14 +99,36 @@ DEVICE_MOST = 4096
 """Most images in a batch on an accelerator."""
 
 
-@dataclass
-class Prepared:
-    """A model ready to run on its share of the probes. ``probe_ids``: those it was run on, once it was."""
+WINDOW = 3
+"""Models in a process at once: one that is loaded, one that runs, one that is written."""
 
-    loaded: Loaded
-    inputs: Inputs
-    share: Share
-    probe_ids: Ids
+
+@dataclass
+class Job:
+    """One model to run: its attempt so far, its catalog row, and the folder of its files.
+
+    From the first stage to the last it has the model with its inputs and its share of the probes, and from the second
+    on what it ``made`` of the probes ``ids``.
+    """
+
+    attempt: Attempt
+    row: Mapping[str, Any]
+    folder: Path
+    loaded: Any = None  # a loading.Loaded
+    inputs: Any = None  # an Inputs
+    share: Share = field(default_factory=lambda: Share(np.empty(0, np.int32)))
+    made: forward.Outputs | None = None
+    ids: Ids = field(default_factory=lambda: np.empty(0, np.int32))
+
+    def responses(self) -> tuple[npt.NDArray[np.float32], Ids]:
+        """Return all responses known, those of an earlier share included, and their probes, ascending."""
+        earlier, made = self.share.earlier, self.made
+        if earlier is not None:
+            none = np.empty((0, earlier.raw.shape[1]), np.float32)
+            return earlier.merged(none if made is None else made.raw, self.ids)
+        assert made is not None
+        order = np.argsort(self.ids)
+        return made.raw[order], self.ids[order]
 
 
 @contextmanager
@@ -134,16 +146,13 @@ def _timed(attempt: Attempt, settings: Settings, name: str) -> Iterator[float]:
             raise ModelError(Status.TIMEOUT, f"took {taken:.1f} s in {name}, where it had {max(limit, 0):.1f} s")
 
 
-def prepare(workspace: Workspace, folder: Path, attempt: Attempt, settings: Settings) -> Prepared:
-    """Load the model in ``folder`` and its inputs; fill ``attempt`` with what became known. Raises `ModelError`."""
-    from probing.images import inputs
-    from probing.model import forward, loading, placement
-
-    fields = attempt.fields
+def prepare(workspace: Workspace, settings: Settings, job: Job) -> None:
+    """Load a model and its inputs; fill its attempt with what became known. Raises `ModelError`."""
+    attempt, fields = job.attempt, job.attempt.fields
     fields |= {"device": settings.device, "dtype": "float32", "probe_set": settings.probe_set}
     fields["kernels"] = forward.kernels(settings.device)
     with _timed(attempt, settings, "load"):
-        loaded = loading.load(folder, settings.caps)
+        job.loaded = loaded = loading.load(job.folder, settings.caps)
         fields |= {
             "parameters": loaded.parameters,
             "architecture": loaded.architecture,
@@ -161,120 +170,71 @@ def prepare(workspace: Workspace, folder: Path, attempt: Attempt, settings: Sett
             "processor_assumed": processor.assumed or None,
             "processor_settings": canonical_json({"mode": processor.mode, **processor.settings}),
         }
-        ready = inputs.prepare(
+        job.inputs = ready = inputs.prepare(
             workspace, settings.probe_set, processor, threads=settings.threads, max_edge=settings.max_image_size
         )
         fields["input_dtype"] = str(ready.pixels.dtype)
-        share = of_model(workspace, attempt, settings, np.array(sorted(ready.refused), np.int32))
-        if len(share.refused):
-            fields["probes_refused"] = share.refused.tolist()
-            fields["refused_reason"] = ready.refused[int(share.refused[0])]
-    return Prepared(loaded, ready, share, share.probe_ids)
+        job.share = of_model(workspace, attempt, settings, np.array(sorted(ready.refused), np.int32))
+        if len(refused := job.share.refused):
+            fields["probes_refused"] = refused.tolist()
+            fields["refused_reason"] = ready.refused[int(refused[0])]
 
 
-def execute(workspace: Workspace, prepared: Prepared, attempt: Attempt, settings: Settings) -> Outputs:
-    """Run the model; returns its outputs for ``prepared.probe_ids``, which is set to all that were run.
-
-    Raises `ModelError`.
-    """
-    share = prepared.share
-    with _timed(attempt, settings, "forward") as seconds:
-        run = _Runs(workspace, prepared, attempt, settings, seconds)
-        if len(share.probe_ids):
-            run.more(share.probe_ids)
+def execute(workspace: Workspace, settings: Settings, job: Job) -> None:
+    """Run a model on its share of the probes, and on what is chosen by its responses. Raises `ModelError`."""
+    share = job.share
+    with _timed(job.attempt, settings, "forward") as seconds:
+        more = partial(_run, workspace, settings, job, monotonic() + seconds)
+        more(share.probe_ids)
         if share.factors is not None and share.random_ids is not None:
             for count in subset.rounds(share.to_choose):
-                raw, ids = run.so_far()
-                run.more(subset.choose_next(share.factors, raw, ids, share.random_ids, count, share.refused))
-        assert run.made is not None
-        prepared.probe_ids = run.ids
-        attempt.fields |= {
-            "batch_size": run.made.batch_size,
-            "dtype": run.made.dtype,
-            "half_error": run.made.half_error,
-            "num_logits": run.made.raw.shape[1],
-        }
-    return run.made
+                raw, ids = job.responses()
+                more(subset.choose_next(share.factors, raw, ids, share.random_ids, count, share.refused))
+        assert job.made is not None
+        about = {name: getattr(job.made, name) for name in ("batch_size", "dtype", "half_error")}
+        job.attempt.fields |= {**about, "num_logits": job.made.raw.shape[1]}
 
 
-class _Runs:
-    """The forward passes of one model, on one set of probes after the other: ``made`` holds the outputs for ``ids``."""
-
-    def __init__(
-        self, workspace: Workspace, prepared: Prepared, attempt: Attempt, settings: Settings, seconds: float
-    ) -> None:
-        self.made: Outputs | None = None
-        self.ids = np.empty(0, np.int32)
-        self._prepared, self._settings = prepared, settings
-        self._deadline = monotonic() + seconds
-        self._memory = batches.Memory(workspace.cache_dir / "batches.json")
-        fields, shape = attempt.fields, "x".join(map(str, prepared.inputs.shape))
-        self._key = f"{fields['architecture']} {fields['parameters']} {shape} {fields['device']} {settings.precision}"
-
-    def so_far(self) -> tuple[Any, Ids]:
-        """Return all responses known, those of an earlier share included, and their probes, ascending."""
-        share = self._prepared.share
-        width = 0 if share.earlier is None else share.earlier.raw.shape[1]
-        return share.with_earlier(np.empty((0, width), np.float32) if self.made is None else self.made.raw, self.ids)
-
-    def more(self, ids: Ids) -> None:
-        """Run the model on ``ids``, with the batch and the dtype of the first time."""
-        from probing.model import forward
-
-        if not len(ids):
-            return
-        batch, grow_to = self._batch() if self.made is None else (self.made.batch_size, 0)
-        new = forward.run(
-            self._prepared.loaded.forward,
-            self._prepared.inputs,
-            ids,
-            num_labels=self._prepared.loaded.num_labels,
-            max_labels=self._settings.max_labels,
-            batch_size=batch,
-            device=self._settings.device,
-            threads=self._settings.threads,
-            deadline=self._deadline,
-            precision=self._settings.precision if self.made is None else self.made.dtype,
-            grow_to=grow_to,
-        )
-        if grow_to and 2 * new.batch_size <= len(ids):  # else the knee may lie further on
-            self._memory.put(self._key, new.batch_size)
-        if self.made is not None:
-            raw = np.concatenate([self.made.raw, new.raw])
-            new = replace(self.made, raw=raw, batch_size=new.batch_size)
-        self.made, self.ids = new, np.concatenate([self.ids, ids])
-
-    def _batch(self) -> tuple[int, int]:
-        """Return the images in the first batch, and how many it may grow to."""
-        settings, shape = self._settings, self._prepared.inputs.shape
-        if self._prepared.inputs.one_at_a_time:
-            return 1, 0
-        if settings.fixed_batch:
-            return settings.batch_size, 0
-        if settings.device == "cpu":
-            return batches.for_cpu(shape, settings.batch_size), 0
-        known = self._memory.get(self._key)
-        return (known, 0) if known is not None else (DEVICE_BATCH, DEVICE_MOST)
+def _run(workspace: Workspace, settings: Settings, job: Job, deadline: float, ids: Ids) -> None:
+    """Run a model on ``ids``, with the batch and the dtype of the first time, and add what it makes to the job."""
+    if not len(ids):
+        return
+    loaded, memory = job.loaded, forward.Memory(workspace.cache_dir / "batches.json")
+    fields, shape = job.attempt.fields, "x".join(map(str, job.inputs.shape))
+    key = f"{fields['architecture']} {fields['parameters']} {shape} {fields['device']} {settings.precision}"
+    precision, grow_to = settings.precision, 0
+    if job.made is not None:
+        batch, precision = job.made.batch_size, job.made.dtype
+    elif job.inputs.one_at_a_time or settings.fixed_batch:
+        batch = 1 if job.inputs.one_at_a_time else settings.batch_size
+    elif settings.device == "cpu":
+        batch = forward.for_cpu(job.inputs.shape, settings.batch_size)
+    elif (known := memory.get(key)) is not None:
+        batch = known
+    else:
+        batch, grow_to = DEVICE_BATCH, DEVICE_MOST
+    limits = batch, settings.device, deadline, settings.max_labels
+    work = forward.Work(loaded.forward, job.inputs, ids, loaded.num_labels, *limits)
+    new = forward.run(work, threads=settings.threads, precision=precision, grow_to=grow_to)
+    if grow_to and 2 * new.batch_size <= len(ids):  # else the knee may lie further on
+        memory.put(key, new.batch_size)
+    if job.made is not None:
+        new = replace(job.made, raw=np.concatenate([job.made.raw, new.raw]), batch_size=new.batch_size)
+    job.made, job.ids = new, np.concatenate([job.ids, ids])
 
 
-def store(
-    workspace: Workspace,
-    prepared: Prepared,
-    outputs: Outputs,
-    attempt: Attempt,
-    row: Mapping[str, Any],
-    settings: Settings,
-) -> None:
+def store(workspace: Workspace, settings: Settings, job: Job) -> None:
     """Write the responses, those of an earlier share included. Raises `ModelError`."""
-    fields, share = attempt.fields, prepared.share
-    with _timed(attempt, settings, "write"):
-        raw, ids = share.with_earlier(outputs.raw, prepared.probe_ids)
-        labels = _labels(prepared.loaded.labels, row)
-        table = responses.table(fields["repo_id"], fields["sha"], raw, ids, labels, share.random_ids)
+    fields = job.attempt.fields
+    with _timed(job.attempt, settings, "write"):
+        raw, ids = job.responses()
+        labels = _labels(job.loaded.labels, job.row)
+        table = responses.table(fields["repo_id"], fields["sha"], raw, ids, labels, job.share.random_ids)
         fields["num_excluded"] = table.num_rows - table.column("excluded").null_count
         fields["probes_run"] = len(ids)
-        responses.write(workspace.responses_dir(settings.probe_set) / f"{attempt.stem}.parquet", table)
+        responses.write(workspace.responses_dir(settings.probe_set) / f"{job.attempt.stem}.parquet", table)
     fields["peak_memory_bytes"] = peak_memory(settings.device)
+    job.attempt.ok()
 
 
 def _labels(own: list[str] | None, row: Mapping[str, Any]) -> list[str] | None:
@@ -298,23 +258,6 @@ def peak_memory(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-_log = logging.getLogger(__name__)
-
-WINDOW = 3
-"""Models in a process at once: one that is loaded, one that runs, one that is written."""
-
-
-@dataclass
-class Job:
-    """One model to run: its attempt so far, its catalog row, and the folder of its files."""
-
-    attempt: Attempt
-    row: Mapping[str, Any]
-    folder: Path
-    prepared: Any = None  # a Prepared, between the first stage and the last
-    outputs: Any = None  # a forward.Outputs, between the second and the last
-
-
 class Stages:
     """Runs jobs through prepare, execute and store.
 
@@ -332,13 +275,12 @@ class Stages:
         watch: Callable[[Job, str | None], None],
         ended: Callable[[Job], None],
     ) -> None:
-        self._workspace, self._settings = workspace, settings
         self._watch, self._ended = watch, ended
         self._queues: list[queue.Queue[Job | None]] = [queue.Queue(), queue.Queue(1), queue.Queue(1)]
-        work = [("load", self._prepare), ("forward", self._execute), ("write", self._store)]
+        steps = [partial(step, workspace, settings) for step in (prepare, execute, store)]
         self._threads = [
             threading.Thread(target=self._serve, args=(i, step), name=name, daemon=True)
-            for i, (name, step) in enumerate(work)
+            for i, (name, step) in enumerate(zip(("load", "forward", "write"), steps, strict=True))
         ]
         for thread in self._threads:
             thread.start()
@@ -364,19 +306,9 @@ class Stages:
             except Exception as error:  # noqa: BLE001 - an error of ours must not end the run: logged and booked
                 job.attempt.end(as_model_error(error, Status.INTERNAL_ERROR))
             if "status" in job.attempt.fields or following is None:
-                job.prepared = job.outputs = None
+                job.loaded = job.inputs = job.made = None
                 self._ended(job)
             else:
                 following.put(job)
         if following is not None:
             following.put(None)
-
-    def _prepare(self, job: Job) -> None:
-        job.prepared = prepare(self._workspace, job.folder, job.attempt, self._settings)
-
-    def _execute(self, job: Job) -> None:
-        job.outputs = execute(self._workspace, job.prepared, job.attempt, self._settings)
-
-    def _store(self, job: Job) -> None:
-        store(self._workspace, job.prepared, job.outputs, job.attempt, job.row, self._settings)
-        job.attempt.ok()

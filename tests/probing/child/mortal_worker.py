@@ -16,7 +16,8 @@ from probing.child import worker
 from probing.model import single
 
 
-def prepare(workspace: Any, folder: Path, attempt: Any, settings: Any) -> Any:
+def prepare(workspace: Any, settings: Any, job: Any) -> None:
+    folder, attempt = job.folder, job.attempt
     if folder.name.startswith("faults"):
         signal.raise_signal(signal.SIGSEGV)
         time.sleep(60)
@@ -46,15 +47,14 @@ def prepare(workspace: Any, folder: Path, attempt: Any, settings: Any) -> Any:
             os._exit(3)
 
 
-def execute(_: Any, prepared: Any, attempt: Any, settings: Any) -> str:
+def execute(_: Any, settings: Any, job: Any) -> None:
     time.sleep(0.05)
-    attempt.fields["probes_run"] = settings.n_probes
-    return "outputs"
+    job.attempt.fields["probes_run"] = settings.n_probes
 
 
 if __name__ == "__main__":
     single.prepare = prepare
-    single.execute = execute  # type: ignore[assignment]
-    single.store = lambda *_: None  # type: ignore[assignment]
+    single.execute = execute
+    single.store = lambda _workspace, _settings, job: job.attempt.ok()
     worker.import_early = lambda: None
     worker.main()

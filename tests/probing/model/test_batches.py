@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from probing.images.inputs import Inputs
-from probing.model import batches, forward, placement
+from probing.model import forward, placement
 from tests.probing.conftest import vit_config
 
 
@@ -20,13 +20,13 @@ from tests.probing.conftest import vit_config
     [((3, 224, 224), 8), ((3, 384, 384), 4), ((3, 48, 48), 64), ((1, 28, 28), 64), ((3, 4096, 4096), 1)],
 )
 def test_the_rule_for_processors_knows_the_input_alone(shape: tuple[int, ...], images: int) -> None:
-    assert batches.for_cpu(shape, 64) == images
-    assert batches.for_cpu(shape, 3) <= 3
+    assert forward.for_cpu(shape, 64) == images
+    assert forward.for_cpu(shape, 3) <= 3
 
 
 @pytest.mark.parametrize(("knee", "grown"), [(8, 8), (64, 64), (10_000, 512)])
 def test_a_batch_grows_to_the_knee(knee: int, grown: int) -> None:
-    assert batches.grown(lambda batch: max(batch, knee) / 1000, 8, 512) == grown
+    assert forward.grown(lambda batch: max(batch, knee) / 1000, 8, 512) == grown
 
 
 def test_a_batch_stops_growing_where_memory_ends() -> None:
@@ -35,7 +35,7 @@ def test_a_batch_stops_growing_where_memory_ends() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return 1.0
 
-    assert batches.grown(seconds, 8, 512) == 32
+    assert forward.grown(seconds, 8, 512) == 32
 
     def broken(batch: int) -> float:
         if batch > 8:
@@ -43,7 +43,7 @@ def test_a_batch_stops_growing_where_memory_ends() -> None:
         return 1.0
 
     with pytest.raises(RuntimeError, match="something else"):
-        batches.grown(broken, 8, 512)
+        forward.grown(broken, 8, 512)
 
 
 def test_a_device_grows_its_batch_and_gives_the_same_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def test_a_device_grows_its_batch_and_gives_the_same_outputs(monkeypatch: pytest
         return model(x)
 
     ids = np.arange(64, dtype=np.int32)
-    work = forward._Work(slow, inputs, ids, 5, 4, "cpu", time.monotonic() + 60)
+    work = forward.Work(slow, inputs, ids, 5, 4, "cpu", time.monotonic() + 60)
     made = forward._run_device(work, "float32", grow_to=4096)
     assert made.batch_size == 64, "not more than there are"
     with torch.inference_mode():
@@ -66,7 +66,7 @@ def test_a_device_grows_its_batch_and_gives_the_same_outputs(monkeypatch: pytest
 
 
 def test_batches_are_remembered(tmp_path: Path) -> None:
-    memory = batches.Memory(tmp_path / "cache" / "batches.json")
+    memory = forward.Memory(tmp_path / "cache" / "batches.json")
     assert memory.get("a") is None
     memory.put("a", 256)
     memory.put("b", 8)

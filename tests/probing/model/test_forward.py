@@ -33,8 +33,9 @@ def _model() -> torch.nn.Module:
 
 
 def _run(model: Any, ids: Any = IDS, **changes: Any) -> forward.Outputs:
-    options = {"num_labels": 7, "batch_size": 8, "device": "cpu", "threads": 1, "deadline": time.monotonic() + 60}
-    return forward.run(model, _inputs(), ids, **(options | changes))
+    options = {"num_labels": 7, "batch_size": 8, "device": "cpu", "deadline": time.monotonic() + 60} | changes
+    how = {name: options.pop(name, default) for name, default in (("threads", 1), ("precision", "float32"))}
+    return forward.run(forward.Work(model, _inputs(), ids, **options), **how)
 
 
 def test_threads_do_not_change_a_bit() -> None:
