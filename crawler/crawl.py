@@ -215,18 +215,7 @@ def _found_nothing(query: Query, source: Source) -> str:
 
 
 class Pipeline:
-    """One run over the pages of a source.
-
-    Args:
-        client: the Hub.
-        source: where pages come from.
-        query: which of their rows are meant.
-        inspector: decides.
-        state: remembers, and keeps the rows.
-        summary: counts.
-        limit: rows of the listing to read at most, earlier runs of the same crawl included.
-        progress: show a bar on stderr.
-    """
+    """One run over the pages of a source; rows of earlier runs of the same crawl count in ``limit``, too."""
 
     def __init__(
         self,

@@ -38,12 +38,7 @@ _DONE = ".complete"
 
 
 class Store:
-    """Folders of fetched models under ``root``.
-
-    Args:
-        root: the folder; made when needed.
-        max_bytes: what all models together may take; None for no bound.
-    """
+    """Folders of fetched models under ``root``, which together take at most ``max_bytes``; None for no bound."""
 
     def __init__(self, root: Path, max_bytes: int | None) -> None:
         self.root, self.max_bytes = root, max_bytes
@@ -190,9 +185,10 @@ class Fetcher:
             handle = self._hold(row, name, deadline)
         except ModelError as error:
             raise ModelError(error.status, error.reason, repo_id=repo_id, sha=sha) from error
-        except UnansweredError as error:
-            status, reason = self._cause(repo_id, error, deadline)
-            raise ModelError(status, reason, repo_id=repo_id, sha=sha) from error
+        except UnansweredError as error:  # a repository that is not there under its name may have another one
+            found = whereabouts(self._client, repo_id, deadline) if error.status is Status.GONE else None
+            cause = found or error
+            raise ModelError(cause.status, cause.reason, repo_id=repo_id, sha=sha) from error
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             status = Status.DISK_FULL if full else Status.INTERNAL_ERROR
@@ -222,13 +218,6 @@ class Fetcher:
                         raise
                     finally:
                         self._store.settle(name)
-
-    def _cause(self, repo_id: str, error: UnansweredError, deadline: Deadline) -> tuple[Status, str]:
-        """A repository that is not there under its name may have another one."""
-        if error.status is not Status.GONE:
-            return error.status, error.reason
-        found = whereabouts(self._client, repo_id, deadline)
-        return (found.status, found.reason) if found is not None else (error.status, error.reason)
 
     def _bring(self, row: Mapping[str, Any], name: str, deadline: Deadline) -> None:
         """Fetch every file; they get their names when all of them are here and verified, not one before."""

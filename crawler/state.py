@@ -251,14 +251,8 @@ def crawl_state(
 ) -> Iterator[CrawlState]:
     """Hold the catalog for one crawl, and yield its state: an interrupted crawl's, if that asked the same.
 
-    Args:
-        workspace: whose catalog it is.
-        query: key of what is listed, with limit and source: another one begins a new crawl.
-        policy: hash of what decides eligibility.
-        first: address of the first page.
-        restart: begin anew in any case.
-
-    Raises `WorkspaceError` when another process crawls or the state is damaged, `DiskError` when the disk refuses.
+    ``query`` is the key of what is listed, with limit and source: another one, another ``policy`` of eligibility, or
+    ``restart`` begins a new crawl. Raises `WorkspaceError` when another process crawls or the state is damaged, `DiskError` when the disk refuses.
     """
     folder = workspace.catalog_dir
     busy = f"another crawl of {workspace.root} is running: wait for it, or stop it"

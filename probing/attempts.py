@@ -41,7 +41,7 @@ class Attempt:
     """
 
     def __init__(self, repo_id: str, sha: str, number: int = 1, **fields: Any) -> None:
-        self.watch: Callable[[str | None], None] = _ignore
+        self.watch: Callable[[str | None], None] = lambda _: None
         self.fields: dict[str, Any] = {
             "repo_id": repo_id,
             "sha": sha,
@@ -109,10 +109,6 @@ class Attempt:
 def path_of(workspace: Workspace, repo_id: str, sha: str, number: int) -> Path:
     """Return the path of the row of attempt ``number`` at a model."""
     return workspace.attempts_dir / f"{model_file_name(repo_id, sha)}-{number:03d}.parquet"
-
-
-def _ignore(_: str | None) -> None:
-    """Note nothing: nobody watches."""
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:

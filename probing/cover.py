@@ -124,11 +124,12 @@ class Pool:
         kept = np.isin(self._positions, self._who) | (self._positions < self._first)
         self._positions, self._prints, self._rows = self._positions[kept], self._prints[kept], self._rows[kept]
         self.seen, self.refused = seen, refused
-        new = [
-            (p, *_split(offered[p].row), printed.tobytes(), row.tobytes())
-            for p, printed, row in zip(self._positions.tolist(), self._prints, self._rows, strict=True)
-            if p in offered
-        ]
+        new = []
+        for p, printed, row in zip(self._positions.tolist(), self._prints, self._rows, strict=True):
+            if p in offered:
+                about = {**offered[p].row}
+                encoded = about.pop("image")["bytes"]
+                new.append((p, json.dumps(about), encoded, printed.tobytes(), row.tobytes()))
         self._file.execute("BEGIN")
         self._file.executemany(
             "DELETE FROM images WHERE position = ?", [(p,) for p in before.difference(self._positions.tolist())]
@@ -195,10 +196,6 @@ class Pool:
             self._path.with_name(self._path.name + end).unlink(missing_ok=True)
 
 
-def _split(row: dict[str, Any]) -> tuple[str, bytes]:
-    return json.dumps({name: value for name, value in row.items() if name != "image"}), row["image"]["bytes"]
-
-
 @dataclass(frozen=True, eq=False)
 class Choice:
     """Positions in the pool, in the order chosen; and the best contrast of each concept among them."""
@@ -212,11 +209,7 @@ def greedy(
 ) -> Iterator[int]:
     """Yield up to ``n`` images, each the one that adds most to the concepts' best scores, while one adds anything.
 
-    Args:
-        shown: concepts that each image shows.
-        scores: how well, in the same order.
-        concepts: how many there are.
-        n: images wanted.
+    ``shown`` are the concepts of each image, ``scores`` how well it shows them, in the same order.
     """
     best = np.zeros(concepts, np.float32)
     queue = [(-float(scores[image].sum()), image) for image in shown]

@@ -73,11 +73,8 @@ def make(
 
     Args:
         workspace: catalog and attempts.
-        probe_set: the probes in use.
-        probes: how many probes a model is to be run on; one that ran on fewer is not done.
-        limit: models run at most.
-        retry: statuses whose models are run again.
-        models: repositories (``owner/name``, or ``owner/name@sha``) to keep to.
+        probe_set: the probes in use; a model that ran on fewer than ``probes`` of them is not done.
+        probes, limit, retry, models: as of `probing.probe`.
         others: independent jobs share this crawl; what they run now comes last instead of being left to them.
         fields: columns common to the skipped rows.
     """

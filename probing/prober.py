@@ -332,7 +332,12 @@ def run_all(
     beaten = monotonic()
     try:
         while coming or ready or inside:
-            while ready and runner.free() > 0 and _has_room(inside, ready[0], settings):
+            # one alone is let in, and judged there
+            while (
+                ready
+                and runner.free() > 0
+                and (not inside or sum(map(_weights, [*inside.values(), ready[0]])) <= settings.memory_bytes)
+            ):
                 taken = ready.popleft()
                 if work.is_done(taken.task):  # while it was fetched
                     _let_go(workspace, taken)
@@ -374,11 +379,6 @@ def run_all(
             _let_go(workspace, taken)
         runner.close()
         fetching.stop(patience)
-
-
-def _has_room(inside: Mapping[str, Taken], wanted: Taken, settings: Settings) -> bool:
-    """Return whether ``wanted`` and the models inside fit into memory together; one alone is let in, judged there."""
-    return not inside or sum(map(_weights, [*inside.values(), wanted])) <= settings.memory_bytes
 
 
 def _weights(taken: Taken) -> int:

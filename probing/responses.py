@@ -122,8 +122,7 @@ def table(
     """Return the rows of one model.
 
     Args:
-        repo_id: the model.
-        sha: its commit.
+        repo_id, sha: the model.
         raw: float32 [probes run, logits], outputs before any softmax.
         probe_ids: the probes run, ascending, one per row of ``raw``.
         labels: name of each output, or None.

@@ -125,15 +125,13 @@ def rounds(budget: int) -> list[int]:
 def choose_next(
     factors: Factors, raw: npt.NDArray[np.float32], ids: Ids, random: Ids, count: int, refused: Ids = NONE
 ) -> Ids:
-    """Return the ``count`` probes to run next, ascending.
+    """Return the ``count`` probes to run next, ascending; fewer where fewer are left.
 
     Args:
         factors: over all probes.
         raw: float32 [probes run, logits].
-        ids: the probes run, ascending.
-        random: those of them drawn at random.
-        count: how many to choose; fewer come where fewer are left.
-        refused: probes that cannot be run.
+        ids: the probes run, ascending; ``random`` are those of them drawn at random.
+        random, count, refused: see above; what is refused cannot be run.
     """
     import torch
 

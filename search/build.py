@@ -47,17 +47,10 @@ Key = tuple[str, str]
 
 
 class Writer:
-    """Gathers descriptor files into a version's folder.
+    """Gathers descriptor files over ``n`` probes into a version's ``folder``, which does not exist yet.
 
-    Args:
-        workspace: where catalog and attempts are.
-        folder: of the new version; it does not exist yet.
-        n: probes of the probe set.
-        previous: folder and manifest of the version to append to, or None to start from nothing.
-
-    Attributes:
-        reader: counts what was left out.
-        added: logits that are new in this version.
+    ``previous`` are folder and manifest of the version to append to, None to start from nothing; ``reader`` counts what
+    was left out, and ``added`` are the logits that are new.
     """
 
     def __init__(
@@ -275,7 +268,11 @@ def index(
         for path in cache(workspace).glob("*-*.safetensors"):  # texts lay in these before `KnownTexts`
             path.unlink()
         embedded = embed_probes(workspace, chosen, progress=progress) if chosen else None
-        seeing = (image_encoder or _image_encoder(workspace, token)) if chosen else None
+        named = workspace.config.search.image_encoder
+        seeing = image_encoder if chosen else None
+        if chosen and named and seeing is None:
+            with using(workspace.cache_dir / "encoders", "write"):
+                seeing = encoder_choice.load_named(workspace, named, token, "image_encoder")
         pictures = embed_probes(workspace, seeing, progress=progress) if seeing else None
         entries = [sources.Source.of(path) for path in files]
         n = sources.n_probes(files[0])
@@ -366,12 +363,6 @@ def _cover(workspace: Workspace) -> dict[str, Any] | None:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None
     return {"not_shown": names}
-
-
-def _image_encoder(workspace: Workspace, token: str | None) -> Encoder | None:
-    name = workspace.config.search.image_encoder
-    with using(workspace.cache_dir / "encoders", "write"):
-        return encoder_choice.load_named(workspace, name, token, "image_encoder") if name else None
 
 
 def _texts(

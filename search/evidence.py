@@ -41,18 +41,7 @@ class _Answer:
 def contact_sheet(
     gallery: Gallery, workspace: Workspace, hits: Sequence[Mapping[str, Any]], path: Path, *, count: int, title: str
 ) -> None:
-    """Write a PNG with one row per hit: rank, model, logit and label, and the probes it answers most strongly.
-
-    Args:
-        gallery: the version the hits come from.
-        workspace: whose probes.
-        hits: with ``rank, repo_id, sha, logit, label, score``.
-        path: where the PNG goes; its folder is made.
-        count: probes in a row, 1 to 20, strongest first.
-        title: heading.
-
-    Raises `QueryError` when there is no hit to draw.
-    """
+    """Write a PNG with one row per hit, ``count`` probes in each; see `search.Index.contact_sheet`."""
     if not 1 <= count <= 20:
         raise QueryError(f"probes_per_hit is between 1 and 20, not {count}")
     if not hits:

@@ -104,14 +104,21 @@ def answered(
         table = pa.table({"name": sorted(VIEWS)})
         yield Answer(table.schema, iter(table.to_batches()))
         return
-    before, statement = _explained(_quoted(statement))
+    statement = _quoted(statement)
+    explain = re.match(r"\s*explain(\s+analyze)?\s+", statement, re.IGNORECASE)
+    before, statement = explain[0] if explain else "", statement[explain.end() if explain else 0 :]
     parsed = _parse(statement)
+    text = statement
     if parsed is None:  # a PIVOT: DuckDB makes several statements of it, and serialises none
-        read, tables, text = _pivoted(statement), dict[str, pa.Table](), statement
+        read, tables = _pivoted(statement), dict[str, pa.Table]()
     else:
         read = sorted(VIEWS & set(_tables(parsed)))
         tables = _with_searches(parsed, index, deadline)
-        text = _deserialised(parsed) if tables else statement
+        if tables:
+            from search.filters import deserialised
+
+            with _sound():
+                text = deserialised(json.dumps(parsed))
     for name in read:
         deadline.check()
         tables[name] = read_view(workspace, name)
@@ -304,12 +311,6 @@ def _quoted(statement: str) -> str:
         if kind == "keyword" and text.lower() in _SYNONYMS and after.startswith((":=", "=>", "=")):
             raw = raw[:offset] + b'"' + text.encode() + b'"' + raw[offset + len(text) :]
     return raw.decode("utf-8")
-
-
-def _explained(statement: str) -> tuple[str, str]:
-    """Split EXPLAIN, or EXPLAIN ANALYZE, from the statement after it."""
-    found = re.match(r"\s*(explain(\s+analyze)?\s+)(.*)", statement, re.IGNORECASE | re.DOTALL)
-    return (found[1], found[3]) if found else ("", statement)
 
 
 def _pivoted(statement: str) -> list[str]:
@@ -507,10 +508,3 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
             todo += node.values()
         elif isinstance(node, list):
             todo += node
-
-
-def _deserialised(parsed: dict[str, Any]) -> str:
-    from search.filters import deserialised
-
-    with _sound():
-        return deserialised(json.dumps(parsed))

@@ -36,15 +36,7 @@ _BLIND = (
 
 
 class Texts:
-    """Turns texts and images into descriptors, from any number of threads.
-
-    Args:
-        workspace: whose index.
-        gallery: the version that is open.
-        encoder: the encoder the index was built with, when it is at hand; loaded by name and commit when None.
-        token: for fetching the encoder when it is not in the workspace's cache.
-        keep: keep the embeddings of texts that are asked in the index, where it can be written to.
-    """
+    """Turns texts and images into descriptors, from any number of threads; see `search.Index` for how it is made."""
 
     def __init__(
         self, workspace: Workspace, gallery: Gallery, *, encoder: Encoder | None, token: str | None, keep: bool

@@ -111,10 +111,7 @@ class _ElsewhereError(ModelError):
 class Inspector:
     """Decides repositories; safe to use from several threads.
 
-    Args:
-        client: the Hub.
-        limits: the workspace's caps and lists.
-        architectures: returns what can be built; called when the first config has to be judged.
+    ``architectures`` returns what can be built, and is called when the first config has to be judged.
     """
 
     def __init__(self, client: HubClient, limits: CrawlConfig, architectures: Callable[[], Architectures]) -> None:
@@ -179,7 +176,9 @@ class Inspector:
             else:
                 why = f"; {offered}"
         _pass(LIST_RULES, facts, observe, why)
-        decision.config = self._config(decision, deadline)
+        datasets = [tag.removeprefix("dataset:") for tag in decision.listed.tags if tag.startswith("dataset:")]
+        raw = self._file(decision, CONFIG, MAX_CONFIG, deadline)
+        decision.config = parse_config(raw, self._limits.max_labels, datasets)
         facts = replace(facts, architectures=self._architectures(), config=decision.config)
         _pass(CONFIG_RULES, facts, observe)
         decision.header = self._header(decision, deadline)
@@ -196,11 +195,6 @@ class Inspector:
             logger.info("the card of %s was not read: %s", decision.listed.id, error)
             return
         decision.card, decision.reported = summary(answer.body), reported(answer.body)
-
-    def _config(self, decision: Decision, deadline: Deadline) -> ModelConfig:
-        raw = self._file(decision, CONFIG, MAX_CONFIG, deadline)
-        datasets = [tag.removeprefix("dataset:") for tag in decision.listed.tags if tag.startswith("dataset:")]
-        return parse_config(raw, self._limits.max_labels, datasets)
 
     def _header(self, decision: Decision, deadline: Deadline) -> Header:
         if WEIGHTS in decision.listed.paths or (decision.offer is not None and WEIGHTS in decision.offer.paths):

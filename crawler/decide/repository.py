@@ -281,15 +281,11 @@ def summary(card: bytes) -> str | None:
             return None
     for pattern in (_COMMENT, _FENCED, _HIDDEN, _IMAGE):
         text = pattern.sub(" ", text)
-    text = _lines(_LINK.sub(r"\1", text))
+    lines = (" ".join(line.split()) for line in _LINK.sub(r"\1", text).split("\n"))
+    text = "\n".join(filter(None, lines))  # patterns need not look past runs of spaces and lines
     for pattern in (_TABLE, _TAG, _UNFILLED):
         text = pattern.sub(" ", text)
     words = " ".join(html.unescape(_MARKS.sub(lambda mark: mark[1] or mark[3] or "", text)).split())
     if len(words) > SUMMARY:
         words = words[:SUMMARY].rsplit(" ", 1)[0] + "…"
     return words if any(c.isalpha() for c in words) else None
-
-
-def _lines(text: str) -> str:
-    """Return the lines of a text that are not empty, with single spaces: patterns need not look past runs of them."""
-    return "\n".join(filter(None, (" ".join(line.split()) for line in text.split("\n"))))

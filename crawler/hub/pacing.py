@@ -161,8 +161,7 @@ def bucket_name(path: str) -> str:
 class Retries:
     """Tries requests again. Shared by threads, because whether others succeed tells whose fault a failure is.
 
-    Args:
-        patience: seconds for which a request is tried while nothing else succeeds either: an outage is waited out.
+    While nothing else succeeds either, a request is tried for ``patience`` seconds: an outage is waited out.
     """
 
     def __init__(self, patience: float) -> None:
@@ -197,7 +196,8 @@ class Retries:
                 problem, wait = error.problem, error.wait
             except BROKEN as error:
                 slow = isinstance(error, httpx.ReadTimeout)
-                problem = UnansweredError(Status.NETWORK_ERROR, f"{what}: {_describe(error)}", slow=slow)
+                why = f"{type(error).__name__} ({error})" if str(error) else type(error).__name__
+                problem = UnansweredError(Status.NETWORK_ERROR, f"{what}: {why}", slow=slow)
                 wait = None
             else:
                 self._succeeded = time.monotonic()
@@ -249,7 +249,3 @@ def stated_wait(headers: Mapping[str, str]) -> float | None:
 def _backoff(attempt: int, bounds: tuple[float, float]) -> float:
     first, longest = bounds
     return random.uniform(0.5, 1.0) * min(first * 2.0 ** (attempt - 1), longest)
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__} ({error})" if str(error) else type(error).__name__

@@ -36,11 +36,7 @@ _local = threading.local()
 
 
 class Deadline:
-    """The moment a piece of work has to be done by, on `time.monotonic`; waiting that we choose does not count.
-
-    Args:
-        seconds: what the work itself may take.
-    """
+    """The moment a piece of work has to be done by, on `time.monotonic`; waiting that we choose does not count."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -190,12 +186,7 @@ class UnansweredError(HubError):
 
 
 class RetryError(Exception):
-    """An answer that may be another one next time.
-
-    Args:
-        problem: what to raise when there is no next time.
-        wait: seconds the server stated; None when it did not.
-    """
+    """An answer that may be another one next time; ``wait``: seconds the server stated, None when it did not."""
 
     def __init__(self, problem: UnansweredError, wait: float | None = None) -> None:
         super().__init__(problem.reason)
@@ -213,8 +204,9 @@ def refusal(response: httpx.Response, what: str) -> UnansweredError:  # type: ig
     told = f" (HTTP {http}: {printable(message or code or 'no message')})"
     if message.startswith(_BAD_TOKEN):
         return UnansweredError(Status.INTERNAL_ERROR, f"the Hub does not accept this token{told}: log in again", http)
+    kept = {"x-error-code": code, "x-error-message": message}  # a hostile answer's other headers are nobody's business
     try:
-        hf_raise_for_status(httpx.Response(http, headers=_kept(response), request=response.request))
+        hf_raise_for_status(httpx.Response(http, headers=kept, request=response.request))
     except hub.RevisionNotFoundError:
         return UnansweredError(Status.FILE_MISSING, f"its listed commit is not there any more{told}", http)
     except hub.EntryNotFoundError:
@@ -233,8 +225,3 @@ def refusal(response: httpx.Response, what: str) -> UnansweredError:  # type: ig
         problem = f"{what}: the Hub kept answering with an error{told}"
         return UnansweredError(Status.SERVER_ERROR, problem, http, slow=http == 504)
     return UnansweredError(Status.SERVER_ERROR, f"{what}: an answer that makes no sense here{told}", http)
-
-
-def _kept(response: httpx.Response) -> dict[str, str]:  # type: ignore[name-defined, unused-ignore]
-    """Only what the codes are in: a hostile answer's other headers are nobody's business."""
-    return {name: value for name, value in response.headers.items() if name in ("x-error-code", "x-error-message")}

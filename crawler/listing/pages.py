@@ -69,13 +69,7 @@ class Source(Protocol):
 
 
 class Listing:
-    """The Hub's listing.
-
-    Args:
-        client: the Hub.
-        first: address of the first page.
-        size: rows of a page at most: what an earlier crawl found the server to have the time for.
-    """
+    """The Hub's listing; its pages have ``size`` rows at most: what an earlier crawl found the server has time for."""
 
     is_live = True
 
@@ -280,16 +274,9 @@ COLUMNS = {
 
 
 class Snapshot:
-    """Pages of a snapshot, in the order of its rows.
+    """Pages of a snapshot, in the order of its rows: a local Parquet file or pattern, or an ``hf://`` address.
 
-    Args:
-        where: a local Parquet file or pattern, or an ``hf://`` address.
-        query: what is wanted; the filters that columns allow are left to DuckDB.
-        endpoint: of the Hub, for ``hf://``.
-        token: for the Hub, for ``hf://``.
-
-    Raises:
-        WorkspaceError: it cannot be read, or has no ``id``.
+    The filters that columns allow are left to DuckDB. Raises `WorkspaceError` when it cannot be read or has no ``id``.
     """
 
     is_live = False

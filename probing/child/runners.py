@@ -83,7 +83,7 @@ class InProcess:
 
     def __init__(self, workspace: Workspace, settings: Settings, events: queue.Queue[Event]) -> None:
         self._inside = 0
-        self._stages = Stages(workspace, settings, _ignore, events.put)
+        self._stages = Stages(workspace, settings, lambda _job, _phase: None, events.put)  # nobody watches
 
     def free(self) -> int:
         """Return how many more jobs may be submitted now."""
@@ -106,10 +106,6 @@ class InProcess:
     def close(self) -> None:
         """Finish what was submitted."""
         self._stages.close()
-
-
-def _ignore(job: Job, phase: str | None) -> None:
-    """Note nothing: there is no watchdog in the same process."""
 
 
 @dataclass
@@ -142,13 +138,8 @@ class Child:
     that ends its process alone, too, is booked as ``crashed``. What the child says is a stranger's word, too: it is
     bounded, and only what can be booked is.
 
-    Args:
-        workspace: where models' files, pixels and responses lie. A model elsewhere costs a start of the child, which
-            may read nothing but the workspace and what it is told at its start.
-        settings: how models are run.
-        events: what happens is put there.
-        command: what is started.
-        grace_seconds: see `GRACE_SECONDS`.
+    A model that lies outside the workspace costs a start of the child, which may read nothing else but what it is told
+    at its start.
     """
 
     def __init__(

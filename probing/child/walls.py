@@ -154,12 +154,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def raise_walls(fence: Fence, *, kernel: bool) -> list[str]:
-    """Raise the walls and return the names of those that stand: ``audit hook``, ``seccomp``, ``landlock``.
-
-    Args:
-        fence: what stays open.
-        kernel: raise those of the kernel, too.
-    """
+    """Raise the walls, of the ``kernel`` too, and return those that stand: ``audit hook``, ``seccomp``, ``landlock``."""
     bound_resources()
     standing = ["audit hook"]
     reads, writes = fence.roots()

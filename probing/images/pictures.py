@@ -54,7 +54,10 @@ def read(source: bytes | Path, name: str = "") -> Probe:
     as_it_came = as_it_came and len(encoded) <= KEEP_BYTES and max(image.size) <= MAX_EDGE
     if max(rgb.size) > MAX_EDGE:
         rgb.thumbnail((MAX_EDGE, MAX_EDGE), Image.Resampling.LANCZOS)
-    return Probe(encoded if as_it_came else _png(rgb), image_hash(rgb), image_print(rgb), rgb.width, rgb.height)
+    if not as_it_came:
+        rgb.save(buffer := io.BytesIO(), "PNG")
+        encoded = buffer.getvalue()
+    return Probe(encoded, image_hash(rgb), image_print(rgb), rgb.width, rgb.height)
 
 
 def image_hash(rgb: Image.Image) -> str:
@@ -67,12 +70,6 @@ def image_print(rgb: Image.Image) -> NDArray[np.uint64]:
     grey = np.asarray(rgb.convert("L").resize((9, 9), Image.Resampling.BOX), np.int16)
     across, down = grey[:8, 1:] > grey[:8, :-1], grey[1:, :8] > grey[:-1, :8]
     return np.packbits(np.concatenate([across.ravel(), down.ravel()])).view(np.uint64)
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 Picture = npt.NDArray[np.uint8]

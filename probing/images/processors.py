@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
@@ -86,12 +87,8 @@ def for_transformers(folder: Path, config: Any, reads: Collection[str] = ()) -> 
     """Return the image processor of a transformers model in ``folder``; its family's default when there is none.
 
     Its class must be one that transformers itself pairs with a model, and it is made here from the settings that it
-    knows: the repository's file is read as data. Raises `ModelError` (processor_error).
-
-    Args:
-        folder: the repository's files.
-        config: the model's own config, of transformers.
-        reads: names of the model's arguments: what else a processor makes is left out, as the pipeline leaves it out.
+    knows: the repository's file is read as data. ``reads`` are names of the model's arguments: what else a processor
+    makes is left out, as the pipeline leaves it out. Raises `ModelError` (processor_error).
     """
     raw = _read(folder)
     kind = _class(raw, config)
@@ -373,17 +370,11 @@ def _timm(data: dict[str, Any], source: str, assumed: str) -> Processor:
         return [np.asarray(transform(_image(picture, mode)), dtype=np.float32) for picture in pictures]
 
     def pixels(pictures: Sequence[Picture]) -> Arrays:
-        return [_resized(_image(picture, mode), steps[:-2]) for picture in pictures]
+        images = (reduce(lambda made, step: step(made), steps[:-2], _image(picture, mode)) for picture in pictures)
+        return [np.atleast_3d(np.asarray(image)).transpose(2, 0, 1) for image in images]
 
     splits = last == ["MaybeToTensor", "Normalize"]
     return Processor(apply, "timm", source, _plain(data), affine, mode, pixels if splits else None, assumed=assumed)
-
-
-def _resized(image: Any, steps: Sequence[Callable[[Any], Any]]) -> npt.NDArray[Any]:
-    for step in steps:
-        image = step(image)
-    array = np.asarray(image)
-    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
 def _image(picture: Picture, mode: str) -> Image:

@@ -282,12 +282,9 @@ def for_cpu(shape: Sequence[int], most: int) -> int:
 
 
 def grown(seconds: Callable[[int], float], start: int, most: int) -> int:
-    """Return the batch at the knee: doubled from ``start`` as long as the rate grows and memory lasts.
+    """Return the batch at the knee: doubled from ``start`` up to ``most`` as long as the rate grows and memory lasts.
 
-    Args:
-        seconds: runs a batch of so many images and returns the time it took.
-        start: smallest batch.
-        most: largest batch.
+    ``seconds`` runs a batch of so many images and returns the time it took.
     """
     best, rate = start, start / seconds(start)
     while 2 * best <= most:

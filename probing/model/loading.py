@@ -201,9 +201,12 @@ def _timm(config: ModelConfig, files: Sequence[Path], header: Header, caps: Caps
                 model = make(file=str(files[0]))
     except RuntimeError as error:
         text = str(error)
-        if "Missing key" in text or "size mismatch" in text:
-            raise _timm_mismatch(text) from error
-        raise
+        if "Missing key" not in text and "size mismatch" not in text:
+            raise
+        status = Status.HEAD_MISMATCH if "size mismatch" in text else Status.HEAD_MISSING
+        if not any(f'"{name}.' in text or f"for {name}." in text or f".{name}." in text for name in _HEADS):
+            status = Status.LOAD_ERROR
+        raise ModelError(status, " ".join(text.split())[:300]) from error
     kept = model.state_dict(keep_vars=True).items()
     _check_loaded([k for k, v in kept if copied.get(id(v), (v, -1))[1] != v._version], [], model, "")
     return model, parameters
@@ -230,14 +233,6 @@ def _copied() -> Iterator[dict[int, tuple[torch.Tensor, int]]]:
 
     with Copies():
         yield copied
-
-
-def _timm_mismatch(text: str) -> ModelError:
-    head = any(f'"{name}.' in text or f"for {name}." in text or f".{name}." in text for name in _HEADS)
-    line = " ".join(text.split())[:300]
-    if "size mismatch" in text:
-        return ModelError(Status.HEAD_MISMATCH if head else Status.LOAD_ERROR, line)
-    return ModelError(Status.HEAD_MISSING if head else Status.LOAD_ERROR, line)
 
 
 # ── checks ──────────────────────────────────────────────────────────────────────────────────────────────────────────

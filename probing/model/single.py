@@ -261,11 +261,8 @@ def peak_memory(device: str) -> int:
 class Stages:
     """Runs jobs through prepare, execute and store.
 
-    Args:
-        workspace: responses are written to it.
-        settings: how models are run.
-        watch: called with a job and each of its phases that begins, and with None when that is over.
-        ended: called with a job when it has come to its end, which its attempt holds.
+    ``watch`` is called with a job and each of its phases that begins, and with None when that is over; ``ended`` with a
+    job when it has come to its end, which its attempt holds.
     """
 
     def __init__(

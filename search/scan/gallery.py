@@ -188,12 +188,9 @@ class Gallery(Finder):
         return Coverage(share, len(signs) > 0 and share >= self.certainty.answer, contrast, trust, standing, seen)
 
     def certain(self, query: Descriptor, distances: NDArray[np.float64], allowed: Mask | None) -> NDArray[np.float64]:
-        """Return the probability that each hit of a text is right, float64 ``[hits]``, from their distances, ascending.
+        """Return the probability that each hit of a text is right, float64 ``[hits]``; see `coverage`.
 
-        Args:
-            query: of a text; see `coverage`.
-            distances: of the hits of `bridged`, the nearest first.
-            allowed: which logits could be found.
+        ``distances`` are those of the hits of `bridged`, the nearest first.
         """
         return self.certainty.of_hits(self._hit_signs(query, distances, allowed), _signs(query)[1])
 

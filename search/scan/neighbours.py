@@ -97,11 +97,7 @@ _RECALL_QUERIES = 16
 
 
 class Neighbours:
-    """The approximate side of "more like this", symmetric: all probes count, whichever of the two is asked.
-
-    Args:
-        gallery: whose logits are searched.
-    """
+    """The approximate side of "more like this", symmetric: all probes count, whichever of the two is asked."""
 
     def __init__(self, gallery: Gallery) -> None:
         self._gallery = gallery

@@ -69,10 +69,7 @@ def own_weights(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 def measure(vectors: Vectors, model_of: NDArray[np.int32], previous: Peers | None = None) -> Peers:
     """Return them for a version; those of the version before, which this one continues, are kept.
 
-    Args:
-        vectors: reads its descriptors.
-        model_of: int32 ``[logits]``, the model of each.
-        previous: of the version before.
+    ``model_of`` is the model of each logit, int32 ``[logits]``.
     """
     count = model_of.size
     if previous is None or not previous.bank.size:

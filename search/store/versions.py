@@ -64,9 +64,7 @@ def _pointer(workspace: Workspace) -> tuple[Path, str | None] | None:
 def manifest(folder: Path, sha256: str | None = None) -> dict[str, Any]:
     """Return a version's manifest; raises `WorkspaceError` when it is missing, damaged or of another format.
 
-    Args:
-        folder: of the version.
-        sha256: what `publish` stated of the manifest; not compared when None.
+    ``sha256`` is what `publish` stated of it; not compared when None.
     """
     path = folder / "manifest.json"
     if not path.is_file():

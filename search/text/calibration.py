@@ -337,13 +337,7 @@ class Calibration:
 
 
 def calibrate(material: Material, *, previous: Calibration | None = None, progress: bool = True) -> Calibration:
-    """Return the calibration of a version.
-
-    Args:
-        material: the version's.
-        previous: of the version before, when that is a prefix of this one: only new logits are measured.
-        progress: draw a progress bar on stderr.
-    """
+    """Return the calibration of a version; only new logits are measured when ``previous``, of one before, goes on."""
     from tqdm import tqdm
 
     texts, count = material.embed(spread(bank.names(), BANK)), material.model_of.size

@@ -152,10 +152,7 @@ def pinned(workspace: Workspace) -> tuple[str, str] | None:
 def built_with(workspace: Workspace, name: str, side: str = "encoder") -> tuple[str, str] | None:
     """Return name and commit of what the index was built with, when a setting means that and its files are on disk.
 
-    Args:
-        workspace: whose index.
-        name: of the setting, or ``auto``.
-        side: ``encoder`` or ``image_encoder``.
+    ``side`` is ``encoder`` or ``image_encoder``.
     """
     known = _in_index(workspace, side)
     if known is None or name not in (AUTO, known[0]):

@@ -174,11 +174,6 @@ def _answered(encode: Callable[[Any, Any], NDArray[np.float32]]) -> Callable[[An
 class _Model:
     """A model from a folder in Hugging Face layout; safetensors only, nothing fetched, CPU or GPU.
 
-    Args:
-        folder: config, tokenizer, image processor and ``*.safetensors``.
-        name: how it was asked for.
-        commit: its version.
-
     Raises `HubError` when transformers cannot load it, or its weights are not all there.
     """
 

@@ -281,8 +281,7 @@ def learn(vectors: Vectors, named: Named, expected: NDArray[np.float32], hubness
     """Return the trust in every named row: ``1 - pi0 f0(s) / f(s)``, made monotone in the score s.
 
     Args:
-        vectors: reads the version's descriptors.
-        named: its named rows.
+        vectors, named: of a version.
         expected: float32 ``[words, n]``, what the encoder expects of each label.
         hubness: float32 ``[logits]``.
     """
@@ -317,12 +316,7 @@ def extend(
 ) -> Trust:
     """Return the trust in all named rows of a version that continues another, by the curve learned there.
 
-    Args:
-        before: of that version; ``named`` begins with its rows.
-        vectors: reads the version's descriptors.
-        named: its named rows.
-        expected: float32 ``[rows that are new, n]``, what the encoder expects of the label of each.
-        hubness: float32 ``[logits]``.
+    As `learn`, with ``expected`` of the rows that are new, to which those of ``before`` come first.
     """
     rows = named.rows[before.rows.size :]
     new = np.full(rows.size, WITHOUT_EVIDENCE, np.float32)

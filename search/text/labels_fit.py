@@ -39,11 +39,7 @@ def build(
 ) -> tuple[Bridge, Trust] | None:
     """Return the bridge of a version and the trust it rests on, or None when no model in it has honest labels.
 
-    Args:
-        named: the version's logits that carry a label in words.
-        material: the version's.
-        calibration: of the version.
-        previous: folder of the version that this one continues, when its calibration has the same centre.
+    ``previous`` is the folder of the version that this one continues, when its calibration has the same centre.
     """
     if not named.words:
         return None

@@ -152,12 +152,9 @@ class Verdict:
 
 
 class Judge:
-    """Compares models with lists.
+    """Compares models with lists; of all models of a gallery, those with honest labels lend theirs.
 
-    Args:
-        models: all of the gallery: those with honest labels lend their lists.
-        material: the gallery's.
-        centre: float32 ``[n]``, of the calibration.
+    ``centre`` is that of the calibration, float32 ``[n]``.
     """
 
     def __init__(self, models: Sequence[Model], material: Material, centre: NDArray[np.float32]) -> None:

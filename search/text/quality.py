@@ -53,14 +53,9 @@ def accuracy(raw: NDArray[np.float32], classes: NDArray[np.int64], expected: NDA
 
 @dataclass(frozen=True, eq=False)
 class Estimator:
-    """Estimates the accuracy of models whose outputs have names.
+    """Estimates the accuracy of models whose outputs have names, in a gallery.
 
-    Args:
-        named: the outputs that have one, in a gallery.
-        bridge: what they lend.
-        material: the gallery's.
-        centre: float32 ``[n]``, of the calibration.
-        family_of: family of every output's model.
+    ``centre`` is that of the calibration, float32 ``[n]``; ``family_of`` the family of every output's model.
     """
 
     named: Named
