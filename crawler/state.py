@@ -252,7 +252,9 @@ def crawl_state(
     """Hold the catalog for one crawl, and yield its state: an interrupted crawl's, if that asked the same.
 
     ``query`` is the key of what is listed, with limit and source: another one, another ``policy`` of eligibility, or
-    ``restart`` begins a new crawl. Raises `WorkspaceError` when another process crawls or the state is damaged, `DiskError` when the disk refuses.
+    ``restart`` begins a new crawl.
+
+    Raises `WorkspaceError` when another process crawls or the state is damaged, `DiskError` when the disk refuses.
     """
     folder = workspace.catalog_dir
     busy = f"another crawl of {workspace.root} is running: wait for it, or stop it"

@@ -71,12 +71,9 @@ def make(
     weights first, so that no rank is left alone with a large one at the end; models that were in flight at two deaths
     of the run come last.
 
-    Args:
-        workspace: catalog and attempts.
-        probe_set: the probes in use; a model that ran on fewer than ``probes`` of them is not done.
-        probes, limit, retry, models: as of `probing.probe`.
-        others: independent jobs share this crawl; what they run now comes last instead of being left to them.
-        fields: columns common to the skipped rows.
+    A model that ran on fewer than ``probes`` is not done. With ``others``, independent jobs that share this crawl, what
+    they run now comes last instead of being left to them. ``fields`` are columns common to the skipped rows; the rest
+    is as `probing.probe` takes it.
     """
     wanted = statuses(retry)
     last = {(a["repo_id"], a["sha"]): a for a in workspace.attempts(_LAST).to_pylist()}

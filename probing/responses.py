@@ -122,7 +122,8 @@ def table(
     """Return the rows of one model.
 
     Args:
-        repo_id, sha: the model.
+        repo_id: the model.
+        sha: its commit.
         raw: float32 [probes run, logits], outputs before any softmax.
         probe_ids: the probes run, ascending, one per row of ``raw``.
         labels: name of each output, or None.

@@ -127,11 +127,8 @@ def choose_next(
 ) -> Ids:
     """Return the ``count`` probes to run next, ascending; fewer where fewer are left.
 
-    Args:
-        factors: over all probes.
-        raw: float32 [probes run, logits].
-        ids: the probes run, ascending; ``random`` are those of them drawn at random.
-        random, count, refused: see above; what is refused cannot be run.
+    ``raw`` are float32 [probes run, logits] of the probes ``ids``, ascending, of which ``random`` were drawn at random;
+    ``refused`` ones cannot be run.
     """
     import torch
 

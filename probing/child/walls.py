@@ -154,7 +154,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def raise_walls(fence: Fence, *, kernel: bool) -> list[str]:
-    """Raise the walls, of the ``kernel`` too, and return those that stand: ``audit hook``, ``seccomp``, ``landlock``."""
+    """Raise the walls, the ``kernel``'s too, and return those that stand: ``audit hook``, ``seccomp``, ``landlock``."""
     bound_resources()
     standing = ["audit hook"]
     reads, writes = fence.roots()

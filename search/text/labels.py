@@ -280,10 +280,7 @@ class Trust:
 def learn(vectors: Vectors, named: Named, expected: NDArray[np.float32], hubness: NDArray[np.float32]) -> Trust:
     """Return the trust in every named row: ``1 - pi0 f0(s) / f(s)``, made monotone in the score s.
 
-    Args:
-        vectors, named: of a version.
-        expected: float32 ``[words, n]``, what the encoder expects of each label.
-        hubness: float32 ``[logits]``.
+    ``expected`` is what the encoder expects of each label, float32 ``[words, n]``; ``hubness`` float32 ``[logits]``.
     """
     rows, label_of = named.rows, named.label_of
     nothing = np.empty(0, np.float32)

@@ -54,7 +54,7 @@ _ACTS: Mapping[str, Callable[[Array], Array]] = {"quick_gelu": _quick, "gelu_pyt
 
 
 class Tower:
-    """Embeds texts as `search.text.encoders.ClipEncoder` does, from config, ``tokenizer.json`` and ``model.safetensors``.
+    """Embeds texts as `search.text.encoders.ClipEncoder` does, from ``tokenizer.json`` and ``model.safetensors``.
 
     Raises whatever comes of files that it does not know: use `of`.
     """
