@@ -18,7 +18,7 @@ from search.scan.peers import SHARE, Peers
 from search.scan.scan import CpuScanner, Scanner
 from search.scan.scoring import CALIBRATED, Comparison, Descriptor, compile_query, score_of
 from search.store import tables, versions
-from search.store.tiles import HALF, Partial, Source, Tile
+from search.store.tiles import Partial, Source, Tile
 from search.text.calibration import FIRST, Calibration, Certainty, Coverage, hit_signs, shown
 from search.text.contrast import strengths
 from search.text.labels import Bridge
@@ -71,7 +71,7 @@ class Gallery(Finder):
         models = self.model_of if self.model_of.size else np.zeros(1, np.int32)
         if self.logits.num_rows != len(self) or models.min() < 0 or models.max() > max(self.models.num_rows - 1, 0):
             raise WorkspaceError(f"the index at {folder} does not fit together: run 'hubprobe index --rebuild'")
-        self._partial = Partial(folder / "tiles", infos, self.n_probes, source) if source else None
+        self.partial = Partial(folder / "tiles", infos, self.n_probes, source) if source else None
         self.scanner = _scanner(device, self.tiles, self.starts)
         self._masks: dict[str, Mask] = {}
         self._mask_lock = threading.Lock()
@@ -85,8 +85,8 @@ class Gallery(Finder):
     @cached_property
     def database(self) -> Any:
         """LanceDB: words and whole-descriptor neighbours."""
-        if self._partial is not None:
-            self._partial.source.whole("lance")
+        if self.partial is not None:
+            self.partial.source.whole("lance")
         return tables.connect(self.folder)
 
     @cached_property
@@ -294,32 +294,9 @@ class Gallery(Finder):
             raise QueryError(f"{printable(repo_id)} is not in the index: {advice}")
         return found
 
-    def have_columns(self, comparisons: Sequence[Comparison]) -> None:
-        """See `Finder.have_columns`."""
-        if self._partial is not None:
-            self._partial.columns(np.concatenate([comparison.columns for comparison in comparisons]))
-
-    def have_rows(self, rows: Rows) -> None:
-        """See `Finder.have_rows`."""
-        if self._partial is not None:
-            tile_of = np.searchsorted(self.starts, rows, side="right") - 1
-            self._partial.rows([(int(i), rows[tile_of == i] - self.starts[i]) for i in np.unique(tile_of)])
-
     def vector(self, row: int) -> NDArray[np.float32]:
         """Return the descriptor of the logit at ``row``, float32 ``[n_probes]``."""
-        self.have_rows(np.array([row]))
-        number = int(np.searchsorted(self.starts, row, side="right")) - 1
-        return np.asarray(HALF[self.tiles[number].exact[row - int(self.starts[number])]])
-
-    def vectors(self, rows: Rows) -> NDArray[np.float32]:
-        """Return the descriptors of the logits at ``rows``, float32 ``[rows, n_probes]``."""
-        self.have_rows(rows)
-        out = np.empty((rows.size, self.n_probes), np.float32)
-        tile_of = np.searchsorted(self.starts, rows, side="right") - 1
-        for number in np.unique(tile_of):
-            here = tile_of == number
-            out[here] = self.tiles[number].exact[rows[here] - self.starts[number]].view(np.float16)
-        return out
+        return np.asarray(self.vectors(np.array([row]))[0])
 
     def hits(self, rows: Rows, distances: NDArray[np.float64], score: NDArray[np.float64] | None = None) -> pa.Table:
         """Return the table of hits: rank from 1, score, distance, key, label, and all that is known of the model."""

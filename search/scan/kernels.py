@@ -335,16 +335,14 @@ def scan_rows(
 
 # ── making tiles; see `search.store.tiles` ──────────────────────────────────────────────────────────────────────
 @numba.njit(nogil=True, cache=True)
-def transpose_codes(
-    exact: NDArray[np.uint16], code_of: NDArray[np.uint8], codes: NDArray[np.uint8], start: int, stop: int
-) -> None:
-    """Write the codes of rows ``start`` to ``stop`` of an fp16 tile ``[rows, n]`` to ``codes``, uint8 ``[n, rows]``.
+def transpose_codes(exact: NDArray[np.uint16], code_of: NDArray[np.uint8], codes: NDArray[np.uint8]) -> None:
+    """Write the codes of an fp16 tile ``[rows, n]`` to ``codes``, uint8 ``[n, rows]``.
 
     ``code_of`` is the code of every fp16 bit pattern. Done in squares of 64, which fit the first-level cache both ways.
     """
-    n = exact.shape[1]
-    for row in range(start, stop, 64):
-        last_row = min(row + 64, stop)
+    rows, n = exact.shape
+    for row in range(0, rows, 64):
+        last_row = min(row + 64, rows)
         for column in range(0, n, 64):
             last_column = min(column + 64, n)
             for j in range(column, last_column):
@@ -353,24 +351,18 @@ def transpose_codes(
 
 
 @numba.njit(nogil=True, cache=True)
-def count_flagged(exact: NDArray[np.uint16], flagged: NDArray[np.bool_], start: int, stop: int) -> int:
-    """Return how many entries of rows ``start`` to ``stop`` have a flagged fp16 bit pattern."""
+def find_flagged(exact: NDArray[np.uint16], flagged: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return ``column * rows + row`` of every entry with a flagged fp16 bit pattern, in order of rows."""
     count = 0
-    for i in range(start, stop):
+    for i in range(exact.shape[0]):
         for j in range(exact.shape[1]):
             if flagged[exact[i, j]]:
                 count += 1
-    return count
-
-
-@numba.njit(nogil=True, cache=True)
-def find_flagged(
-    exact: NDArray[np.uint16], flagged: NDArray[np.bool_], start: int, stop: int, found: NDArray[np.int64]
-) -> None:
-    """Write ``column * rows + row`` of every flagged entry to ``found``, in order of rows."""
+    found = np.empty(count, np.int64)
     count = 0
-    for i in range(start, stop):
+    for i in range(exact.shape[0]):
         for j in range(exact.shape[1]):
             if flagged[exact[i, j]]:
                 found[count] = j * exact.shape[0] + i
                 count += 1
+    return found

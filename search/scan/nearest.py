@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from search.scan.scan import Candidates, Scanner
 from search.scan.scoring import Comparison
-from search.store.tiles import HALF, Tile
+from search.store.tiles import HALF, Partial, Tile
 
 
 @dataclass
@@ -100,12 +100,14 @@ class Finder(ABC):
         tiles: their descriptors.
         starts: int64 ``[tiles + 1]``, position of every tile's first logit.
         scanner: what reads the codes.
+        partial: brings what is missing of an index that lies elsewhere; None when all of it is here.
     """
 
     n_probes: int
     tiles: list[Tile]
     starts: NDArray[np.int64]
     scanner: Scanner
+    partial: Partial | None = None
     _loose = _LOOSE
     _loudest: tuple[NDArray[np.float32], float] | None = None
 
@@ -124,11 +126,30 @@ class Finder(ABC):
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def have_columns(self, comparisons: Sequence[Comparison]) -> None:  # noqa: B027 - most have all
-        """Have the codes that comparisons read; those of an index that lies elsewhere are brought."""
+    def _by_tile(self, rows: Rows) -> Iterator[tuple[int, Rows, Rows]]:
+        """Yield each tile that holds some of ``rows``: its number, their places among them, and in the tile."""
+        tile_of = np.searchsorted(self.starts, rows, side="right") - 1
+        for number in np.unique(tile_of).tolist():
+            here = np.flatnonzero(tile_of == number)
+            yield number, here, rows[here] - self.starts[number]
 
-    def have_rows(self, rows: Rows) -> None:  # noqa: B027
+    def _have_columns(self, comparisons: Sequence[Comparison]) -> None:
+        """Have the codes that comparisons read; those of an index that lies elsewhere are brought."""
+        if self.partial is not None:
+            self.partial.columns(np.concatenate([comparison.columns for comparison in comparisons]))
+
+    def _have_rows(self, rows: Rows) -> None:
         """Have the exact values of ``rows``; those of an index that lies elsewhere are brought."""
+        if self.partial is not None:
+            self.partial.rows([(number, local) for number, _, local in self._by_tile(rows)])
+
+    def vectors(self, rows: Rows) -> NDArray[np.float32]:
+        """Return the descriptors of the logits at ``rows``, float32 ``[rows, n_probes]``."""
+        self._have_rows(rows)
+        out = np.empty((rows.size, self.n_probes), np.float32)
+        for number, here, local in self._by_tile(rows):
+            out[here] = self.tiles[number].exact[local].view(np.float16)
+        return out
 
     def distances(self, comparison: Comparison, rows: Rows | None = None) -> NDArray[np.float64]:
         """Return the exact distance of ``rows`` (all when None), float64, from the fp16 values."""
@@ -136,17 +157,13 @@ class Finder(ABC):
 
         if rows is None:
             rows = np.arange(len(self), dtype=np.int64)
-        self.have_rows(rows)
+        self._have_rows(rows)
         out = np.empty(rows.size, np.float64)
-        tile_of = np.searchsorted(self.starts, rows, side="right") - 1
-        for number in np.unique(tile_of):
-            here = np.flatnonzero(tile_of == number)
-            chosen = rows[here]
-            moments = self.raw_moments(chosen) if comparison.raw else (_NONE, _NONE)
-            query = (comparison.columns, comparison.targets, comparison.weights)
+        query = (comparison.columns, comparison.targets, comparison.weights)
+        for number, here, local in self._by_tile(rows):
+            moments = self.raw_moments(rows[here]) if comparison.raw else (_NONE, _NONE)
             part = np.empty(here.size, np.float64)
-            tile = self.tiles[number].exact
-            exact_distances(tile, chosen - self.starts[number], query, moments, comparison.positive, HALF, part)
+            exact_distances(self.tiles[number].exact, local, query, moments, comparison.positive, HALF, part)
             out[here] = part
         if comparison.scale.size:
             return out * comparison.scale[rows].astype(np.float64) + comparison.shift[rows].astype(np.float64)
@@ -188,7 +205,7 @@ class Finder(ABC):
             with trace.step("scan") as step:
                 short, rests = zip(*(self._shortened(c) for c in chosen), strict=True)
                 keep = max(_CANDIDATES * (4 if any(rests) else 1), 4 * limit)
-                self.have_columns(short)
+                self._have_columns(short)
                 candidates = self.scanner.scan(short, allowed_by, keep, [np.inf] * len(scanned))
                 step.bytes = len(self) * sum(c.columns.size for c in short)
                 step.detail = f"{len(self)} logits x {short[0].columns.size} probes, u8, {keep} candidates"
@@ -261,7 +278,7 @@ class Finder(ABC):
         if candidates.floor <= worst and candidates.floor < np.inf:
             # too many logits lie close together for the first scan's candidates: take every one that could matter
             with trace.step("scan again") as step:
-                self.have_columns([comparison])
+                self._have_columns([comparison])
                 (wider,) = self.scanner.scan([comparison], [mask], 0, [worst])
                 step.bytes = len(self) * comparison.columns.size
                 step.detail = f"{wider.rows.size} candidates could be nearer than {worst:.4f}"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +95,7 @@ class CpuScanner:
                 found |= {i: _merged([part[q] for part in parts], keep) for q, i in enumerate(some)}
         return [found[i] for i in range(len(comparisons))]
 
-    def _scan(self, asked: _Asked, keep: int, ceilings: NDArray[np.float64]) -> list[list[_Part]]:
+    def _scan(self, asked: _Asked, keep: int, ceilings: NDArray[np.float64]) -> list[list[Candidates]]:
         """Scan all rows with several threads, of which this is one: each takes the next range as soon as it is free."""
         units = iter(self._units)  # a list's iterator may be shared by threads
         jobs = [
@@ -108,7 +108,7 @@ class CpuScanner:
 
     def _run(
         self, units: Iterator[tuple[int, int, int]], asked: _Asked, keep: int, ceilings: NDArray[np.float64]
-    ) -> list[_Part]:
+    ) -> list[Candidates]:
         """Scan ranges of rows with one thread, as long as there are any."""
         from search.scan.kernels import Codes, Kept, scan_rows  # numba: 0.3 s, which what needs no scan is spared
 
@@ -121,24 +121,16 @@ class CpuScanner:
             tile = self._tiles[number]
             needed = int(kept.counts.max()) + stop - start
             if not keep and room < needed:
-                room = max(2 * room, needed)
-                kept = kept._replace(bounds=_grown(kept.bounds, room), rows=_grown(kept.rows, room))
+                wider = (0, 0), (0, max(room, needed - room))
+                kept = kept._replace(bounds=np.pad(kept.bounds, wider), rows=np.pad(kept.rows, wider))
+                room = kept.rows.shape[1]
             codes = Codes(tile.codes, int(self._starts[number]), *tile.overflow, HALF, LOW, HIGH, _UNIT)
             scan_rows(codes, start, stop, BLOCK, *asked, keep, kept)
         # copies: a view would keep the whole buffer
         return [
-            _Part(kept.rows[q, :count].copy(), kept.bounds[q, :count].copy(), float(kept.ceilings[q]))
+            Candidates(kept.rows[q, :count].copy(), kept.bounds[q, :count].copy(), float(kept.ceilings[q]))
             for q, count in enumerate(kept.counts.tolist())
         ]
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """What one thread found for one query."""
-
-    rows: NDArray[np.int64]
-    bounds: NDArray[np.float64]
-    ceiling: float
 
 
 _Asked = tuple["Queries", "Logits"]
@@ -166,16 +158,10 @@ def _compiled(comparisons: Sequence[Comparison], mask: NDArray[np.bool_] | None)
     return queries, Logits(_ALL_ROWS if mask is None else mask, one.scale, one.shift)
 
 
-def _grown(array: NDArray[Any], room: int) -> NDArray[Any]:
-    wider = np.empty((array.shape[0], room), array.dtype)
-    wider[:, : array.shape[1]] = array
-    return wider
-
-
-def _merged(parts: list[_Part], keep: int) -> Candidates:
+def _merged(parts: list[Candidates], keep: int) -> Candidates:
     rows = np.concatenate([part.rows for part in parts])
     bounds = np.concatenate([part.bounds for part in parts])
-    floor = min(part.ceiling for part in parts)
+    floor = min(part.floor for part in parts)
     order = np.argsort(bounds, kind="stable")
     if keep and rows.size > keep:
         floor = min(floor, float(bounds[order[keep]]))

@@ -61,15 +61,13 @@ CODE_OF, FLAGGED = _codes_of_every_value()
 
 def encode(vectors: NDArray[np.float16]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return the codes, uint8 ``[n_probes, rows]``, and the overflow as bytes, of float16 ``[rows, n_probes]``."""
-    from search.scan.kernels import count_flagged, find_flagged, transpose_codes  # importing numba takes 0.3 s
+    from search.scan.kernels import find_flagged, transpose_codes  # importing numba takes 0.3 s
 
     rows, n = vectors.shape
     exact = np.ascontiguousarray(vectors).view(np.uint16)
     codes = np.empty((n, rows), np.uint8)
-    transpose_codes(exact, CODE_OF, codes, 0, rows)
-    flat = np.empty(count_flagged(exact, FLAGGED, 0, rows), np.int64)
-    find_flagged(exact, FLAGGED, 0, rows, flat)
-    flat.sort()
+    transpose_codes(exact, CODE_OF, codes)
+    flat = np.sort(find_flagged(exact, FLAGGED))
     probe, row = flat // rows, (flat % rows).astype("<u4")
     offsets = np.searchsorted(probe, np.arange(n + 1)).astype("<i8")
     values = vectors[row, probe].astype("<f2")

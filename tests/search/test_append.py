@@ -50,7 +50,7 @@ def test_what_an_index_was_built_from_is_known_without_loading_the_encoder(fresh
     assert search.unchanged(named) is None  # there is no index
     built = search.index(named, progress=False)
     with monkeypatch.context() as changed:
-        changed.setattr("search.text.encoders._model", None)
+        changed.setattr("search.text.encoders.MODELS", {})
         same = search.unchanged(named)
         assert search.unchanged(at("none")) is None
     assert same is not None
