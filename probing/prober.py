@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from time import monotonic, perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 from probing import attempts, inflight, plan, subset
 from probing.attempts import Attempt
-from probing.child.runners import Child, InProcess, Runner
+from probing.child.runners import Child, InProcess
 from probing.fetching import Fetching, Taken
 from probing.group import Group, choose_device
 from probing.model.single import Job
@@ -156,6 +156,9 @@ def probe(
     return summary
 
 
+Told = Callable[[dict[str, Any], bool], None]
+
+
 @dataclass(frozen=True)
 class Work:
     """Where a process has its models from, and who is told how they end.
@@ -169,29 +172,19 @@ class Work:
     """
 
     take: Callable[[], Task | None]
-    told: Callable[[dict[str, Any], bool], None]
+    told: Told
     is_done: Callable[[Task], bool]
     rank: int = 0
 
 
-class Engine(Protocol):
-    """Runs models on other machines, each by `run_all`."""
+Engine = Callable[[Sequence[Task], Settings, Mapping[str, Any], Told], int]
+"""Runs tasks on other machines, each by `run_all`, tells of each that ended, and returns how many processes took part.
 
-    def __call__(
-        self,
-        tasks: Sequence[Task],
-        settings: Settings,
-        common: Mapping[str, Any],
-        told: Callable[[dict[str, Any], bool], None],
-    ) -> int:
-        """Run ``tasks``, tell of each that ended as `Work.told` says, and return how many processes took part.
-
-        ``settings`` are those of this machine, see `settings.here`; ``common`` are columns of every attempt.
-        """
-        ...
+It is given the settings of this machine, see `settings.here`, and columns of every attempt.
+"""
 
 
-def _kept(workspace: Workspace, work: Work) -> Callable[[dict[str, Any], bool], None]:
+def _kept(workspace: Workspace, work: Work) -> Told:
     """Return `Work.told` of an engine, whose rows may have been committed on other disks: they are kept here, too."""
 
     def told(fields: dict[str, Any], committed: bool) -> None:
@@ -307,7 +300,7 @@ def run_all(
 ) -> None:
     """Keep the fetchers and the runner busy, and book what ends, until there is no work. One thread decides."""
     events: queue.Queue[Any] = queue.Queue()
-    runner: Runner = (Child if isolate else InProcess)(workspace, settings, events)
+    runner = (Child if isolate else InProcess)(workspace, settings, events)
     rows = {(r["id"], r["sha"]): r for r in workspace.catalog().to_pylist()}
 
     def take() -> Taken | None:

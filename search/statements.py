@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -73,29 +73,19 @@ class Answer:
     batches: Iterator[pa.RecordBatch]
 
 
-class Searchable(Protocol):
-    """What the searches of a statement ask: an open index, a `search.Index`."""
-
-    def search(self, *args: Any, **options: Any) -> Query:
-        """See `search.Index.search`."""
-
-    def similar(self, *args: Any, **options: Any) -> Query:
-        """See `search.Index.similar`."""
-
-
 @contextmanager
 def answered(
     workspace: Workspace,
     statement: str,
-    index: Callable[[], Searchable],
+    index: Callable[[], Any],
     *,
     allow: Sequence[str] = (),
     timeout_s: float | None = TIMEOUT_S,
 ) -> Iterator[Answer]:
     """Answer one statement batch by batch; what is not read when the block ends is given up.
 
-    ``index`` returns the index, and is called when the statement searches. See `search.sql` for what a statement is,
-    and for the errors.
+    ``index`` returns the open index, a `search.Index`, and is called when the statement searches. See `search.sql` for
+    what a statement is, and for the errors.
     """
     deadline = _Deadline(timeout_s)
     if len(statement) > MAX_STATEMENT:
@@ -368,7 +358,7 @@ def _parse(statement: str) -> dict[str, Any] | None:
 
 
 # ── searches inside a statement ──────────────────────────────────────────────────────────────────────────────────
-def _with_searches(parsed: dict[str, Any], index: Callable[[], Searchable], deadline: _Deadline) -> dict[str, pa.Table]:
+def _with_searches(parsed: dict[str, Any], index: Callable[[], Any], deadline: _Deadline) -> dict[str, pa.Table]:
     """Run every search of the parse, put a reference to its result in its place, and return the results by name."""
     calls: dict[str, list[dict[str, Any]]] = {}
     for node in _nodes(parsed):
@@ -405,7 +395,7 @@ def _refer(node: dict[str, Any], table: str, alias: str) -> None:
     node.update(reference)
 
 
-def _search(index: Searchable, positional: list[Any], named: dict[str, Any]) -> Query:
+def _search(index: Any, positional: list[Any], named: dict[str, Any]) -> Query:
     _check("search", positional, named, 1, _SEARCH)
     options: dict[str, Any] = {name: tuple(named.get(name) or ()) for name in ("all_of", "any_of", "none_of")}
     options |= {name: named.get(name) for name in ("k", "scoring")}
@@ -415,7 +405,7 @@ def _search(index: Searchable, positional: list[Any], named: dict[str, Any]) -> 
     return _shaped(index.search(text, hybrid=bool(named.get("hybrid")), **options), named)
 
 
-def _similar(index: Searchable, positional: list[Any], named: dict[str, Any]) -> Query:
+def _similar(index: Any, positional: list[Any], named: dict[str, Any]) -> Query:
     _check("similar", positional, named, 2, _SIMILAR)
     if len(positional) != 2 or not isinstance(positional[0], str) or type(positional[1]) is not int:
         raise QueryError("similar() takes a repository and a logit: similar('owner/name', 3)")

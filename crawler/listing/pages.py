@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
 import duckdb
@@ -46,30 +46,15 @@ class Page:
     read_at: datetime
 
 
-class Source(Protocol):
-    """A listing.
+class Listing:
+    """The Hub's listing, whose pages have ``size`` rows at most: what an earlier crawl found the server has time for.
 
     Attributes:
         first: address of its first page.
         name: tells sources apart in the crawl's state.
         is_live: whether it is the Hub itself, now: only then does a repository that is not listed have gone.
-        size: rows of a page, fewer once the server could not answer for more.
         bearable: rows of a page that the next crawl should begin with: fewer than `PAGE` if this one had to learn it.
     """
-
-    first: str
-    name: str
-    is_live: bool
-    size: int
-    bearable: int
-
-    def page(self, url: str) -> Page:
-        """Return the page at ``url``. Raises `HubError` when it cannot be had."""
-        ...
-
-
-class Listing:
-    """The Hub's listing; its pages have ``size`` rows at most: what an earlier crawl found the server has time for."""
 
     is_live = True
 
@@ -280,7 +265,7 @@ class Snapshot:
     """
 
     is_live = False
-    size = bearable = PAGE
+    bearable = PAGE
 
     def __init__(self, where: str, query: Query, endpoint: str, token: str | None) -> None:
         self.first, self.name = "row:0", f"snapshot {where}"
@@ -353,3 +338,6 @@ class Snapshot:
                 break
         self._rest = rows[PAGE:]
         return rows[:PAGE]
+
+
+Source = Listing | Snapshot

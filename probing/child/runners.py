@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import pyarrow as pa
 
@@ -51,31 +51,7 @@ ROW_KEYS = ("id2label",)
 """What the child needs of a catalog row."""
 
 Event = Any
-"""What a runner puts on the queue and takes back in `Runner.handle`; whoever runs the loop need not look inside."""
-
-
-class Runner(Protocol):
-    """Runs models, several at once; what happens arrives on its queue and is handed back to `handle`."""
-
-    def free(self) -> int:
-        """Return how many more jobs may be submitted now."""
-        ...
-
-    def submit(self, job: Job) -> None:
-        """Take a job."""
-        ...
-
-    def handle(self, event: Event) -> list[Job]:
-        """Take note of an event; return the jobs that have come to their end by it."""
-        ...
-
-    def tick(self) -> list[Job]:
-        """Return the jobs ended by their deadline. Call it every second or so."""
-        ...
-
-    def close(self) -> None:
-        """Give back what it holds, whatever runs."""
-        ...
+"""What a runner puts on the queue and takes back in ``handle``; whoever runs the loop need not look inside."""
 
 
 class InProcess:
@@ -176,7 +152,7 @@ class Child:
         self._put(_Inside(job))
 
     def handle(self, event: Event) -> list[Job]:
-        """Take note of a message of the child, or of its death; return the jobs that have come to their end."""
+        """Take note of a message of the child, or of its death; return the jobs that have come to their end by it."""
         process, message = event
         if process is not self._process:  # of a child that was stopped
             return []
