@@ -11,10 +11,11 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,7 @@ from workspace.files import (
 from workspace.holes import SHARD_PREFIX, Key, contents, contents_note
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 CONSTANT = 2.0**-20
 """An output is constant when its standard deviation is at most this share of its largest magnitude: 8 units in the
@@ -251,7 +253,8 @@ def compact_responses(workspace: Workspace, probe_set: str, *, least: int = LEAS
         return 0
     with _exchange(folder) as (following, drop):
         for group in _shards(small):
-            tables = {f: table for f in group if (table := _readable(following / f.name)) is not None}
+            read = {f: _sound(following / f.name, read_file, records.RESPONSES) for f in group}
+            tables = {f: table for f, table in read.items() if table is not None}
             digests = sorted(sha256_of(f) for f in tables)
             name = f"{SHARD_PREFIX}{short_hash(canonical_json(digests))}.parquet"
             if tables:
@@ -260,10 +263,10 @@ def compact_responses(workspace: Workspace, probe_set: str, *, least: int = LEAS
     return len(drop)
 
 
-def _readable(path: Path) -> pa.Table | None:
-    """Return a file of responses; None when it is damaged: then it is set aside, and its model is a hole."""
+def _sound(path: Path, read: Callable[..., T], *schema: pa.Schema) -> T | None:
+    """Return what ``read`` makes of a file; None when it is damaged: it is set aside, and its models run again."""
     try:
-        return read_file(path, records.RESPONSES)
+        return read(path, *schema)
     except DamagedFileError as error:
         _log.warning("%s: kept as %s; the next 'hubprobe probe' runs its models again", error, set_aside(path).name)
         return None
@@ -276,16 +279,17 @@ def split_responses(workspace: Workspace, probe_set: str, models: Collection[tup
     """
     folder, wanted = workspace.responses_dir(probe_set), set(models)
     shards = [path for path in table_files(folder) if path.name.startswith(SHARD_PREFIX)]
-    hit = [path for path in shards if not wanted.isdisjoint(_models_of(path))]
+    hit = [path for path in shards if not wanted.isdisjoint(_sound(path, contents) or ())]
     if not hit:
         return 0
     workspace.require_own(folder)
     with _exchange(folder) as (following, drop):
         for path in hit:
-            table = _readable(following / path.name)
+            table = _sound(following / path.name, read_file, records.RESPONSES)
             if table is None:
                 continue
-            for start, end in _models(table):
+            starts = [i for i, logit in enumerate(table.column("logit").to_pylist()) if logit == 0]
+            for start, end in zip(starts, [*starts[1:], table.num_rows], strict=True):  # a model's rows are together
                 first = table.slice(start, 1).to_pylist()[0]
                 name = f"{model_file_name(first['repo_id'], first['sha'])}.parquet"
                 write(following / name, table.slice(start, end - start))
@@ -293,22 +297,10 @@ def split_responses(workspace: Workspace, probe_set: str, models: Collection[tup
     return len(hit)
 
 
-def _models_of(shard: Path) -> Collection[Key]:
-    """Return the models of a shard; none when it is damaged: then it is set aside, and they are holes."""
-    try:
-        return contents(shard)
-    except DamagedFileError as error:
-        _log.warning("%s is damaged (%s): kept as %s", shard, error.why, set_aside(shard).name)
-        return ()
-
-
 def mend(workspace: Workspace) -> None:
     """Set damaged files of attempts aside, so that their models are run again. Call it before a plan is made."""
     for path in table_files(workspace.attempts_dir):
-        try:
-            read_file(path, records.ATTEMPTS)
-        except DamagedFileError as error:
-            _log.warning("%s is damaged (%s): kept as %s", path, error.why, set_aside(path).name)
+        _sound(path, read_file, records.ATTEMPTS)
 
 
 def set_holes_aside(workspace: Workspace, probe_set: str, models: Collection[Key]) -> None:
@@ -345,12 +337,6 @@ def _shards(files: list[Path]) -> Iterator[list[Path]]:
             group = []
     if group:
         yield group
-
-
-def _models(table: pa.Table) -> Iterator[tuple[int, int]]:
-    """Yield the first row of each model of a shard, and the row after its last: a model's rows are together."""
-    starts = [i for i, logit in enumerate(table.column("logit").to_pylist()) if logit == 0]
-    yield from zip(starts, [*starts[1:], table.num_rows], strict=True)
 
 
 def _beside(folder: Path) -> tuple[Path, Path, Path]:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,6 +119,19 @@ def read_factors(path: Path, probe_set: str, n: int) -> Factors | None:
     return made
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread: the same bits in every process. Of threads, those started from now on, too."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def rounds(budget: int) -> list[int]:
     """Return how many probes each round takes, ``budget`` in all."""
     return [budget * (i + 1) // ROUNDS - budget * i // ROUNDS for i in range(ROUNDS)]
@@ -132,13 +147,8 @@ def choose_next(
     """
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            return _choose(factors, raw, ids, random, count, refused)
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), torch.inference_mode():
+        return _choose(factors, raw, ids, random, count, refused)
 
 
 def _choose(factors: Factors, raw: npt.NDArray[np.float32], ids: Ids, random: Ids, count: int, refused: Ids) -> Ids:

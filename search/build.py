@@ -286,8 +286,8 @@ def index(
         content = writer.finish()
         content |= {"version": version, "sources": [asdict(s) for s in entries], "encoder": embedded}
         content |= {"image_encoder": pictures, "cover": _cover(workspace), "inputs": inputs}
-        content["recall"] = previous[1]["recall"] if previous else measured_recall(folder, content)
         gallery = Gallery(folder, content)
+        content["recall"] = previous[1]["recall"] if previous else measured_recall(gallery)
         measure(gallery.vectors, gallery.model_of, Peers.load(previous[0]) if previous else None).save(folder)
         if chosen and embedded and content["logits"]:
             _texts(workspace, gallery, content, chosen, previous, names, progress)

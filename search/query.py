@@ -38,6 +38,9 @@ _LOG = logging.getLogger(__name__)
 RRF = 60
 """Constant of reciprocal rank fusion, Cormack, Clarke and Buettcher, SIGIR 2009: score = sum of 1 / (60 + rank)."""
 
+_MATCHES = pa.list_(
+    pa.struct([("concept", pa.string()), ("score", pa.float64()), ("logit", pa.int32()), ("label", pa.string())])
+)
 _DEPTH = 200  # hits each side brings, at least; twice the limit when that is more
 _MOST_WORDS = 100_000  # full-text matches read when a filter leaves out most of them
 
@@ -333,14 +336,4 @@ class Query:
             logits = self.gallery.logits.take(pa.array(hit.rows)).select(["logit", "label"]).to_pylist()
             scores = score_of(np.array(hit.distances)).tolist()
             matches.append([{"concept": n, "score": s, **row} for n, s, row in zip(names, scores, logits, strict=True)])
-        kind = pa.list_(
-            pa.struct(
-                [
-                    ("concept", pa.string()),
-                    ("score", pa.float64()),
-                    ("logit", pa.int32()),
-                    ("label", pa.string()),
-                ]
-            )
-        )
-        return table.append_column("matches", pa.array(matches, kind))
+        return table.append_column("matches", pa.array(matches, _MATCHES))

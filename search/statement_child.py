@@ -62,9 +62,8 @@ def answer(request: dict[str, Any], source: BinaryIO, sink: BinaryIO) -> None:
     if relation is None:
         raise ValueError("only SELECT statements are answered: this SQL is read-only")
     rows = size = 0
-    batches = (
-        "to_arrow_reader" if hasattr(relation, "to_arrow_reader") else "fetch_record_batch"
-    )  # the latter: DuckDB 1
+    # the latter: DuckDB 1
+    batches = "to_arrow_reader" if hasattr(relation, "to_arrow_reader") else "fetch_record_batch"
     reader = getattr(relation, batches)(BATCH_ROWS)
     with pa.ipc.new_stream(sink, reader.schema) as writer:
         for batch in reader:

@@ -472,9 +472,8 @@ def _constant(node: dict[str, Any]) -> Any:
         if value["is_null"]:
             return None
         return value["value"] / 10 ** kind["type_info"]["scale"] if kind["id"] == "DECIMAL" else value["value"]
-    if (
-        node["class"] == "CAST" and node.get("cast_type", {}).get("id") == "BOOLEAN"
-    ):  # DuckDB 1 writes true as 't'::BOOLEAN
+    # DuckDB 1 writes true as 't'::BOOLEAN
+    if node["class"] == "CAST" and node.get("cast_type", {}).get("id") == "BOOLEAN":
         return _constant(node["child"]) in ("t", "true")
     if node["class"] == "FUNCTION" and node["function_name"] == "list_value":
         return [_constant(expression) for _, expression in _written(node)]

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from probing.attempts import is_out_of_memory
 from probing.images.inputs import Inputs
+from probing.subset import one_thread
 from workspace import ModelError, Status, WorkspaceError
 from workspace.files import read_json, write_json
 
@@ -245,12 +246,8 @@ def _kernels(device: str) -> Iterator[None]:
     import torch
 
     if device == "cpu":
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # of this thread, and of those it starts from now on
-        try:
+        with one_thread():
             yield
-        finally:
-            torch.set_num_threads(threads)
         return
     if not device.startswith("cuda"):
         yield

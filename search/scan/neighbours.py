@@ -129,14 +129,11 @@ class Neighbours:
         return np.unique(found)
 
 
-def measured_recall(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+def measured_recall(gallery: Gallery) -> dict[str, Any]:
     """Measure what share of the exact ten nearest over all probes the approximate index finds, on its own logits."""
-    from search.scan.gallery import Gallery
-
-    count = int(manifest["logits"])
+    count = len(gallery)
     if count == 0:
         return {"similar_whole@10": None, "queries": 0}
-    gallery = Gallery(folder, manifest)
     approximate = Neighbours(gallery)
     rows = np.random.default_rng(0).choice(count, min(_RECALL_QUERIES, count), replace=False)
     queries = [Descriptor(gallery.vector(int(row))) for row in rows]

@@ -56,7 +56,7 @@ def names(everyday_only: bool = True) -> list[str]:
 
 def named(name: str) -> list[str]:
     """Return the bank's names for the concepts that ``name`` names, by name or synonym, whatever its case or number."""
-    return [concept.name for concept in _index().named.get(fold(name), ())]
+    return [concept.name for concept in _index()[0].get(fold(name), ())]
 
 
 def related(name: str) -> set[str]:
@@ -66,18 +66,17 @@ def related(name: str) -> set[str]:
     hyponyms. If the bank does not know ``name``, the concepts it shares its words with stand in for it: a "vintage
     sports car" for "sports car" and "car", "labrador" for "labrador retriever". Empty if there is nothing of the kind.
     """
-    index = _index()
+    by_name, below = _index()
     key = fold(name)
-    same = set(index.named.get(key, ()))
-    if not same and key not in index.below:
+    same = set(by_name.get(key, ()))
+    if not same and key not in below:
         words = _words(name)
         same = {c for own, c in _wordings() if words and (own <= words or words <= own)}
-    found = set(index.below.get(key, ()))
+    found = {*below.get(key, ())}
     for concept in same:
-        found.add(concept.name)
-        found.update(index.below.get(fold(concept.name), ()))
+        found |= {concept.name, *below.get(fold(concept.name), ())}
         for above in concept.hypernyms:
-            found.update(c.name for c in index.named.get(fold(above), ()) if fold(c.name) == fold(above))
+            found.update(c.name for c in by_name.get(fold(above), ()) if fold(c.name) == fold(above))
     return found
 
 
@@ -105,24 +104,18 @@ def _words(name: str) -> frozenset[str]:
     return frozenset(fold(word) for word in re.split(r"[^\w'’]+", name) if word)
 
 
-@dataclass(frozen=True)
-class _Index:
-    """Concepts by folded name and synonym; names by folded hypernym."""
-
-    named: dict[str, list[Concept]]
-    below: dict[str, list[str]]
-
-
 @lru_cache(maxsize=1)
-def _index() -> _Index:
-    index = _Index({}, {})
+def _index() -> tuple[dict[str, list[Concept]], dict[str, list[str]]]:
+    """Return concepts by folded name and synonym, and names by folded hypernym."""
+    by_name: dict[str, list[Concept]] = {}
+    below: dict[str, list[str]] = {}
     folded = lru_cache(maxsize=None)(fold)  # a few hundred hypernyms come thousands of times
     for concept in bank():
         for key in {fold(s) for s in (concept.name, *concept.synonyms)}:
-            index.named.setdefault(key, []).append(concept)
+            by_name.setdefault(key, []).append(concept)
         for above in concept.hypernyms:
-            index.below.setdefault(folded(above), []).append(concept.name)
-    return index
+            below.setdefault(folded(above), []).append(concept.name)
+    return by_name, below
 
 
 @lru_cache(maxsize=1)

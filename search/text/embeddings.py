@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +61,7 @@ def sight(workspace: Workspace, encoder: Encoder, *, progress: bool = True) -> S
     def embed(pictures: Sequence[bytes], told: Sequence[str | None]) -> NDArray[np.float32]:
         if not captions:
             return encoder.encode_images([decode(picture) for picture in pictures])
-        rows = np.zeros((len(told), texts.shape[1]), np.float32)
-        some = [i for i, caption in enumerate(told) if caption and caption.strip()]
-        if some:
-            rows[some] = encoder.encode_texts([told[i] or "" for i in some])
-        return rows
+        return _of_captions(encoder, told, texts.shape[1])
 
     return Sight(encoder.name, encoder.commit, concepts, texts, embed)
 
@@ -91,33 +87,31 @@ def cache(workspace: Workspace) -> Path:
 
 
 def _caption_rows(workspace: Workspace, encoder: Encoder) -> NDArray[np.float32]:
-    """Return a row per probe; one without a caption is zero: it is like no text."""
-    captions = workspace.probes(["caption"]).column("caption").to_pylist()
-    told = [i for i, caption in enumerate(captions) if caption and caption.strip()]
-    if not told:
+    rows = _of_captions(encoder, workspace.probes(["caption"]).column("caption").to_pylist(), 0)
+    if not rows.size:
         raise WorkspaceError(
             f"the probes have no captions, which {encoder.name} needs: choose a clip: encoder, "
             "or build the probes with --caption-column"
         )
-    found = encoder.encode_texts([captions[i] for i in told])
+    return rows
+
+
+def _of_captions(encoder: Encoder, captions: Sequence[str | None], width: int) -> NDArray[np.float32]:
+    """Return a row per caption, ``width`` wide if there is none; a missing one is zero: it is like no text."""
+    told = {i: caption for i, caption in enumerate(captions) if caption and caption.strip()}
+    found = encoder.encode_texts(list(told.values())) if told else np.empty((0, width), np.float32)
     rows = np.zeros((len(captions), found.shape[1]), np.float32)
-    rows[told] = found
+    rows[list(told)] = found
     return rows
 
 
 def _image_rows(workspace: Workspace, encoder: Encoder, progress: bool) -> NDArray[np.float32]:
     from tqdm import tqdm
 
-    rows = []
-    count = workspace.probes(["probe_id"]).num_rows
-    with tqdm(total=count, desc="embed probes", unit="probe", disable=not progress) as bar:
-        for images in _image_batches(workspace):
+    rows, column = [], workspace.probes(["image"]).column("image")
+    with tqdm(total=len(column), desc="embed probes", unit="probe", disable=not progress) as bar:
+        for start in range(0, len(column), _BATCH):
+            images = [decode(row["bytes"]) for row in column.slice(start, _BATCH).to_pylist()]
             rows.append(encoder.encode_images(images))
             bar.update(len(images))
     return np.concatenate(rows)
-
-
-def _image_batches(workspace: Workspace) -> Iterator[list[Image]]:
-    column = workspace.probes(["image"]).column("image")
-    for start in range(0, len(column), _BATCH):
-        yield [decode(row["bytes"]) for row in column.slice(start, _BATCH).to_pylist()]

@@ -114,9 +114,8 @@ class FileTokenizer:
         self._pad = pad if isinstance(pad, str) else str(pad["content"])
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._pad_id = self._tokenizer.token_to_id(self._pad)
-        self._tokenizer.encode_special_tokens = (
-            True  # special tokens in a text are the characters they are written with
-        )
+        # special tokens in a text are the characters they are written with
+        self._tokenizer.encode_special_tokens = True
 
     def __call__(
         self, text: str | list[str], *, padding: bool | str = False, max_length: int = 0, **_: Any
