@@ -113,16 +113,13 @@ def funnel(workspace: Workspace) -> pa.Table:
     catalog = workspace.catalog(columns=["eligibility"])
     counts = pc.value_counts(catalog.column("eligibility").combine_chunks()).to_pylist()
     total = max(catalog.num_rows, 1)
-    rows = []
-    for entry in counts:
+    text, rows = pa.string(), []
+    kinds = {"status": text, "stage": text, "repos": pa.int64(), "share": pa.float64(), "meaning": text}
+    for entry in sorted(counts, key=lambda entry: (entry["values"] != "eligible", -entry["counts"], entry["values"])):
         status, repos = Status(entry["values"]), entry["counts"]
-        eligible = status is Status.ELIGIBLE
-        meaning = "can be probed" if eligible else status.meaning
-        rows.append((not eligible, -repos, status.value, status.stage, repos, repos / total, meaning))
-    rows.sort()
-    names = ["status", "stage", "repos", "share", "meaning"]
-    types = [pa.string(), pa.string(), pa.int64(), pa.float64(), pa.string()]
-    return pa.table([pa.array([row[i + 2] for row in rows], kind) for i, kind in enumerate(types)], names=names)
+        meaning = "can be probed" if status is Status.ELIGIBLE else status.meaning
+        rows.append(dict(zip(kinds, (status.value, status.stage, repos, repos / total, meaning), strict=True)))
+    return pa.Table.from_pylist(rows, schema=pa.schema(kinds))
 
 
 def crawl(

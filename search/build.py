@@ -23,7 +23,7 @@ from search.scan.gallery import Gallery
 from search.scan.neighbours import SAMPLE, Reduction, measured_recall
 from search.scan.peers import Peers, measure
 from search.store import sources, tables, tiles, versions
-from search.store.tables import LOGITS, PRINT_LOGITS, families, models_table, prints, with_families
+from search.store.tables import LOGITS, PRINT_LOGITS, families, models_table, prints
 from search.store.versions import folder_bytes
 from search.text import bank, encoder_choice, lists
 from search.text.calibration import Calibration, calibrate
@@ -93,7 +93,7 @@ class Writer:
         if self.added or self._fresh:
             new = pa.concat_tables([LOGITS.empty_table(), *self._logits])
             tables.write_logits(self.folder, self._database, new, self._start)
-        tables.write_models(self.folder, self._database, self._model_rows())
+        tables.write_models(self.folder, self._model_rows(), self._database)
         if self._fresh or self.added:
             tables.index_labels(self._database, fresh=self._fresh)
         kind = tables.index_vectors(self._database) if self._start + self.added else "flat"
@@ -103,7 +103,7 @@ class Writer:
             "n_probes": self.n,
             "models": len(self._models),
             "logits": self._start + self.added,
-            "tiles": [t.to_json() for t in self._tiles],
+            "tiles": [asdict(t) for t in self._tiles],
             "vector_index": kind,
             "versions": libraries(),
         }
@@ -114,7 +114,7 @@ class Writer:
         rows = np.concatenate([self._prints, prints(new)])
         write_array(self.folder / "prints.npy", rows)
         names, bases = (models.column(name).to_pylist() for name in ("repo_id", "base_models"))
-        return with_families(models, families(rows, self._counts, names, bases))
+        return tables.with_columns(models, family=[names[i] for i in families(rows, self._counts, names, bases)])
 
     def _continue(self, folder: Path, manifest: dict[str, Any]) -> None:
         """Take over the version before: its tiles and tables by hard link, its models by name."""
@@ -400,7 +400,7 @@ def _texts(
         accuracy = kept.column("estimated_accuracy").to_pylist()
         for rows in (np.sort(model.rows) for model in models[len(accuracy) :]):
             accuracy.append(estimator.of(rows, gallery.vectors(rows) * std[rows] + mean[rows]))
-    tables.with_learned(folder, gallery.models, **learned, estimated_accuracy=accuracy)
+    tables.write_models(folder, tables.with_columns(gallery.models, **learned, estimated_accuracy=accuracy))
     content["labels"] = int(built[0].trust.size) if built else 0
     if names:
         embed(bank.names(everyday_only=False), kind="bank")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from search.text.embeddings import decode
 from workspace import QueryError, Workspace, WorkspaceError
@@ -95,17 +95,14 @@ def _strongest(
     chosen = []
     for row in rows:
         vector = gallery.vector(gallery.row(row["repo_id"], row["logit"], row["sha"]))
-        order = np.argsort(-vector, kind="stable")[:count]
-        chosen.append([(int(probe), float(vector[probe])) for probe in order])
-    wanted = sorted({probe for strongest in chosen for probe, _ in strongest})
+        chosen.append({int(probe): float(vector[probe]) for probe in np.argsort(-vector, kind="stable")[:count]})
+    wanted = sorted({probe for strongest in chosen for probe in strongest})
+    drawn = {}
     table = workspace.probes(["image", "caption"]).take(pa.array(wanted, pa.int64()))
-    drawn = {
-        probe: (_thumbnail(decode(image["bytes"])), printable(caption or "", 60))
-        for probe, image, caption in zip(
-            wanted, table.column("image").to_pylist(), table.column("caption").to_pylist(), strict=True
-        )
-    }
-    return [[_Answer(*drawn[probe], strength) for probe, strength in strongest] for strongest in chosen]
+    for probe, row in zip(wanted, table.to_pylist(), strict=True):
+        thumb = ImageOps.contain(decode(row["image"]["bytes"]), (_THUMB, _THUMB), Image.Resampling.LANCZOS)
+        drawn[probe] = thumb, printable(row["caption"] or "", 60)
+    return [[_Answer(*drawn[probe], strength) for probe, strength in strongest.items()] for strongest in chosen]
 
 
 def _draw(rows: Sequence[Mapping[str, Any]], answers: list[list[_Answer]], heading: str, count: int) -> Image.Image:
@@ -114,52 +111,43 @@ def _draw(rows: Sequence[Mapping[str, Any]], answers: list[list[_Answer]], headi
     top = _MARGIN + _TITLE
     sheet = Image.new("RGB", (width, top + len(rows) * (height + _GAP) + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    title = _fit(draw, printable(heading or "search", 80), 26, width - 2 * _MARGIN)
-    draw.text((_MARGIN, _MARGIN - 4), title, fill=_INK, font=_font(26))
+    _say(draw, _MARGIN, _MARGIN - 4, printable(heading or "search", 80), 26, _INK, width - 2 * _MARGIN)
     about = "each row: a logit, and the probe images it answers most strongly (in standard deviations)"
-    draw.text((_MARGIN, _MARGIN + 30), about, fill=_SOFT, font=_font(14))
+    _say(draw, _MARGIN, _MARGIN + 30, about, 14, _SOFT)
     for i, (row, strongest) in enumerate(zip(rows, answers, strict=True)):
         y = top + i * (height + _GAP)
         draw.rounded_rectangle((_MARGIN, y, width - _MARGIN, y + height), 10, fill=_CARD, outline=_LINE)
         _describe(draw, row, _MARGIN + 14, y + 14)
         for j, answer in enumerate(strongest):
-            x = _MARGIN + _TEXT + j * (_THUMB + _GAP)
-            _place(sheet, draw, answer, x, y + _GAP)
+            _place(sheet, draw, answer, _MARGIN + _TEXT + j * (_THUMB + _GAP), y + _GAP)
     return sheet
 
 
 def _describe(draw: ImageDraw.ImageDraw, row: Mapping[str, Any], x: int, y: int) -> None:
-    room = _TEXT - 30
-    label = printable(row.get("label") or "", 80) or "(no label)"
-    draw.text((x, y), f"{row.get('rank', '')}", fill=_BAR, font=_font(30))
-    draw.text((x + 52, y + 2), _fit(draw, _drawable(label), 22, room - 52), fill=_INK, font=_font(22))
     owner, _, name = printable(row["repo_id"], 100).rpartition("/")
-    draw.text((x + 52, y + 38), _fit(draw, name, 15, room - 52), fill=_INK, font=_font(15))
-    draw.text((x + 52, y + 58), _fit(draw, owner, 13, room - 52), fill=_SOFT, font=_font(13))
-    facts = f"logit {row['logit']}"
-    if row.get("score") is not None:
-        facts += f"   score {row['score']:.3f}"
-    draw.text((x + 52, y + 84), facts, fill=_SOFT, font=_font(13))
+    score = f"   score {row['score']:.3f}" if row.get("score") is not None else ""
+    _say(draw, x, y, f"{row.get('rank', '')}", 30, _BAR)
+    _say(draw, x + 52, y + 2, _drawable(printable(row.get("label") or "", 80) or "(no label)"), 22, _INK, _TEXT - 82)
+    _say(draw, x + 52, y + 38, name, 15, _INK, _TEXT - 82)
+    _say(draw, x + 52, y + 58, owner, 13, _SOFT, _TEXT - 82)
+    _say(draw, x + 52, y + 84, f"logit {row['logit']}{score}", 13, _SOFT)
 
 
 def _place(sheet: Image.Image, draw: ImageDraw.ImageDraw, answer: _Answer, x: int, y: int) -> None:
     draw.rectangle((x - 1, y - 1, x + _THUMB, y + _THUMB), outline=_LINE)
-    thumb = answer.image
+    thumb, strength = answer.image, f"{answer.strength:+.1f}"
     sheet.paste(thumb, (x + (_THUMB - thumb.width) // 2, y + (_THUMB - thumb.height) // 2))
-    strength = f"{answer.strength:+.1f}"
     size = draw.textlength(strength, font=_font(12))
     draw.rectangle((x + _THUMB - size - 8, y + _THUMB - 18, x + _THUMB - 1, y + _THUMB - 1), fill=_BAR)
-    draw.text((x + _THUMB - size - 4, y + _THUMB - 17), strength, fill=_CARD, font=_font(12))
+    _say(draw, x + _THUMB - size - 4, y + _THUMB - 17, strength, 12, _CARD)
     for line, text in enumerate(_wrap(draw, answer.caption, 12, _THUMB, 2)):
-        draw.text((x, y + _THUMB + 4 + 15 * line), text, fill=_SOFT, font=_font(12))
+        _say(draw, x, y + _THUMB + 4 + 15 * line, text, 12, _SOFT)
 
 
-def _thumbnail(image: Image.Image) -> Image.Image:
-    image = image.copy()
-    scale = _THUMB / max(image.size)
-    return image.resize(
-        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
-    )
+def _say(
+    draw: ImageDraw.ImageDraw, x: float, y: float, text: str, size: int, ink: str, room: float | None = None
+) -> None:
+    draw.text((x, y), text if room is None else _fit(draw, text, size, room), fill=ink, font=_font(size))
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -174,11 +162,10 @@ def _drawable(text: str) -> str:
 
 
 def _fit(draw: ImageDraw.ImageDraw, text: str, size: int, room: float) -> str:
-    if draw.textlength(text, font=_font(size)) <= room:
-        return text
-    while text and draw.textlength(text + "…", font=_font(size)) > room:
-        text = text[:-1]
-    return text + "…"
+    cut = text
+    while cut and draw.textlength(cut if cut == text else f"{cut}…", font=_font(size)) > room:
+        cut = cut[:-1]
+    return cut if cut == text else f"{cut}…"
 
 
 def _wrap(draw: ImageDraw.ImageDraw, text: str, size: int, room: float, lines: int) -> list[str]:

@@ -20,8 +20,8 @@ more and verify nothing that these answers do not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -347,16 +347,8 @@ def _explain(workspace: Workspace, client: HubClient, repo_id: str) -> Explanati
         reason = "" if verdict is None else f"{verdict.status.value}: {verdict.reason}"
         steps.append(Step(stages[rule], rule.__name__, looks_for, verdict is None, reason))
 
-    with _cache(workspace) as cache:
-        decision = Inspector(client, workspace.config.crawl, lazy(cache)).decide(listed, observe)
+    # a question makes no folder where there is no workspace yet
+    is_made = (workspace.root / MARKER).exists()
+    with nullcontext(workspace.cache_dir) if is_made else TemporaryDirectory() as cache:
+        decision = Inspector(client, workspace.config.crawl, lazy(Path(cache))).decide(listed, observe)
     return Explanation(listed.id, listed.sha, decision.status, decision.reason, tuple(steps), dict(client.requests))
-
-
-@contextmanager
-def _cache(workspace: Workspace) -> Iterator[Path]:
-    """Yield the workspace's cache, or a passing one: a question makes no folder where there is no workspace yet."""
-    if (workspace.root / MARKER).exists():
-        yield workspace.cache_dir
-        return
-    with TemporaryDirectory() as folder:
-        yield Path(folder)

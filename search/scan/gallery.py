@@ -72,7 +72,12 @@ class Gallery(Finder):
         if self.logits.num_rows != len(self) or models.min() < 0 or models.max() > max(self.models.num_rows - 1, 0):
             raise WorkspaceError(f"the index at {folder} does not fit together: run 'hubprobe index --rebuild'")
         self.partial = Partial(folder / "tiles", infos, self.n_probes, source) if source else None
-        self.scanner = _scanner(device, self.tiles, self.starts)
+        if device == "cpu":
+            self.scanner: Scanner = CpuScanner(self.tiles, self.starts)
+        else:
+            from search.scan.device import TorchScanner
+
+            self.scanner = TorchScanner(self.tiles, self.starts, device)
         self._masks: dict[str, Mask] = {}
         self._mask_lock = threading.Lock()
 
@@ -329,14 +334,6 @@ def _signs(query: Descriptor) -> tuple[float, float]:
     if query.signs is None:
         raise QueryError("coverage is known of texts only, and of an index that was built with an encoder")
     return query.signs
-
-
-def _scanner(device: str, tiles: list[Tile], starts: NDArray[np.int64]) -> Scanner:
-    if device == "cpu":
-        return CpuScanner(tiles, starts)
-    from search.scan.device import TorchScanner
-
-    return TorchScanner(tiles, starts, device)
 
 
 def _near(asked: str, known: list[str]) -> list[str]:

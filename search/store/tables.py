@@ -103,11 +103,12 @@ def models_table(workspace: Workspace, keys: Sequence[tuple[str, str]], counts: 
     return pa.Table.from_pylist(rows, schema=MODELS)
 
 
-def with_families(models: pa.Table, first: Sequence[int]) -> pa.Table:
-    """Return ``models`` with every family named after the repository of its first member."""
-    repos = models.column("repo_id").to_pylist()
-    column = pa.array([repos[i] for i in first], pa.string())
-    return models.set_column(models.column_names.index("family"), MODELS.field("family"), column)
+def with_columns(models: pa.Table, **values: Sequence[Any]) -> pa.Table:
+    """Return ``models`` with other values in some of its columns."""
+    for name, column in values.items():
+        field = MODELS.field(name)
+        models = models.set_column(models.column_names.index(name), field, pa.array(column, field.type))
+    return models
 
 
 LISTED = pa.schema([pa.field("row", pa.int64(), nullable=False), pa.field("name", pa.string(), nullable=False)])
@@ -117,14 +118,6 @@ LISTED = pa.schema([pa.field("row", pa.int64(), nullable=False), pa.field("name"
 def write_listed(folder: Path, listed: pa.Table) -> None:
     """Write the names that lists give."""
     write_table(folder / "listed.parquet", listed, row_group_rows=_ROW_GROUP)
-
-
-def with_learned(folder: Path, models: pa.Table, **learned: Sequence[Any]) -> None:
-    """Write the table of models again with columns that were learned from the gallery, a value a model."""
-    for name, values in learned.items():
-        field = MODELS.field(name)
-        models = models.set_column(models.column_names.index(name), field, pa.array(values, field.type))
-    write_table(folder / "models.parquet", models, row_group_rows=_ROW_GROUP)
 
 
 def read_listed(folder: Path) -> pa.Table:
@@ -151,9 +144,11 @@ def connect(folder: Path) -> Any:
     return lancedb.connect(folder / "lance")
 
 
-def write_models(folder: Path, database: Any, models: pa.Table) -> None:
+def write_models(folder: Path, models: pa.Table, database: Any = None) -> None:
     """Write the table of models, and full-text indexes over names and cards; small, hence always whole."""
     write_table(folder / "models.parquet", models, row_group_rows=_ROW_GROUP)
+    if database is None:  # which holds the words of these models
+        return
     words = ("repo_id", "card_summary")
     table = database.create_table("models", models.select(["model", *words]))
     for column in words:

@@ -16,7 +16,7 @@ import hashlib
 import re
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -107,13 +107,9 @@ class TileInfo:
     rows: int
     files: tuple[TileFile, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a plain dict for the manifest."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> TileInfo:
-        """Read what `to_json` wrote; raises `ValueError` for a name that is none of ours: it becomes part of a path."""
+        """Read a manifest's entry; raises `ValueError` for a name that is none of ours: it becomes part of a path."""
         name, rows = str(content["name"]), int(content["rows"])
         files = tuple(TileFile(str(f["name"]), int(f["bytes"]), str(f["sha256"])) for f in content["files"])
         if not _NAME.fullmatch(name) or [f.name for f in files] != [f"{name}.{end}" for end in ("f16", "u8", "over")]:

@@ -19,8 +19,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +125,9 @@ def open_current(workspace: Workspace) -> tuple[Path, dict[str, Any], Lock | Non
     raise WorkspaceError("the index is being rebuilt again and again: wait for the builds to end")
 
 
-@contextmanager
-def writing(workspace: Workspace) -> Iterator[None]:
+def writing(workspace: Workspace) -> AbstractContextManager[None]:
     """Hold the writer's lock; raises `WorkspaceError` at once when another process builds this index."""
-    busy = "another process is building this index: wait for it to end"
-    with alone(workspace.index_dir / "writer.lock", busy):
-        yield
+    return alone(workspace.index_dir / "writer.lock", "another process is building this index: wait for it to end")
 
 
 def publish(workspace: Workspace, version: str) -> None:

@@ -132,19 +132,6 @@ class Certainty:
     hidden: Learned = Learned(HIDDEN)
     answer: float = COVERED
 
-    @classmethod
-    def of_json(cls, known: dict[str, Any]) -> Certainty:
-        """Return what `dataclasses.asdict` and JSON made of it."""
-
-        def steps(pair: Any) -> Steps:
-            return tuple(map(float, pair[0])), tuple(map(float, pair[1]))
-
-        parts = (known["named"], known["hidden"])
-        named, hidden = (
-            Learned(tuple(map(float, part["weights"])), steps(part["hits"]), steps(part["queries"])) for part in parts
-        )
-        return cls(named, hidden, float(known["answer"]))
-
     def of_hits(self, signs: NDArray[np.float64], trust: Any) -> NDArray[np.float64]:
         """Return the probability that each hit is right, float64 ``[..., hits]``.
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from search.scan.scoring import BRIDGE, MAP
 from search.text.calibration import Certainty
@@ -171,7 +172,7 @@ class Bridge:
 
         def stated(about: dict[str, str]) -> dict[str, Any]:
             known = about.get("certainty")  # an index built before hits decided about their query has none
-            certainty = Certainty.of_json(json.loads(known)) if known else Certainty()
+            certainty = TypeAdapter(Certainty).validate_json(known) if known else Certainty()
             return {"width": float(about["width"]), "share": float(about["share"]), "certainty": certainty}
 
         return read_kept(folder / BRIDGE_FILE, cls, stated)

@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from search.text.calibration import FIRST, RISK, Certainty, Learned, hit_signs, isotonic, logistic_fit
 from tests.search.conftest import CONCEPTS, make
@@ -96,7 +97,7 @@ def test_a_fit_ends_where_the_cases_and_the_prior_pull_alike():
 
 def test_it_survives_json():
     learned = Certainty.learn(*cases(4))
-    assert Certainty.of_json(json.loads(json.dumps(asdict(learned)))) == learned
+    assert TypeAdapter(Certainty).validate_json(json.dumps(asdict(learned))) == learned
     few = Learned.learn(*(part[:2] for part in cases(5)[:3]), prior=(-2.0, 1.5, -2.0, 0.1))
     assert few.weights[1] > 0  # a few cases do not turn a sign around
 
