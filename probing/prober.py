@@ -161,20 +161,14 @@ Told = Callable[[dict[str, Any], bool], None]
 
 @dataclass(frozen=True)
 class Work:
-    """Where a process has its models from, and who is told how they end.
+    """Where a process has its models from, and who is told how they end."""
 
-    Attributes:
-        take: returns the next one, or None when there is none; it may wait. Called by one thread at a time.
-        told: called with the row of each attempt that ended here, and whether it was committed: another job may have
-            been first.
-        is_done: whether another job has committed a model meanwhile.
-        rank: the process's number.
-    """
-
+    # returns the next one, or None when there is none; it may wait. Called by one thread at a time.
     take: Callable[[], Task | None]
+    # called with the row of each attempt that ended here, and whether it was committed: another job may have been first
     told: Told
-    is_done: Callable[[Task], bool]
-    rank: int = 0
+    is_done: Callable[[Task], bool]  # whether another job has committed a model meanwhile
+    rank: int = 0  # the process's number
 
 
 Engine = Callable[[Sequence[Task], Settings, Mapping[str, Any], Told], int]

@@ -63,18 +63,13 @@ def logsumexp(raw: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Earlier:
-    """What an earlier attempt left.
+    """What an earlier attempt left."""
 
-    Attributes:
-        raw: float32 [probes, logits], rebuilt from the stored z-scores. These are float16, so a rebuilt response is off
-            by at most 2^-11 of itself; NaN where it was not finite.
-        probe_ids: its probes, ascending.
-        random_ids: those drawn at random; None when all were.
-    """
-
+    # float32 [probes, logits], rebuilt from the stored z-scores. These are float16, so a rebuilt response is off by at
+    # most 2^-11 of itself; NaN where it was not finite.
     raw: npt.NDArray[np.float32]
-    probe_ids: npt.NDArray[np.int32]
-    random_ids: npt.NDArray[np.int32] | None = None
+    probe_ids: npt.NDArray[np.int32]  # its probes, ascending
+    random_ids: npt.NDArray[np.int32] | None = None  # those drawn at random; None when all were
 
     def merged(
         self, raw: npt.NDArray[np.float32], probe_ids: npt.NDArray[np.int32]

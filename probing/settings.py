@@ -23,43 +23,27 @@ MEMORY_SHARE = 0.8
 
 @dataclass(frozen=True)
 class Settings:
-    """How models are run: plain values, because they also travel to a child process.
+    """How models are run: plain values, because they also travel to a child process."""
 
-    Attributes:
-        probe_set: the probes to run.
-        n_probes: how many it holds.
-        batch_size: most images in a forward pass.
-        fixed_batch: exactly so many.
-        device: a torch device; as it was asked for, or ``auto``, until there is a model to run.
-        threads: batches run at once on a CPU.
-        seconds_per_model: deadline of one model, all phases but fetching.
-        max_parameters: cap of the workspace; so are max_labels and max_image_size (pixels).
-        probes_per_model: probes each model is run on; ``n_probes`` for all.
-        core: how many of them are common to all models.
-        precision: ``float32``, or ``auto``: half precision where the device has it and the first batch agrees.
-        deadlines: seconds that each phase may take; `seconds_per_model` where it is not named.
-        memory_bytes: memory of this process: its share of the machine's.
-        lone: no other process of the run is on this host, so all its devices are this one's.
-        adaptive: choose which probes a model is run on by the completion's factors, after a random share.
-    """
-
-    probe_set: str
-    n_probes: int
-    batch_size: int
-    device: str
-    threads: int
-    seconds_per_model: float
-    max_parameters: int
+    probe_set: str  # the probes to run
+    n_probes: int  # how many it holds
+    batch_size: int  # most images in a forward pass
+    device: str  # a torch device; as it was asked for, or ``auto``, until there is a model to run
+    threads: int  # batches run at once on a CPU
+    seconds_per_model: float  # deadline of one model, all phases but fetching
+    max_parameters: int  # cap of the workspace; so are max_labels and max_image_size (pixels)
     max_labels: int
     max_image_size: int
-    probes_per_model: int
-    core: int = 0
+    probes_per_model: int  # probes each model is run on; ``n_probes`` for all
+    core: int = 0  # how many of them are common to all models
+    # ``float32``, or ``auto``: half precision where the device has it and the first batch agrees
     precision: str = "auto"
-    fixed_batch: bool = False
+    fixed_batch: bool = False  # exactly so many
+    # seconds that each phase may take; `seconds_per_model` where it is not named
     deadlines: Mapping[str, float] = field(default_factory=dict)
-    memory_bytes: int = 2**63 - 1
-    lone: bool = False
-    adaptive: bool = False
+    memory_bytes: int = 2**63 - 1  # memory of this process: its share of the machine's
+    lone: bool = False  # no other process of the run is on this host, so all its devices are this one's
+    adaptive: bool = False  # choose which probes a model is run on by the completion's factors, after a random share
 
     @property
     def caps(self) -> Caps:

@@ -79,25 +79,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Place:
-    """Where images come from, and how they are read.
+    """Where images come from, and how they are read."""
 
-    Attributes:
-        source: a folder of images, a Parquet file or folder of them, or the name of a data set of the Hub.
-        split: of a data set.
-        image_column: found by its type or name when None.
-        caption_column: found by its name when None.
-        cache: folder in which `datasets` keeps a local source.
-        endpoint: the Hub that is asked for a data set.
-        token: for that Hub, as `workspace.endpoint.token_for` takes it.
-    """
-
-    source: str | Path
-    split: str
-    image_column: str | None
-    caption_column: str | None
-    cache: Path
-    endpoint: str
-    token: str | bool | None = None
+    source: str | Path  # a folder of images, a Parquet file or folder of them, or the name of a data set of the Hub
+    split: str  # of a data set
+    image_column: str | None  # found by its type or name when None
+    caption_column: str | None  # found by its name when None
+    cache: Path  # folder in which `datasets` keeps a local source
+    endpoint: str  # the Hub that is asked for a data set
+    token: str | bool | None = None  # for that Hub, as `workspace.endpoint.token_for` takes it
 
     @property
     def is_local(self) -> bool:
@@ -108,21 +98,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Glance:
-    """What a look at the beginning of a source shows.
+    """What a look at the beginning of a source shows."""
 
-    Attributes:
-        columns: names of the columns; empty for a folder of plain images.
-        image_column, caption_column: the ones that would be read.
-        width, height: of the first image, pixels.
-        total: images, None for a stream.
-    """
-
-    columns: tuple[str, ...]
-    image_column: str | None
+    columns: tuple[str, ...]  # names of the columns; empty for a folder of plain images
+    image_column: str | None  # the ones that would be read
     caption_column: str | None
-    width: int
+    width: int  # of the first image, pixels
     height: int
-    total: int | None
+    total: int | None  # images, None for a stream
 
 
 def open_source(place: Place, *, seed: int) -> Source:

@@ -87,17 +87,11 @@ _CHUNK = 1024  # outputs predicted at a time: 4,000 probes x 1,024 outputs are 1
 
 @dataclass(frozen=True)
 class Factors:
-    """The completion's model of a response, in standard deviations: ``mean + basis @ z + noise``, z standard normal.
+    """The completion's model of a response, in standard deviations: ``mean + basis @ z + noise``, z standard normal."""
 
-    Attributes:
-        mean: float32 [probes].
-        basis: float32 [probes, rank].
-        noise: float32 [probes], the variance of what the basis does not explain.
-    """
-
-    mean: torch.Tensor
-    basis: torch.Tensor
-    noise: torch.Tensor
+    mean: torch.Tensor  # float32 [probes]
+    basis: torch.Tensor  # float32 [probes, rank]
+    noise: torch.Tensor  # float32 [probes], the variance of what the basis does not explain
 
 
 def read_factors(path: Path, probe_set: str, n: int) -> Factors | None:

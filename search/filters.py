@@ -73,17 +73,11 @@ _WIDTH = 100
 
 @dataclass(frozen=True)
 class Condition:
-    """A checked condition.
+    """A checked condition."""
 
-    Attributes:
-        text: as it was written.
-        on_logits: whether it reads a column of the logits.
-        tree: DuckDB's parse of it.
-    """
-
-    text: str
-    on_logits: bool = field(compare=False)
-    tree: dict[str, Any] = field(compare=False, repr=False)
+    text: str  # as it was written
+    on_logits: bool = field(compare=False)  # whether it reads a column of the logits
+    tree: dict[str, Any] = field(compare=False, repr=False)  # DuckDB's parse of it
 
 
 def parse(text: str) -> Condition:

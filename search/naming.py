@@ -35,17 +35,12 @@ _ROWS, _BLOCK = 1_024, 4_096  # logits that are named at once, and named ones th
 
 @dataclass(frozen=True)
 class Name:
-    """A name for a logit.
+    """A name for a logit."""
 
-    Attributes:
-        name: a concept of the bank or a label of another model.
-        confidence: 0 to 1; the names of one logit add up to at most 1.
-        source: ``labels`` when other models' labels say so, ``zero-shot`` when the encoder does, ``own label`` when
-            its own label is believed (`Namer.with_own_labels`).
-    """
-
-    name: str
-    confidence: float
+    name: str  # a concept of the bank or a label of another model
+    confidence: float  # 0 to 1; the names of one logit add up to at most 1
+    # ``labels`` when other models' labels say so, ``zero-shot`` when the encoder does, ``own label`` when its own label
+    # is believed (`Namer.with_own_labels`)
     source: str
 
 

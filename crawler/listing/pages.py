@@ -33,17 +33,11 @@ _NEXT = re.compile(r'<([^>]*)>\s*;[^,]*rel="?next"?')
 
 @dataclass(frozen=True)
 class Page:
-    """One page of rows as the Hub or a snapshot gave them.
+    """One page of rows as the Hub or a snapshot gave them."""
 
-    Attributes:
-        rows: JSON values, or dicts of Python values from a snapshot.
-        next: address of the next page; None after the last one.
-        read_at: when it was read.
-    """
-
-    rows: list[Any]
-    next: str | None
-    read_at: datetime
+    rows: list[Any]  # JSON values, or dicts of Python values from a snapshot
+    next: str | None  # address of the next page; None after the last one
+    read_at: datetime  # when it was read
 
 
 class Listing:

@@ -84,16 +84,11 @@ def environment(parent: Mapping[str, str], home: Path) -> dict[str, str]:
 
 @dataclass
 class Fence:
-    """What the process may open.
+    """What the process may open."""
 
-    Attributes:
-        write: folders it may write to.
-        read: folders and files it may read, beside those of Python and its libraries.
-        strangers: folders of the models that are run now, set as they come: code and pickles in them are never opened.
-    """
-
-    write: Sequence[Path]
-    read: Sequence[Path]
+    write: Sequence[Path]  # folders it may write to
+    read: Sequence[Path]  # folders and files it may read, beside those of Python and its libraries
+    # folders of the models that are run now, set as they come: code and pickles in them are never opened
     strangers: list[str] = field(default_factory=list)
 
     def roots(self) -> tuple[list[str], list[str]]:

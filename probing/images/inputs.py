@@ -54,23 +54,18 @@ MAX_REASON = 200  # characters kept of why a probe is refused
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a model reads.
+    """What a model reads."""
 
-    Attributes:
-        pixels: [probes, channels, height, width], uint8 with ``affine``, or without it the processor's own numbers.
-            Where the images are of several shapes: all of them flat, one after the other.
-        affine: what makes float32 of uint8.
-        key: name of the cache's entry.
-        refused: probes that could not be prepared, and why; their pixels mean nothing.
-        shapes: int64 [probes, 3], where the images are of several shapes; then one is read at a time.
-        others: further inputs by the names of the model's arguments, each with one row a probe.
-    """
-
+    # [probes, channels, height, width], uint8 with ``affine``, or without it the processor's own numbers. Where the
+    # images are of several shapes: all of them flat, one after the other.
     pixels: npt.NDArray[Any]
-    affine: Affine | None
-    key: str = ""
+    affine: Affine | None  # what makes float32 of uint8
+    key: str = ""  # name of the cache's entry
+    # probes that could not be prepared, and why; their pixels mean nothing
     refused: Mapping[int, str] = field(default_factory=dict)
+    # int64 [probes, 3], where the images are of several shapes; then one is read at a time
     shapes: npt.NDArray[np.int64] | None = None
+    # further inputs by the names of the model's arguments, each with one row a probe
     others: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:

@@ -42,34 +42,23 @@ class Affine:
 
 @dataclass(frozen=True)
 class Processor:
-    """An image processor.
+    """An image processor."""
 
-    Attributes:
-        apply: from pictures to float32 [channels, height, width] each, as the model wants them.
-        name: its class.
-        source: ``repo``, ``timm`` (from a timm config), or ``default`` (the repository has none).
-        settings: its whole configuration; `hash` is that of this.
-        affine: its last step, when that is a scale and a shift of 8-bit pixels.
-        mode: what Pillow converts the image to first: ``RGB``, or ``L`` for models of one channel.
-        pixels: from pictures to the 8-bit pixels before the last step, where the processor can be asked for them. It
-            is taken at its word only where it agrees with `apply` (`probing.images.inputs`).
-        alone: give it one picture at a time: what it makes of one depends on the others in the list.
-        beside: names of what the model reads beside the image, such as masks of patches.
-        others: those inputs for one picture, by these names.
-        assumed: in words, what the repository does not state and was assumed; empty when nothing was.
-    """
-
+    # from pictures to float32 [channels, height, width] each, as the model wants them
     apply: Callable[[Sequence[Picture]], Arrays]
-    name: str
-    source: str
-    settings: dict[str, Any]
-    affine: Affine | None
-    mode: str = "RGB"
+    name: str  # its class
+    source: str  # ``repo``, ``timm`` (from a timm config), or ``default`` (the repository has none)
+    settings: dict[str, Any]  # its whole configuration; `hash` is that of this
+    affine: Affine | None  # its last step, when that is a scale and a shift of 8-bit pixels
+    mode: str = "RGB"  # what Pillow converts the image to first: ``RGB``, or ``L`` for models of one channel
+    # from pictures to the 8-bit pixels before the last step, where the processor can be asked for them. It is taken at
+    # its word only where it agrees with `apply` (`probing.images.inputs`).
     pixels: Callable[[Sequence[Picture]], Arrays] | None = None
-    alone: bool = False
-    beside: tuple[str, ...] = ()
+    alone: bool = False  # give it one picture at a time: what it makes of one depends on the others in the list
+    beside: tuple[str, ...] = ()  # names of what the model reads beside the image, such as masks of patches
+    # those inputs for one picture, by these names
     others: Callable[[Picture], dict[str, npt.NDArray[Any]]] | None = None
-    assumed: str = ""
+    assumed: str = ""  # in words, what the repository does not state and was assumed; empty when nothing was
 
     @property
     def hash(self) -> str:

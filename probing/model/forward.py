@@ -52,46 +52,30 @@ GAIN = 1.05
 
 @dataclass(frozen=True)
 class Outputs:
-    """What came out, and how.
+    """What came out, and how."""
 
-    Attributes:
-        raw: float32 [probes run, logits].
-        batch_size: images in a batch.
-        dtype: of the passes.
-        half_error: root mean square error of half precision on the first batch, relative to the spread of the float32
-            outputs; None where it was not tried.
-    """
-
-    raw: npt.NDArray[np.float32]
-    batch_size: int
-    dtype: str = "float32"
+    raw: npt.NDArray[np.float32]  # float32 [probes run, logits]
+    batch_size: int  # images in a batch
+    dtype: str = "float32"  # of the passes
+    # root mean square error of half precision on the first batch, relative to the spread of the float32 outputs; None
+    # where it was not tried
     half_error: float | None = None
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is run.
+    """What is run."""
 
-    Attributes:
-        forward: from float32 [batch, channels, height, width] on ``device``, and the further inputs that the processor
-            makes, by name, to [batch, num_labels].
-        inputs: the preprocessed probes.
-        probe_ids: which to run.
-        num_labels: outputs the model announced; None accepts what comes, as long as each batch brings as many.
-        batch_size: images in a batch.
-        device: a torch device.
-        deadline: value of `time.monotonic` after which no further batch is started.
-        max_labels: outputs it may have.
-    """
-
+    # from float32 [batch, channels, height, width] on ``device``, and the further inputs that the processor makes, by
+    # name, to [batch, num_labels]
     forward: Callable[..., Any]
-    inputs: Inputs
-    probe_ids: npt.NDArray[np.int32]
-    num_labels: int | None
-    batch_size: int
-    device: str
-    deadline: float
-    max_labels: int = 2**31
+    inputs: Inputs  # the preprocessed probes
+    probe_ids: npt.NDArray[np.int32]  # which to run
+    num_labels: int | None  # outputs the model announced; None accepts what comes, as long as each batch brings as many
+    batch_size: int  # images in a batch
+    device: str  # a torch device
+    deadline: float  # value of `time.monotonic` after which no further batch is started
+    max_labels: int = 2**31  # outputs it may have
 
     def one(self, start: int) -> torch.Tensor:
         """Return the checked outputs of the batch that begins at ``start``, where they were computed."""

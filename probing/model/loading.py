@@ -51,27 +51,18 @@ class Caps:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to run.
+    """A model ready to run."""
 
-    Attributes:
-        forward: from float32 [batch, channels, height, width] to what should be [batch, num_labels].
-        module: the model itself, in evaluation mode, float32.
-        num_labels: outputs the config announces.
-        labels: their names in order of index, "" where one has none; None when the config gives no labels.
-        processor: its image processor.
-        architecture: class of the model.
-        parameters: how many it has.
-    """
-
-    forward: Callable[..., Any]
-    module: nn.Module
-    num_labels: int
+    forward: Callable[..., Any]  # from float32 [batch, channels, height, width] to what should be [batch, num_labels]
+    module: nn.Module  # the model itself, in evaluation mode, float32
+    num_labels: int  # outputs the config announces
+    # their names in order of index, "" where one has none; None when the config gives no labels
     labels: list[str] | None
     label_quality: str
     problem_type: str
-    processor: Callable[[], Processor]
-    architecture: str
-    parameters: int
+    processor: Callable[[], Processor]  # its image processor
+    architecture: str  # class of the model
+    parameters: int  # how many it has
 
 
 def load(folder: Path, caps: Caps) -> Loaded:

@@ -37,21 +37,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Share:
-    """The probes of one model.
+    """The probes of one model."""
 
-    Attributes:
-        probe_ids: to run first, ascending.
-        earlier: responses of an earlier, smaller share, which these add to.
-        factors: by them ``to_choose`` further probes are chosen.
-        random_ids: of all, those drawn at random; None when all are.
-        refused: those of the share that cannot be prepared for the model, and are not run.
-    """
-
-    probe_ids: Ids
-    earlier: Earlier | None = None
-    factors: Factors | None = None
+    probe_ids: Ids  # to run first, ascending
+    earlier: Earlier | None = None  # responses of an earlier, smaller share, which these add to
+    factors: Factors | None = None  # by them ``to_choose`` further probes are chosen
     to_choose: int = 0
-    random_ids: Ids | None = None
+    random_ids: Ids | None = None  # of all, those drawn at random; None when all are
+    # those of the share that cannot be prepared for the model, and are not run
     refused: Ids = field(default_factory=lambda: np.empty(0, np.int32))
 
 

@@ -17,50 +17,31 @@ from numpy.typing import NDArray
 
 # numba takes named tuples of arrays as they are, so that a call need not name twenty of them
 class Codes(NamedTuple):
-    """A tile as the scan reads it.
+    """A tile as the scan reads it."""
 
-    Attributes:
-        codes: uint8 ``[n_probes, rows]``.
-        first: position of its first row in the index.
-        offsets, rows, values: the entries that have no code; see `search.store.tiles`.
-        half: float32 ``[65536]``, value of every fp16 bit pattern.
-        low, high: values of the codes 0 and 255.
-        unit: square of a code's step.
-    """
-
-    codes: NDArray[np.uint8]
-    first: int
-    offsets: NDArray[np.int64]
+    codes: NDArray[np.uint8]  # uint8 ``[n_probes, rows]``
+    first: int  # position of its first row in the index
+    offsets: NDArray[np.int64]  # the entries that have no code; see `search.store.tiles`
     rows: NDArray[np.uint32]
     values: NDArray[np.uint16]
-    half: NDArray[np.float32]
-    low: float
+    half: NDArray[np.float32]  # float32 ``[65536]``, value of every fp16 bit pattern
+    low: float  # values of the codes 0 and 255
     high: float
-    unit: np.float32
+    unit: np.float32  # square of a code's step
 
 
 class Queries(NamedTuple):
-    """Comparisons of one kind, end to end: query q has ``columns[first[q]:first[q + 1]]``.
+    """Comparisons of one kind, end to end: query q has ``columns[first[q]:first[q + 1]]``."""
 
-    Attributes:
-        first: int64 ``[queries + 1]``.
-        columns, targets, weights: as in `search.scan.scoring.Comparison`.
-        steps: float32, the targets in units of a code; the code of the value 0 when ``positive``.
-        least: code below which all are read as it: that of the value 0 when ``positive``, else 0.
-        shrink: float64 ``[queries]``, 1 less the relative error of a float32 sum.
-        error: float64 ``[queries]``, what codes can make the root of a sum be off by.
-        positive: sum squares of positive parts in place of squared differences.
-    """
-
-    first: NDArray[np.int64]
-    columns: NDArray[np.int32]
+    first: NDArray[np.int64]  # int64 ``[queries + 1]``
+    columns: NDArray[np.int32]  # as in `search.scan.scoring.Comparison`
     targets: NDArray[np.float32]
     weights: NDArray[np.float32]
-    steps: NDArray[np.float32]
-    least: np.uint8
-    shrink: NDArray[np.float64]
-    error: NDArray[np.float64]
-    positive: bool
+    steps: NDArray[np.float32]  # float32, the targets in units of a code; the code of the value 0 when ``positive``
+    least: np.uint8  # code below which all are read as it: that of the value 0 when ``positive``, else 0
+    shrink: NDArray[np.float64]  # float64 ``[queries]``, 1 less the relative error of a float32 sum
+    error: NDArray[np.float64]  # float64 ``[queries]``, what codes can make the root of a sum be off by
+    positive: bool  # sum squares of positive parts in place of squared differences
 
 
 class Logits(NamedTuple):
@@ -72,18 +53,12 @@ class Logits(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What was found so far, written by the loops.
+    """What was found so far, written by the loops."""
 
-    Attributes:
-        ceilings: float64 ``[queries]``, the bound from which a row is of no use.
-        bounds: float64 ``[queries, room]``, and their ``rows``, int64.
-        counts: int64 ``[queries]``, how many of ``room`` are held.
-    """
-
-    ceilings: NDArray[np.float64]
-    bounds: NDArray[np.float64]
+    ceilings: NDArray[np.float64]  # float64 ``[queries]``, the bound from which a row is of no use
+    bounds: NDArray[np.float64]  # float64 ``[queries, room]``, and their ``rows``, int64
     rows: NDArray[np.int64]
-    counts: NDArray[np.int64]
+    counts: NDArray[np.int64]  # int64 ``[queries]``, how many of ``room`` are held
 
 
 @numba.njit(nogil=True, cache=True)

@@ -93,20 +93,13 @@ _NONE: NDArray[np.float32] = np.empty(0, np.float32)
 
 
 class Finder(ABC):
-    """All logits that can be found.
+    """All logits that can be found."""
 
-    Attributes:
-        n_probes: length of a descriptor.
-        tiles: their descriptors.
-        starts: int64 ``[tiles + 1]``, position of every tile's first logit.
-        scanner: what reads the codes.
-        partial: brings what is missing of an index that lies elsewhere; None when all of it is here.
-    """
-
-    n_probes: int
-    tiles: list[Tile]
-    starts: NDArray[np.int64]
-    scanner: Scanner
+    n_probes: int  # length of a descriptor
+    tiles: list[Tile]  # their descriptors
+    starts: NDArray[np.int64]  # int64 ``[tiles + 1]``, position of every tile's first logit
+    scanner: Scanner  # what reads the codes
+    # brings what is missing of an index that lies elsewhere; None when all of it is here
     partial: Partial | None = None
     _loose = _LOOSE
     _loudest: tuple[NDArray[np.float32], float] | None = None

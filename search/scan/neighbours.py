@@ -31,12 +31,9 @@ SAMPLE = 8_192
 
 @dataclass(frozen=True, eq=False)
 class Reduction:
-    """An orthonormal basis.
+    """An orthonormal basis."""
 
-    Attributes:
-        basis: float32 ``[n_probes, dim]``, or None when descriptors are short enough to be kept whole.
-    """
-
+    # float32 ``[n_probes, dim]``, or None when descriptors are short enough to be kept whole
     basis: NDArray[np.float32] | None
 
     @classmethod

@@ -39,16 +39,11 @@ _ROWS = 4_096
 
 @dataclass(frozen=True, eq=False)
 class Peers:
-    """What a question by a logit needs of every logit.
+    """What a question by a logit needs of every logit."""
 
-    Attributes:
-        bank: int64, rows that stand for all.
-        length: float32 ``[logits]``, norm of the squared positive responses.
-        hubness: float32 ``[logits]``, mean score among the nearest logits of the bank that are of other models.
-    """
-
-    bank: NDArray[np.int64]
-    length: NDArray[np.float32]
+    bank: NDArray[np.int64]  # int64, rows that stand for all
+    length: NDArray[np.float32]  # float32 ``[logits]``, norm of the squared positive responses
+    # float32 ``[logits]``, mean score among the nearest logits of the bank that are of other models
     hubness: NDArray[np.float32]
 
     def save(self, folder: Path) -> None:

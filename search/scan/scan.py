@@ -32,17 +32,11 @@ _ALL_ROWS: NDArray[np.bool_] = np.empty(0, bool)
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """What a scan found.
+    """What a scan found."""
 
-    Attributes:
-        rows: int64 positions.
-        bounds: float64, a proven lower bound on the distance of each.
-        floor: every allowed logit that is not listed is at least this far.
-    """
-
-    rows: NDArray[np.int64]
-    bounds: NDArray[np.float64]
-    floor: float
+    rows: NDArray[np.int64]  # int64 positions
+    bounds: NDArray[np.float64]  # float64, a proven lower bound on the distance of each
+    floor: float  # every allowed logit that is not listed is at least this far
 
 
 class Scanner(Protocol):

@@ -91,23 +91,16 @@ _NONE: NDArray[np.float32] = np.empty(0, np.float32)
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """A query compiled for the scan.
+    """A query compiled for the scan."""
 
-    Attributes:
-        columns: int32 ``[k]``, the probes compared, ascending.
-        targets: float32 ``[k]``, the query's values there.
-        weights: float32 ``[k]``, summing to 1; of length 1 when ``positive``.
-        raw: compare raw responses (descriptor times std plus mean) in place of z-scored ones; read exactly, unscanned.
-        positive: sum ``w * max(g, 0)^2`` in place of squared differences; ``scale`` is then negative.
-        scale, shift: calibration: the distance is the mean of squares times ``scale`` plus ``shift`` of the logit,
-            float32 ``[logits]`` in the index's order, ``scale`` positive unless said; both empty without calibration.
-    """
-
-    columns: NDArray[np.int32]
-    targets: NDArray[np.float32]
-    weights: NDArray[np.float32]
+    columns: NDArray[np.int32]  # int32 ``[k]``, the probes compared, ascending
+    targets: NDArray[np.float32]  # float32 ``[k]``, the query's values there
+    weights: NDArray[np.float32]  # float32 ``[k]``, summing to 1; of length 1 when ``positive``
+    # compare raw responses (descriptor times std plus mean) in place of z-scored ones; read exactly, unscanned
     raw: bool = False
-    positive: bool = False
+    positive: bool = False  # sum ``w * max(g, 0)^2`` in place of squared differences; ``scale`` is then negative
+    # calibration: the distance is the mean of squares times ``scale`` plus ``shift`` of the logit, float32 ``[logits]``
+    # in the index's order, ``scale`` positive unless said; both empty without calibration
     scale: NDArray[np.float32] = field(default_factory=lambda: _NONE)
     shift: NDArray[np.float32] = field(default_factory=lambda: _NONE)
 

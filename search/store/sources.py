@@ -35,17 +35,11 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Some logits, in the order of their file.
+    """Some logits, in the order of their file."""
 
-    Attributes:
-        table: the descriptor columns but ``vector`` and ``observed``.
-        vectors: float16 ``[rows, n_probes]``.
-        observed: float32 ``[rows]``, share of the probes that were run.
-    """
-
-    table: pa.Table
-    vectors: NDArray[np.float16]
-    observed: NDArray[np.float32]
+    table: pa.Table  # the descriptor columns but ``vector`` and ``observed``
+    vectors: NDArray[np.float16]  # float16 ``[rows, n_probes]``
+    observed: NDArray[np.float32]  # float32 ``[rows]``, share of the probes that were run
 
 
 def descriptor_files(workspace: Workspace) -> list[Path]:

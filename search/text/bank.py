@@ -19,21 +19,13 @@ FAMILIES = frozenset({"animal", "building", "food", "furniture", "person", "plan
 
 @dataclass(frozen=True)
 class Concept:
-    """Something that can be seen in a picture.
+    """Something that can be seen in a picture."""
 
-    Attributes:
-        name: an English noun or noun phrase, unique in the bank whatever its case or number.
-        group: a coarse kind: animal, food, vehicle...
-        synonyms: at most five other names, none of which is the name of another concept.
-        hypernyms: what it is a kind of, nearest first; not all are in the bank.
-        everyday: whether an ordinary person knows it; the others are species, breeds and the like.
-    """
-
-    name: str
-    group: str
-    synonyms: tuple[str, ...]
-    hypernyms: tuple[str, ...]
-    everyday: bool
+    name: str  # an English noun or noun phrase, unique in the bank whatever its case or number
+    group: str  # a coarse kind: animal, food, vehicle
+    synonyms: tuple[str, ...]  # at most five other names, none of which is the name of another concept
+    hypernyms: tuple[str, ...]  # what it is a kind of, nearest first; not all are in the bank
+    everyday: bool  # whether an ordinary person knows it; the others are species, breeds and the like
 
 
 @lru_cache(maxsize=1)

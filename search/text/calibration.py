@@ -80,16 +80,11 @@ _AS_STATED: Steps = ((0.0, 1.0), (0.0, 1.0))
 
 @dataclass(frozen=True)
 class Learned:
-    """How probable it is that a hit is right, where it is known whether a label of the gallery names the text.
+    """How probable it is that a hit is right, where it is known whether a label of the gallery names the text."""
 
-    Attributes:
-        weights: bias and weights of a hit's signs, of a logistic regression.
-        hits: what that states, and what came.
-        queries: the chance that one of a query's hits is right if these were independent, and what came.
-    """
-
-    weights: tuple[float, ...]
-    hits: Steps = _AS_STATED
+    weights: tuple[float, ...]  # bias and weights of a hit's signs, of a logistic regression
+    hits: Steps = _AS_STATED  # what that states, and what came
+    # the chance that one of a query's hits is right if these were independent, and what came
     queries: Steps = _AS_STATED
 
     def of_hits(self, signs: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -120,17 +115,13 @@ class Learned:
 
 @dataclass(frozen=True)
 class Certainty:
-    """How probable it is that a hit is right, and that one of a query's first ten is.
+    """How probable it is that a hit is right, and that one of a query's first ten is."""
 
-    Attributes:
-        named: where a label of the gallery names the text, ``hidden`` where none does. The trust in the nearest label
-            being the same thing says how probable either is.
-        answer: probability from which a query counts as answered.
-    """
-
+    # where a label of the gallery names the text, ``hidden`` where none does. The trust in the nearest label being the
+    # same thing says how probable either is.
     named: Learned = Learned(NAMED)
     hidden: Learned = Learned(HIDDEN)
-    answer: float = COVERED
+    answer: float = COVERED  # probability from which a query counts as answered
 
     def of_hits(self, signs: NDArray[np.float64], trust: Any) -> NDArray[np.float64]:
         """Return the probability that each hit is right, float64 ``[..., hits]``.
@@ -291,20 +282,14 @@ _ROWS = 4_096
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Columns that the scorings `contrastive` and `bridged` need.
+    """Columns that the scorings `contrastive` and `bridged` need."""
 
-    Attributes:
-        centre: float32 ``[n]``, cosine of each probe with the bank's texts, averaged over the bank.
-        texts: float32 ``[dim]``, the bank's mean text embedding.
-        hubness: float32 ``[logits]``, see `search.text.contrast.hubness`.
-        peaks: float32 ``[2]``, mean and standard deviation over the bank of a text's best contrast with any probe.
-        offered: float32 ``[concepts]``, see `search.text.contrast.offered`; empty in an index built before it had any.
-    """
-
-    centre: NDArray[np.float32]
-    texts: NDArray[np.float32]
-    hubness: NDArray[np.float32]
+    centre: NDArray[np.float32]  # float32 ``[n]``, cosine of each probe with the bank's texts, averaged over the bank
+    texts: NDArray[np.float32]  # float32 ``[dim]``, the bank's mean text embedding
+    hubness: NDArray[np.float32]  # float32 ``[logits]``, see `search.text.contrast.hubness`
+    # float32 ``[2]``, mean and standard deviation over the bank of a text's best contrast with any probe
     peaks: NDArray[np.float32]
+    # float32 ``[concepts]``, see `search.text.contrast.offered`; empty in an index built before it had any
     offered: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
     def contrast(self, similarity: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -22,19 +22,12 @@ Vectors = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What an index learns from.
+    """What an index learns from."""
 
-    Attributes:
-        vectors: reads descriptors.
-        model_of: int32 ``[logits]``, the model of each.
-        embed: embeds texts.
-        probes: float32 ``[n, dim]``, the probes under the encoder.
-    """
-
-    vectors: Vectors
-    model_of: NDArray[np.int32]
-    embed: Embed
-    probes: NDArray[np.float32]
+    vectors: Vectors  # reads descriptors
+    model_of: NDArray[np.int32]  # int32 ``[logits]``, the model of each
+    embed: Embed  # embeds texts
+    probes: NDArray[np.float32]  # float32 ``[n, dim]``, the probes under the encoder
 
     def expected(self, texts: Sequence[str], centre: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what each text expects of every probe, float32 ``[texts, n]``; see `zero_shot`."""

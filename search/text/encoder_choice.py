@@ -30,21 +30,13 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Chosen:
-    """What an index of this workspace would be built with.
+    """What an index of this workspace would be built with."""
 
-    Attributes:
-        name: as the configuration would name it; ``none`` for no encoder.
-        commit: its version, None for the newest there is.
-        is_here: whether its files are on disk, so that nothing is fetched.
-        files: what a repository has, where it was asked.
-        passed_over: why better ones were not taken, by name.
-    """
-
-    name: str
-    commit: str | None = None
-    is_here: bool = False
-    files: EncoderFiles | None = None
-    passed_over: tuple[tuple[str, str], ...] = ()
+    name: str  # as the configuration would name it; ``none`` for no encoder
+    commit: str | None = None  # its version, None for the newest there is
+    is_here: bool = False  # whether its files are on disk, so that nothing is fetched
+    files: EncoderFiles | None = None  # what a repository has, where it was asked
+    passed_over: tuple[tuple[str, str], ...] = ()  # why better ones were not taken, by name
 
 
 def load(workspace: Workspace, name: str, token: str | None = None) -> Encoder | None:

@@ -48,25 +48,15 @@ class UnfitEncoderError(HubError):
 
 @dataclass(frozen=True)
 class EncoderFiles:
-    """What a repository has for an encoder.
+    """What a repository has for an encoder."""
 
-    Attributes:
-        repo: its name.
-        commit: what is fetched.
-        names: files that are fetched, the weights last.
-        weights: those that are weights.
-        sizes: bytes of each file, None where the Hub does not say.
-        hashes: sha256 of each file in large storage.
-        converted: the commit of the pull request that the weights are from; empty when they are on main.
-    """
-
-    repo: str
-    commit: str
-    names: tuple[str, ...]
-    weights: tuple[str, ...]
-    sizes: dict[str, int | None]
-    hashes: dict[str, str]
-    converted: str = ""
+    repo: str  # its name
+    commit: str  # what is fetched
+    names: tuple[str, ...]  # files that are fetched, the weights last
+    weights: tuple[str, ...]  # those that are weights
+    sizes: dict[str, int | None]  # bytes of each file, None where the Hub does not say
+    hashes: dict[str, str]  # sha256 of each file in large storage
+    converted: str = ""  # the commit of the pull request that the weights are from; empty when they are on main
 
     @property
     def bytes(self) -> int:

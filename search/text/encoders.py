@@ -45,15 +45,10 @@ MAX_TEXT = 1_000
 
 
 class TextReader(Protocol):
-    """Embeds texts, rows of unit length: an `Encoder`, or its text side alone.
+    """Embeds texts, rows of unit length: an `Encoder`, or its text side alone."""
 
-    Attributes:
-        name: how the configuration names it, e.g. ``clip:openai/clip-vit-large-patch14``.
-        commit: the exact version; embeddings are cached under it.
-    """
-
-    name: str
-    commit: str
+    name: str  # how the configuration names it, e.g. ``clip:openai/clip-vit-large-patch14``.
+    commit: str  # the exact version; embeddings are cached under it
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return float32 ``[len(texts), dim]``, each row of unit length."""

@@ -45,15 +45,10 @@ KERNEL = 0.05
 
 @dataclass(frozen=True, eq=False)
 class Near:
-    """The labels nearest to a text.
+    """The labels nearest to a text."""
 
-    Attributes:
-        side: float32 ``[n]`` of unit length, strong responses of their logits.
-        labels: similarity and trust of each, nearest first.
-    """
-
-    side: NDArray[np.float32]
-    labels: tuple[tuple[float, float], ...]
+    side: NDArray[np.float32]  # float32 ``[n]`` of unit length, strong responses of their logits
+    labels: tuple[tuple[float, float], ...]  # similarity and trust of each, nearest first
 
     def trust(self, width: float) -> float:
         """Return how far the nearest label can be trusted to be the same thing, 0 to 1."""
@@ -62,30 +57,20 @@ class Near:
 
 @dataclass(frozen=True, eq=False)
 class Bridge:
-    """The named logits of a version of the index.
+    """The named logits of a version of the index."""
 
-    Attributes:
-        centre: float32 ``[dim]``, mean text embedding of the bank: what all texts have in common.
-        embeddings: float16 ``[labels, dim]``, of the distinct labels, in the space of `place`.
-        trust: float32 ``[labels]``, probability that a label tells the truth, of its most trusted logit.
-        first: int64 ``[labels + 1]``, where each label's rows begin.
-        rows: int64, logits that carry it, at most `LOGITS` a label, and their ``weights``, float32.
-        mapped: float16 ``[dim, n]``, the linear map from text to strong responses; of no rows without one.
-        width: similarity to the nearest label at which trust in it falls by e.
-        share: how much the map counts beside the zero-shot side, which counts 1.
-        certainty: how probable it is that a hit is right.
-    """
-
-    centre: NDArray[np.float32]
-    embeddings: NDArray[np.float16]
+    centre: NDArray[np.float32]  # float32 ``[dim]``, mean text embedding of the bank: what all texts have in common
+    embeddings: NDArray[np.float16]  # float16 ``[labels, dim]``, of the distinct labels, in the space of `place`
+    # float32 ``[labels]``, probability that a label tells the truth, of its most trusted logit
     trust: NDArray[np.float32]
-    first: NDArray[np.int64]
-    rows: NDArray[np.int64]
+    first: NDArray[np.int64]  # int64 ``[labels + 1]``, where each label's rows begin
+    rows: NDArray[np.int64]  # int64, logits that carry it, at most `LOGITS` a label, and their ``weights``, float32
     weights: NDArray[np.float32]
+    # float16 ``[dim, n]``, the linear map from text to strong responses; of no rows without one
     mapped: NDArray[np.float16]
-    width: float = 0.1
-    share: float = 0.3
-    certainty: Certainty = field(default_factory=Certainty)
+    width: float = 0.1  # similarity to the nearest label at which trust in it falls by e
+    share: float = 0.3  # how much the map counts beside the zero-shot side, which counts 1
+    certainty: Certainty = field(default_factory=Certainty)  # how probable it is that a hit is right
 
     def of_label(self, label: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return a label's rows and their weights, the most trusted first."""
@@ -214,17 +199,11 @@ _ROWS = 4_096
 
 @dataclass(frozen=True, eq=False)
 class Named:
-    """The logits of a version that carry a label in words.
+    """The logits of a version that carry a label in words."""
 
-    Attributes:
-        rows: int64 ``[named]``, their positions, ascending.
-        words: distinct labels, in order of first appearance.
-        label_of: int32 ``[named]``, which of the words each carries.
-    """
-
-    rows: NDArray[np.int64]
-    words: list[str]
-    label_of: NDArray[np.int32]
+    rows: NDArray[np.int64]  # int64 ``[named]``, their positions, ascending
+    words: list[str]  # distinct labels, in order of first appearance
+    label_of: NDArray[np.int32]  # int32 ``[named]``, which of the words each carries
 
     @classmethod
     def of(cls, labels: pa.ChunkedArray, model_of: NDArray[np.int32], quality: Sequence[str | None]) -> Named:
@@ -251,21 +230,15 @@ class Named:
 
 @dataclass(frozen=True, eq=False)
 class Trust:
-    """How far each named row is believed.
+    """How far each named row is believed."""
 
-    Attributes:
-        rows: of `Named`; so is ``label_of``.
-        trust: float32 ``[named]``, probability that the label tells the truth.
-        grid: float32, scores; ``curve`` is the trust at each. Empty when there were too few labels to learn from.
-        learned: named rows of the version that the curve was learned in.
-    """
-
-    rows: NDArray[np.int64]
+    rows: NDArray[np.int64]  # of `Named`; so is ``label_of``
     label_of: NDArray[np.int32]
-    trust: NDArray[np.float32]
+    trust: NDArray[np.float32]  # float32 ``[named]``, probability that the label tells the truth
+    # float32, scores; ``curve`` is the trust at each. Empty when there were too few labels to learn from.
     grid: NDArray[np.float32]
     curve: NDArray[np.float32]
-    learned: int
+    learned: int  # named rows of the version that the curve was learned in
 
     def save(self, folder: Path) -> None:
         """Write it into a version's folder, for the build of the next one."""

@@ -167,22 +167,14 @@ def _mapped(vectors: Vectors, bridge: Bridge, placed: NDArray[np.float32]) -> tu
 
 @dataclass(frozen=True, eq=False)
 class _Labels:
-    """What asking a gallery for its own labels takes.
+    """What asking a gallery for its own labels takes."""
 
-    Attributes:
-        vectors, model_of: as `build` has them.
-        placed: float32 ``[labels, dim]``, the labels' words as the bridge places them.
-        expected: float32 ``[labels, n]``, what the encoder expects of each probe.
-        hubness: float32 ``[logits]``.
-        leave_out: what the map says of labels without them; None where there is no map.
-    """
-
-    vectors: Vectors
+    vectors: Vectors  # as `build` has them
     model_of: NDArray[np.int32]
-    placed: NDArray[np.float32]
-    expected: NDArray[np.float32]
-    hubness: NDArray[np.float32]
-    leave_out: LeaveOut | None
+    placed: NDArray[np.float32]  # float32 ``[labels, dim]``, the labels' words as the bridge places them
+    expected: NDArray[np.float32]  # float32 ``[labels, n]``, what the encoder expects of each probe
+    hubness: NDArray[np.float32]  # float32 ``[logits]``
+    leave_out: LeaveOut | None  # what the map says of labels without them; None where there is no map
 
     def mapped(self, asked: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return what the map expects of labels that it was not shown, float32 ``[asked, n]``."""

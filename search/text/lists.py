@@ -84,17 +84,13 @@ def known(count: int) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 class Fit(NamedTuple):
-    """How a list fits a model's outputs.
+    """How a list fits a model's outputs."""
 
-    Attributes:
-        agreement: with the order of the names, in standard deviations over all orders. With S the agreement of name i
-            with output j, centred over names and over outputs, the sum of S[i, i] over random orders has mean 0 and
-            variance ``sum of S^2 / (n - 1)`` (Hoeffding, 1951).
-        best: share of the outputs whose name has the largest S of all names.
-    """
-
+    # with the order of the names, in standard deviations over all orders. With S the agreement of name i with output j,
+    # centred over names and over outputs, the sum of S[i, i] over random orders has mean 0 and variance ``sum of S^2 /
+    # (n - 1)`` (Hoeffding, 1951).
     agreement: float
-    best: float
+    best: float  # share of the outputs whose name has the largest S of all names
 
     @classmethod
     def of(cls, expected: NDArray[np.float32], strong: NDArray[np.float32]) -> Fit:
@@ -109,22 +105,14 @@ class Fit(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model whose outputs are compared with lists.
+    """A model whose outputs are compared with lists."""
 
-    Attributes:
-        repo_id: its repository.
-        quality: its label quality.
-        count: outputs it has, searchable or not.
-        rows: int64, positions of its searchable outputs, and ``outputs``, their numbers.
-        labels: its own, of the searchable outputs.
-    """
-
-    repo_id: str
-    quality: str | None
-    count: int
-    rows: NDArray[np.int64]
+    repo_id: str  # its repository
+    quality: str | None  # its label quality
+    count: int  # outputs it has, searchable or not
+    rows: NDArray[np.int64]  # int64, positions of its searchable outputs, and ``outputs``, their numbers
     outputs: NDArray[np.int64]
-    labels: Sequence[str | None]
+    labels: Sequence[str | None]  # its own, of the searchable outputs
 
     @property
     def own(self) -> tuple[str, ...] | None:
@@ -137,18 +125,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the lists say of a model.
+    """What the lists say of a model."""
 
-    Attributes:
-        source: the list that names it, ``OWNER/MODEL`` for another model's, ``its own`` for one that was stated without
-            certainty; None when its labels stay as they are.
-        fit: agreement of that list, or of its own labels when they are words; None where nothing could be compared.
-        names: the names by row, when a list names it.
-    """
-
+    # the list that names it, ``OWNER/MODEL`` for another model's, ``its own`` for one that was stated without
+    # certainty; None when its labels stay as they are
     source: str | None = None
+    # agreement of that list, or of its own labels when they are words; None where nothing could be compared
     fit: float | None = None
-    names: Mapping[int, str] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)  # the names by row, when a list names it
 
 
 class Judge:

@@ -25,23 +25,14 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True)
 class Reader:
-    """A tokenizer, and what the model was trained on beside it.
+    """A tokenizer, and what the model was trained on beside it."""
 
-    Attributes:
-        tokenizer: transformers' own.
-        context: tokens that the model reads, special ones included.
-        padding: ``"max_length"`` where the model was trained on texts of full length, else True.
-        masked: whether padding is hidden from the model.
-        lower: whether it was trained on lower-cased text.
-        bare: whether it was trained on text without punctuation.
-    """
-
-    tokenizer: Any
-    context: int
-    padding: bool | str = True
-    masked: bool = True
-    lower: bool = False
-    bare: bool = False
+    tokenizer: Any  # transformers' own
+    context: int  # tokens that the model reads, special ones included
+    padding: bool | str = True  # ``"max_length"`` where the model was trained on texts of full length, else True
+    masked: bool = True  # whether padding is hidden from the model
+    lower: bool = False  # whether it was trained on lower-cased text
+    bare: bool = False  # whether it was trained on text without punctuation
 
     @classmethod
     def of(cls, tokenizer: Any, folder: Path, model_type: str, context: int) -> Reader:
