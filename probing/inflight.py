@@ -19,9 +19,8 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +42,6 @@ STALE_SECONDS = 600.0
 
 GIVE_UP_AFTER = 5
 """Deaths of the whole run with a model in flight after which it is booked as crashed; three kills by a user are not."""
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A model that was in flight when its process died, and how often that happened in a row."""
-
-    repo_id: str
-    sha: str
-    deaths: int
 
 
 def path_of(workspace: Workspace, stem: str) -> Path:
@@ -84,11 +74,8 @@ def recover(workspace: Workspace, *, others: bool = False) -> tuple[dict[tuple[s
     now = _now(workspace) if others else math.inf
     deaths: dict[tuple[str, str], int] = {}
     busy: set[tuple[str, str]] = set()
-    for path in sorted(workspace.attempts_dir.glob(f"{PREFIX}*.json")):
-        try:
-            mark = read_json(path, {"repo_id": str, "sha": str, "deaths": int})
-        except WorkspaceError as error:
-            _log.warning("ignoring a mark: %s", error)
+    for path, mark in _marks(workspace):
+        if mark is None:
             if path.is_file() and workspace.owns(path.parent):
                 path.unlink(missing_ok=True)
             continue
@@ -108,14 +95,20 @@ def recover(workspace: Workspace, *, others: bool = False) -> tuple[dict[tuple[s
 def any_running(workspace: Workspace) -> bool:
     """Return whether any process runs a model of this workspace now, this one and other hosts' included."""
     now = _now(workspace)
-    for path in workspace.attempts_dir.glob(f"{PREFIX}*.json"):
+    return any(
+        mark is not None and mark.get("pid") is not None and (mark["pid"] == os.getpid() or _alive(mark, path, now))
+        for path, mark in _marks(workspace)
+    )
+
+
+def _marks(workspace: Workspace) -> Iterator[tuple[Path, dict[str, Any] | None]]:
+    """Yield every mark; None for one that is gone meanwhile, or damaged: no sign of life."""
+    for path in sorted(workspace.attempts_dir.glob(f"{PREFIX}*.json")):
         try:
-            mark = read_json(path)
-        except WorkspaceError:  # gone meanwhile, or damaged: no sign of life
-            continue
-        if mark.get("pid") is not None and (mark["pid"] == os.getpid() or _alive(mark, path, now)):
-            return True
-    return False
+            yield path, read_json(path, {"repo_id": str, "sha": str, "deaths": int})
+        except WorkspaceError as error:
+            _log.warning("ignoring a mark: %s", error)
+            yield path, None
 
 
 def sweep(workspace: Workspace, pid: int | None = None) -> None:
