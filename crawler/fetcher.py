@@ -7,7 +7,6 @@ shared, so the processes of a run and a run beside it respect each other, and a 
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import os
 import shutil
@@ -15,18 +14,18 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from crawler.decide.inspection import PROCESSORS
-from crawler.decide.repository import MAX_ANSWER, Whereabouts, ask_paths, entries, whereabouts
+from crawler.decide.repository import MAX_ANSWER, Whereabouts, ask_paths, entries, has_hash, whereabouts
 from crawler.decide.rules import CONFIG, is_safe_path
 from crawler.hub.client import Answer, HubClient
 from crawler.hub.transport import Deadline, RetryError, UnansweredError, exchange
 from crawler.listing.rows import File, is_repo_id
 from workspace import ModelError, Status, Workspace, model_file_name
 from workspace.endpoint import token_for
-from workspace.files import sha256_of
 from workspace.locks import Lock, lock
 from workspace.safetensors_header import INDEX, LEAST_BYTES, WEIGHTS, shards
 from workspace.seams import Fetched
@@ -354,8 +353,9 @@ def download(client: HubClient, url: str, file: File, part: Path, deadline: Dead
     try:
         for _ in range(WHOLE_TRIES):
             _complete(client, url, file, part, deadline)
-            if _has_hash(part, file):
-                return
+            with part.open("rb") as content:
+                if has_hash(file, part.stat().st_size, iter(partial(content.read, 1 << 20), b"")):
+                    return
             part.unlink()
             logger.warning("%s: the bytes that came do not have the stated hash", file.path)
     except OSError as error:
@@ -380,7 +380,7 @@ def _complete(client: HubClient, url: str, file: File, part: Path, deadline: Dea
         with exchange(seconds), client.open(url, headers=headers, deadline=deadline) as (answer, chunks):
             _append(part, have, answer, chunks, file)
 
-    client.retrying(once, deadline=deadline, what=file.path)
+    client.retries.call(once, deadline, file.path)
 
 
 def _append(part: Path, have: int, answer: Answer, chunks: Iterator[bytes], file: File) -> None:
@@ -400,13 +400,3 @@ def _append(part: Path, have: int, answer: Answer, chunks: Iterator[bytes], file
         # The connection was closed in order, so only the length tells: worth another try.
         problem = UnansweredError(Status.CORRUPT_FILE, f"{file.path} ends after {start:,} of {file.size:,} bytes")
         raise RetryError(problem)
-
-
-def _has_hash(path: Path, file: File) -> bool:
-    if file.sha256:
-        return sha256_of(path) == file.sha256
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as content:
-        while chunk := content.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest() == file.oid

@@ -28,9 +28,8 @@ from search.store.versions import folder_bytes
 from search.text import bank, encoder_choice, lists
 from search.text.calibration import Calibration, calibrate
 from search.text.contrast import Material
-from search.text.embeddings import cache, embed_probes, read_embeddings
+from search.text.embeddings import KnownTexts, cache, embed_probes, read_embeddings
 from search.text.encoders import Encoder
-from search.text.known import KnownTexts
 from search.text.labels import Named
 from search.text.labels_fit import build as build_bridge
 from search.text.quality import Estimator

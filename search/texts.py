@@ -15,9 +15,8 @@ from cachetools import LRUCache
 from search.scan.gallery import Gallery
 from search.scan.scoring import ZERO_SHOT, Descriptor
 from search.text.contrast import zero_shot
-from search.text.embeddings import cache, read_embeddings
+from search.text.embeddings import Known, KnownTexts, cache, read_embeddings
 from search.text.encoders import Encoder, TextReader, checked_text, load_encoder, load_tower, text_embeddings
-from search.text.known import Known, KnownTexts
 from workspace import QueryError, Workspace
 
 if TYPE_CHECKING:

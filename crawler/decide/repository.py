@@ -6,7 +6,7 @@ import hashlib
 import html
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import quote, urlencode, urlsplit
@@ -152,11 +152,6 @@ def new_name(location: str) -> str:
     return name if is_repo_id(name) else ""
 
 
-def blob_sha1(content: bytes) -> str:
-    """Return the name git gives to a file of this content."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
 def is_file(answer: Answer, stated: File | None, *, whole: bool) -> None:
     """Raise `RetryError` unless an answer is the file: by the hash and size it names, or else those of its commit.
 
@@ -176,16 +171,17 @@ def is_file(answer: Answer, stated: File | None, *, whole: bool) -> None:
     if not names_it and size != expected.size:
         problem = "an answer that states no hash, and is not of the size that the file has"
         raise RetryError(UnansweredError(Status.SERVER_ERROR, problem, answer.status))
-    if whole and not has_hash(answer.body, expected):
+    if whole and not has_hash(expected, len(answer.body), [answer.body]):
         problem = "a file does not have the hash the Hub states"
         raise RetryError(UnansweredError(Status.CORRUPT_FILE, problem, answer.status))
 
 
-def has_hash(body: bytes, file: File) -> bool:
-    """Return whether a body has the hash of ``file``, whichever of the two is known."""
-    if file.sha256:
-        return hashlib.sha256(body).hexdigest() == file.sha256
-    return blob_sha1(body) == file.oid
+def has_hash(file: File, size: int, pieces: Iterable[bytes]) -> bool:
+    """Return whether a content of ``size`` bytes has the hash of ``file``: its sha256, or that of git."""
+    digest = hashlib.sha256() if file.sha256 else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest() == (file.sha256 or file.oid)
 
 
 def lists_files(answer: Answer) -> None:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
@@ -26,7 +25,6 @@ from workspace import Status, __version__
 from workspace.endpoint import checked, is_loopback, is_on, origin, proxy_for
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0  # silence allowed between two pieces of an answer
@@ -175,10 +173,6 @@ class HubClient:
 
         return self.retries.call(once, deadline, what or urlsplit(url).path, slow_tries)
 
-    def retrying(self, once: Callable[[], T], *, deadline: Deadline | None, what: str) -> T:
-        """Call ``once`` until it answers, is refused for good, or it is no use; see `Retries`."""
-        return self.retries.call(once, deadline, what)
-
     @contextmanager
     def open(
         self,
@@ -192,7 +186,7 @@ class HubClient:
     ) -> Iterator[tuple[Answer, Iterator[bytes]]]:
         """Send one request, follow its redirects, and yield the answer and its body in pieces (content-decoded).
 
-        No retries: what `retrying` may try again is raised as `RetryError` or the transport's own errors. Raises
+        No retries: what `retries` may try again is raised as `RetryError` or the transport's own errors. Raises
         `UnansweredError` for a final refusal.
         """
         self.check_online()

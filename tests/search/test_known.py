@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import search
-from search.text.known import FILE, MOST_ASKED, Known, KnownTexts
+from search.text.embeddings import FILE, MOST_ASKED, Known, KnownTexts
 from tests.search.conftest import FakeEncoder
 from workspace import QueryError
 
