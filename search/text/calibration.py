@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from search.text import bank
-from search.text.contrast import Material, hubness, offered, strengths, zero_shot
+from search.text.contrast import Material, blocks, hubness, offered, strengths, zero_shot
 from workspace.files import read_kept, write_tensors
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ FILE = "calibration.safetensors"
 BANK = 1_024
 """Everyday concepts of the bank that a text is contrasted with: a third of them, for each costs the encoder's time."""
 
-_ROWS = 4_096
+_SAMPLE = 4_096  # logits that stand for all
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,14 +319,13 @@ def calibrate(material: Material, *, previous: Calibration | None = None, progre
     if previous is not None and previous.offered.size and np.array_equal(previous.centre, centre):
         done, found = previous.hubness[:count], previous.offered
     else:
-        some = np.array(spread(list(range(count)), _ROWS), np.int64)
+        some = np.array(spread(list(range(count)), _SAMPLE), np.int64)
         done, found = np.empty(0, np.float32), offered(strengths(material.vectors(some)), asked)
     parts = [done]
     with tqdm(total=count - done.size, desc="hubness", unit="logit", disable=not progress, leave=False) as bar:
-        for start in range(done.size, count, _ROWS):
-            rows = np.arange(start, min(start + _ROWS, count))
-            parts.append(hubness(strengths(material.vectors(rows)), asked, found))
-            bar.update(rows.size)
+        for _, strong in blocks(material.vectors, np.arange(done.size, count)):
+            parts.append(hubness(strong, asked, found))
+            bar.update(len(strong))
     best = (similarity - centre).max(axis=1)
     peaks = np.array([best.mean(), best.std()], np.float32)
     return Calibration(centre, texts.mean(axis=0), np.concatenate(parts), peaks, found)

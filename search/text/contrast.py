@@ -7,7 +7,7 @@ what is left of it on the gallery's side (hubness) by an inverted softmax.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +66,13 @@ def zero_shot(similarity: NDArray[np.float32], centre: NDArray[np.float32]) -> N
 def strengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return a logit's strong responses, ``max(g, 0)^2`` at unit length, float32 ``[logits, n]``."""
     return unit(np.maximum(vectors, 0.0) ** 2)
+
+
+def blocks(vectors: Vectors, rows: NDArray[np.int64]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Yield the `strengths` of some logits, 4,096 at a time, and where among ``rows`` these are."""
+    for start in range(0, rows.size, 4_096):
+        part = slice(start, start + 4_096)
+        yield part, strengths(vectors(rows[part]))
 
 
 def hubness(

@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 
 from search.scan.scoring import BRIDGE, MAP
 from search.text.calibration import Certainty
-from search.text.contrast import Vectors, strengths, unit
+from search.text.contrast import Vectors, blocks, strengths, unit
 from workspace.files import read_kept, write_tensors
 
 if TYPE_CHECKING:
@@ -194,7 +194,6 @@ WITHOUT_EVIDENCE = 0.8
 
 ENOUGH = 50  # labels below which nothing is learned from them
 _GRID = 256
-_ROWS = 4_096
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,9 +262,8 @@ def learn(vectors: Vectors, named: Named, expected: NDArray[np.float32], hubness
         return flat
     rng = np.random.default_rng(0)
     own, other = np.empty(rows.size, np.float32), []
-    for start in range(0, rows.size, _ROWS):
-        part = slice(start, start + _ROWS)
-        strong, common, of = strengths(vectors(rows[part])), hubness[rows[part]], label_of[part]
+    for part, strong in blocks(vectors, rows):
+        common, of = hubness[rows[part]], label_of[part]
         own[part] = np.einsum("ij,ij->i", strong, expected[of]) - common
         for _ in range(4):
             mixed = label_of[rng.integers(0, rows.size, of.size)]
@@ -291,9 +289,7 @@ def extend(
     """
     rows = named.rows[before.rows.size :]
     new = np.full(rows.size, WITHOUT_EVIDENCE, np.float32)
-    for start in range(0, rows.size if before.grid.size else 0, _ROWS):
-        part = slice(start, start + _ROWS)
-        strong = strengths(vectors(rows[part]))
+    for part, strong in blocks(vectors, rows) if before.grid.size else ():
         own = np.einsum("ij,ij->i", strong, expected[part]) - hubness[rows[part]]
         new[part] = np.interp(own, before.grid, before.curve)
     trust = np.concatenate([before.trust, new])

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.text.calibration import FIRST, Calibration, Certainty, hit_signs
-from search.text.contrast import Material, Vectors, strengths, unit, zero_shot
+from search.text.contrast import Material, Vectors, blocks, strengths, unit, zero_shot
 from search.text.labels import ENOUGH, LOGITS, Bridge, Named, Near, Trust, counting, extend, learn
 
 GROWTH = 1.1
@@ -29,7 +29,6 @@ _MAP_MOST = 20_000
 _RIDGES = (1.0, 3.0, 10.0)  # per thousand labels
 _WIDTHS, _SHARES = (0.05, 0.1, 0.2), (0.0, 0.15, 0.3, 0.6)
 _QUERIES, _CANDIDATES = 300, 20_000
-_ROWS = 4_096
 _KEPT = (1.0, 0.3, 0.1)  # shares of the models that filters leave, where certainty is learned
 _HONEST = 0.5  # mean trust of a model's labels from which what they say is taken for the truth there
 
@@ -206,8 +205,8 @@ class _Trial:
         rng = np.random.default_rng(4)
         self._target = bridge.rows[rng.integers(bridge.first[asked], bridge.first[asked + 1])]
         others = np.random.default_rng(3).permutation(labels.model_of.size)[:_CANDIDATES]
-        parts = [strengths(labels.vectors(others[i : i + _ROWS])) for i in range(0, others.size, _ROWS)]
-        self._strong, self._common = np.concatenate(parts), labels.hubness[others]
+        self._strong = np.concatenate([strong for _, strong in blocks(labels.vectors, others)])
+        self._common = labels.hubness[others]
         self._named = [bridge.of_label(label)[0] for label in asked.tolist()]
         self._rivals = np.stack([~np.isin(others, named) for named in self._named])
         self._mapped = labels.mapped(asked)
@@ -279,11 +278,8 @@ def _certainty(
         fused.append(_fused(labels.expected[asked], mapped, near, bridge.width, bridge.share))
         trust.append(np.array([0.0 if one is None else one.trust(bridge.width) for one in near]))
     wanted = np.concatenate(fused)
-    parts = []
     every = np.concatenate([rows, others])
-    for start in range(0, every.size, _ROWS):
-        part = every[start : start + _ROWS]
-        parts.append(wanted @ strengths(vectors(part)).T - hubness[part])
+    parts = [wanted @ strong.T - hubness[every[part]] for part, strong in blocks(vectors, every)]
     scores = np.concatenate(parts, axis=1).astype(np.float64)
     right = np.tile(np.concatenate([right, np.zeros_like(unsure)], axis=1), (3, 1))
     unsure = np.tile(np.concatenate([np.zeros((asked.size, rows.size), bool), unsure], axis=1), (3, 1))
@@ -313,17 +309,13 @@ def _alike(
     """
     labels, place = np.unique(label_of, return_inverse=True)
     sums = np.zeros((labels.size, vectors(rows[:1]).shape[1]), np.float32)
-    starts = range(0, rows.size, _ROWS)
-    for part in (slice(start, start + _ROWS) for start in starts):
-        np.add.at(sums, place[part], strengths(vectors(rows[part])))
-    own = []
-    for part in (slice(start, start + _ROWS) for start in starts):
-        strong = strengths(vectors(rows[part]))
-        own.append(np.einsum("ij,ij->i", unit(sums[place[part]] - strong), strong))
+    for part, strong in blocks(vectors, rows):
+        np.add.at(sums, place[part], strong)
+    own = [np.einsum("ij,ij->i", unit(sums[place[p]] - strong), strong) for p, strong in blocks(vectors, rows)]
     shared = np.concatenate(own)[np.bincount(place)[place] > 1]
     usual, sums = float(np.median(shared)) if shared.size else np.inf, unit(sums)
     found = [np.empty(0, np.int64)]
-    for start in range(0, others.size, _ROWS):
-        near = strengths(vectors(others[start : start + _ROWS])) @ sums.T
+    for _, strong in blocks(vectors, others):
+        near = strong @ sums.T
         found.append(np.where(near.max(axis=1) >= usual, labels[near.argmax(axis=1)], -1))
     return np.concatenate(found)
