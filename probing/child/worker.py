@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,11 @@ def main() -> None:
     first = json.loads(sys.stdin.readline())
     settings, workspace = Settings(**first["settings"]), Workspace(first["root"])
     standing = ["namespace"] if walls.close_network() else []
-    _end_with_parent(first["parent"])
-    _volunteer()
+    walls.die_with_parent(first["parent"])
+    if not sys.platform.startswith("linux"):
+        threading.Thread(target=_watch, args=(first["parent"],), daemon=True).start()
+    with suppress(OSError):  # so that Linux ends this process, not the parent, when memory runs out
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
     import_early()
     if settings.device == "cpu":
         bound_memory(settings.memory_bytes)
@@ -128,24 +132,10 @@ def bound_time(settings: Settings) -> None:
         _log.debug("processor time is not bounded: %s", error)
 
 
-def _end_with_parent(parent: int) -> None:
-    walls.die_with_parent(parent)
-    if not sys.platform.startswith("linux"):
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-
-
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.25)
     os._exit(1)
-
-
-def _volunteer() -> None:
-    """Ask Linux to end this process, not the parent, when memory runs out."""
-    try:
-        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
-    except OSError:
-        _log.debug("oom_score_adj cannot be set here")
 
 
 if __name__ == "__main__":

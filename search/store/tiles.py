@@ -48,15 +48,11 @@ ERROR = STEP / 2 + 1e-4
 """Bound on what one entry is off by, in standard deviations; the last part covers float32 rounding."""
 
 
-def _codes_of_every_value() -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return the code of every fp16 bit pattern, and whether it is out of range (or not finite)."""
-    with np.errstate(invalid="ignore"):
-        scaled = np.rint((HALF.astype(np.float64) - LOW) / STEP)
-        flagged = ~((scaled >= 0) & (scaled <= 255))
-        return np.nan_to_num(np.clip(scaled, 0, 255)).astype(np.uint8), flagged
-
-
-CODE_OF, FLAGGED = _codes_of_every_value()
+with np.errstate(invalid="ignore"):
+    _scaled = np.rint((HALF.astype(np.float64) - LOW) / STEP)
+    FLAGGED: NDArray[np.bool_] = ~((_scaled >= 0) & (_scaled <= 255))
+    CODE_OF: NDArray[np.uint8] = np.nan_to_num(np.clip(_scaled, 0, 255)).astype(np.uint8)
+"""The code of every fp16 bit pattern, and whether it is out of range (or not finite)."""
 
 
 def encode(vectors: NDArray[np.float16]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

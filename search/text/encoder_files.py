@@ -75,7 +75,8 @@ def fetch(workspace: Workspace, kind: str, repo: str, commit: str | None, token:
             return _snapshot(cache, repo, commit or ""), commit or ""
     from huggingface_hub import hf_hub_download
 
-    cache = own if _can_be_written(own) else elsewhere
+    there = next(folder for folder in (own, *own.parents) if folder.exists())
+    cache = own if os.access(there, os.W_OK) else elsewhere
     workspace.require_own_files(own)
     with _asking(workspace, repo, token) as (endpoint, secret):
         found = patiently(lambda: _listed(workspace, kind, repo, commit, token))
@@ -119,20 +120,16 @@ def _caches(workspace: Workspace) -> tuple[Path, Path]:
     return workspace.cache_dir / "encoders", base / "hubprobe" / "encoders"
 
 
-def _can_be_written(folder: Path) -> bool:
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    return os.access(there, os.W_OK)
-
-
 def _listed(workspace: Workspace, kind: str, repo: str, commit: str | None, token: str | None) -> EncoderFiles:
     from huggingface_hub import HfApi
 
     endpoint = workspace.config.endpoint
     api = HfApi(endpoint=endpoint, token=token_for(endpoint, token) or False)
     info = api.model_info(repo, revision=commit, files_metadata=True)
-    converted = ""
-    if not _weights(info) and commit is None:
-        info, converted = _converted(workspace, api, info)
+    crawl, converted = workspace.config.crawl, ""
+    if not _weights(info) and commit is None and crawl.converted and crawl.converters:
+        offer = conversions.find(api, info, crawl.converters)
+        info, converted = (info, "") if offer is None else (offer, str(offer.sha))
     sizes = {str(one.rfilename): one.size for one in info.siblings or []}
     weights = _weights(info)
     sha = str(info.sha)
@@ -143,7 +140,7 @@ def _listed(workspace: Workspace, kind: str, repo: str, commit: str | None, toke
         why = "no safetensors weights, neither on main nor in a pull request of the conversion bot"
         more = "; what it has instead may run code, and is not opened" if pickle else ""
         raise UnfitEncoderError(f"{repo} has {why}{more}")
-    size, most = sum(sizes[name] or 0 for name in weights), workspace.config.crawl.max_weights_bytes
+    size, most = sum(sizes[name] or 0 for name in weights), crawl.max_weights_bytes
     if size > most or len(weights) > MAX_SHARDS:
         text = f"{len(weights):,} files of weights, {size:,} bytes; {MAX_SHARDS} of {most:,} bytes are fetched"
         raise UnfitEncoderError(f"{repo} has {text} ([crawl] max_weights_bytes): choose another encoder")
@@ -170,13 +167,6 @@ def _weights(info: Any) -> tuple[str, ...]:
     names = [str(one.rfilename) for one in info.siblings or []]
     found = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
     return ("model.safetensors",) if "model.safetensors" in found else tuple(found)
-
-
-def _converted(workspace: Workspace, api: Any, main: Any) -> tuple[Any, str]:
-    """Return what a conversion bot offers in place of pickled weights, and where; else what is on main."""
-    crawl = workspace.config.crawl
-    offer = conversions.find(api, main, crawl.converters) if crawl.converted and crawl.converters else None
-    return (main, "") if offer is None else (offer, str(offer.sha))
 
 
 def _require_tokenizer(repo: str, names: set[str]) -> None:

@@ -294,9 +294,11 @@ class CaptionEncoder(_Model):
     def __init__(self, folder: Path, name: str, commit: str) -> None:
         super().__init__(folder, name, commit)
         context = min(256, int(getattr(self._model.config, "max_position_embeddings", 512)) - 2)
+        path = folder / "1_Pooling" / "config.json"
         with _refused(name):
-            self._first_token = _uses_first_token(folder)
+            stated = read_object(path, Status.NO_CONFIG, Status.MALFORMED_CONFIG) if path.is_file() else {}
             self._reader = Reader(tokenizer_of(folder, name), context)
+        self._first_token = bool(stated.get("pooling_mode_cls_token"))
 
     def _check(self, model: Any) -> None:
         if getattr(model.config, "vision_config", None) is not None:
@@ -431,10 +433,3 @@ def _check_processor(processor: Any) -> None:
         if "size" in name and (longest(value) or 0) > MAX_EDGE:
             text = f"its processor's {name} is {longest(value):,} pixels, {MAX_EDGE:,} are allowed"
             raise ModelError(Status.IMAGE_TOO_LARGE, text)
-
-
-def _uses_first_token(folder: Path) -> bool:
-    """Return whether a sentence encoder stands for a text by its first token. Raises `ModelError`."""
-    path = folder / "1_Pooling" / "config.json"
-    wanted = read_object(path, Status.NO_CONFIG, Status.MALFORMED_CONFIG) if path.is_file() else {}
-    return bool(wanted.get("pooling_mode_cls_token"))

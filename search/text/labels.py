@@ -285,7 +285,7 @@ def extend(
 ) -> Trust:
     """Return the trust in all named rows of a version that continues another, by the curve learned there.
 
-    As `learn`, with ``expected`` of the rows that are new, to which those of ``before`` come first.
+    As `learn`; ``named`` begins with the rows of ``before``, and ``expected`` is of those that are new.
     """
     rows = named.rows[before.rows.size :]
     new = np.full(rows.size, WITHOUT_EVIDENCE, np.float32)
