@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from crawler.decide.inspection import PROCESSORS
-from crawler.decide.repository import MAX_ANSWER, Whereabouts, ask_paths, entries, has_hash, whereabouts
+from crawler.decide.repository import MAX_ANSWER, ask_paths, has_hash, whereabouts
 from crawler.decide.rules import CONFIG, is_safe_path
 from crawler.hub.client import Answer, HubClient
 from crawler.hub.transport import Deadline, RetryError, UnansweredError, exchange
@@ -71,10 +71,6 @@ class Store:
         """Hold a model alone, to fetch it; False when others hold it: who uses it may do so forever."""
         with self.lock(name, shared=False, wait=False) or nullcontext() as held:
             yield held is not None
-
-    def used(self) -> int:
-        """Return the bytes that all models take, unfinished ones included."""
-        return sum(_size(path) for path in self._folders())
 
     def make_room(self, name: str, needed: int) -> bool:
         """Delete models nobody uses, longest unused first, until ``needed`` bytes for ``name`` fit; return if they do.
@@ -277,11 +273,7 @@ class Fetcher:
         known = {f.path: f for f in files}
         if lacking:
             commit = _commit(row, lacking[0])  # those of the weights' commit are asked for by themselves
-            answer = ask_paths(self._client, str(row["id"]), commit, lacking, deadline)
-            if answer.location is not None:
-                found = Whereabouts.of_redirect(self._client, str(row["id"]), answer.location)
-                raise ModelError(found.status, found.reason)
-            known |= {entry.path: entry for entry in entries(answer.body)}
+            known |= ask_paths(self._client, str(row["id"]), commit, lacking, deadline)
         for file in known.values():
             if file.size is None or not (file.sha256 or file.oid):
                 raise ModelError(Status.FILE_MISSING, f"{file.path} is not in the commit")

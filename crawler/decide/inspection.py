@@ -32,12 +32,12 @@ from crawler.decide.repository import (
     CARD,
     MAX_ANSWER,
     READ,
+    ElsewhereError,
     Offer,
     Whereabouts,
     ask_offer,
     ask_paths,
     ask_row,
-    entries,
     file_of,
     is_file,
     reported,
@@ -100,14 +100,6 @@ class Decision:
         self.status, self.reason, self.renamed_to = why.status, why.reason, getattr(why, "renamed_to", None)
 
 
-class _ElsewhereError(ModelError):
-    """The repository is not there under its listed name."""
-
-    def __init__(self, found: Whereabouts) -> None:
-        super().__init__(found.status, found.reason)
-        self.renamed_to = found.renamed_to
-
-
 class Inspector:
     """Decides repositories; safe to use from several threads.
 
@@ -160,7 +152,7 @@ class Inspector:
         if not decision.listed.complete:
             found = ask_row(self._client, decision.listed.id, deadline)
             if isinstance(found, Whereabouts):
-                raise _ElsewhereError(found)
+                raise ElsewhereError(found)
             decision.listed = replace(parse(found), id=decision.listed.id)  # its row has the name it was listed by
             if not decision.listed.complete:
                 raise MalformedRowError(
@@ -251,10 +243,7 @@ class Inspector:
             replaced = conversions.pickles(listed.paths) if decision.offer is not None else []
             wanted = [*dict.fromkeys([*paths, *sorted(usual)[:MAX_ASKED], *replaced])]
             wanted = [path for path in wanted if path not in stated]
-            answer = ask_paths(self._client, listed.id, listed.sha, wanted, deadline)
-            if answer.location is not None:
-                raise _ElsewhereError(Whereabouts.of_redirect(self._client, listed.id, answer.location))
-            stated |= dict.fromkeys(wanted) | {entry.path: entry for entry in entries(answer.body)}
+            stated |= dict.fromkeys(wanted) | ask_paths(self._client, listed.id, listed.sha, wanted, deadline)
         return stated
 
     def _confirm(self, decision: Decision, deadline: Deadline) -> None:

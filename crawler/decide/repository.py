@@ -16,7 +16,7 @@ import yaml  # type: ignore[import-untyped]
 from crawler.hub.client import Answer, HubClient
 from crawler.hub.transport import RETRIED, Deadline, RetryError, UnansweredError
 from crawler.listing.rows import EXPAND, MAX_FILES, File, Listed, is_repo_id, is_sha
-from workspace import Status, bounded_json, conversions
+from workspace import ModelError, Status, bounded_json, conversions
 from workspace.endpoint import is_hugging_face
 from workspace.reported import Reported, of_model_index
 from workspace.safetensors_header import MAX_SHARDS
@@ -216,11 +216,22 @@ def _entry(entry: Any) -> File:
     return File(path, size, oid, sha256)
 
 
-def ask_paths(client: HubClient, repo_id: str, sha: str, paths: list[str], deadline: Deadline) -> Answer:
-    """Ask for size and hash of some files of a commit: one request to the API; a redirect is handed back."""
+class ElsewhereError(ModelError):
+    """A repository is not there under its listed name."""
+
+    def __init__(self, found: Whereabouts) -> None:
+        super().__init__(found.status, found.reason)
+        self.renamed_to = found.renamed_to
+
+
+def ask_paths(client: HubClient, repo_id: str, sha: str, paths: list[str], deadline: Deadline) -> dict[str, File]:
+    """Ask for size and hash of some files of a commit: one request to the API. Raises `ElsewhereError`."""
     body = urlencode([("paths", path) for path in paths] + [("expand", "false")]).encode()
     url = client.api_url(repo_id, f"/paths-info/{sha}")
-    return client.read(url, limit=MAX_ANSWER, deadline=deadline, content=body, follow=False, check=lists_files)
+    answer = client.read(url, limit=MAX_ANSWER, deadline=deadline, content=body, follow=False, check=lists_files)
+    if answer.location is not None:
+        raise ElsewhereError(Whereabouts.of_redirect(client, repo_id, answer.location))
+    return {entry.path: entry for entry in entries(answer.body)}
 
 
 CARD = "README.md"

@@ -204,10 +204,6 @@ Way = Callable[[Sequence[Picture]], "Arrays | None"]
 """From pictures to what is kept of them; None where it is not to be had."""
 
 
-class _SeveralShapesError(Exception):
-    """The images that a processor makes differ in shape."""
-
-
 class _Making:
     """All probes through one processor, into the ``folder`` of a new entry of the cache."""
 
@@ -221,24 +217,17 @@ class _Making:
     def run(self) -> None:
         """Make them and finish the entry; where 8-bit pixels were wanted and there are none, it says so."""
         first = self._first()
+        like = next(iter(first.values()))
         uniform = len({array.shape for array in first.values()}) == 1
-        if uniform and next(iter(first.values())).ndim == 3:
-            height, width = next(iter(first.values())).shape[1:]
-            if max(height, width) > self._max_edge:
-                text = f"its processor makes images of ({height}, {width}) pixels; at most {self._max_edge}"
-                raise ModelError(Status.IMAGE_TOO_LARGE, text)
+        if uniform and like.ndim == 3 and max(like.shape[1:]) > self._max_edge:
+            text = f"its processor makes images of {like.shape[1:]} pixels; at most {self._max_edge}"
+            raise ModelError(Status.IMAGE_TOO_LARGE, text)
         before = dict(self.refused)
         for way in self._ways():
             if not self._agrees(way, first):
                 continue
             self.refused = dict(before)
-            try:
-                made = self._fill(way, next(iter(first.values()))) if uniform else self._append(way)
-            except _SeveralShapesError:
-                uniform = False
-                self.refused = dict(before)
-                made = self._append(way)
-            if made is not None:
+            if (made := self._write(way, like)) is not None:
                 kind, shape, shapes = made
                 if 2 * len(self.refused) > len(self._pictures):
                     self._refuse_model()
@@ -355,48 +344,34 @@ class _Making:
             return [(i, array) for i, array in found if array is not None]
         return None if made is None else list(zip(group, made, strict=True))
 
-    def _fill(self, way: Way, like: npt.NDArray[Any]) -> tuple[str, tuple[int, ...], None] | None:
-        """Write what ``way`` makes of all probes, images of one shape; None where it makes nothing of one of them."""
-        kind = str(like.dtype) if self._exact else "uint8"
-        out = cache.room_for(self._folder, kind, (len(self._pictures), *like.shape))
+    def _write(
+        self, way: Way, like: npt.NDArray[Any]
+    ) -> tuple[str, tuple[int, ...], list[tuple[int, ...]] | None] | None:
+        """Write what ``way`` makes of all probes, one after the other; None where it makes nothing of one of them.
 
-        def fill(group: list[int]) -> bool:
-            made = self._made(way, group)
-            if made is None:
-                return False
-            for i, array in made:
-                if array.shape != like.shape:
-                    raise _SeveralShapesError
-                out[i] = array
-            return True
-
-        with ThreadPoolExecutor(self._threads) as pool:
+        A refused probe is zeros of the shape that the first has: images of one shape then lie as one array.
+        """
+        kind, groups = str(like.dtype) if self._exact else "uint8", list(self._groups())
+        nothing, shapes, size = np.zeros(like.shape, kind), list[tuple[int, ...]](), 0
+        with ThreadPoolExecutor(self._threads) as pool, (self._folder / "pixels").open("wb") as file:
             try:
-                whole = all(pool.map(fill, list(self._groups())))
+                for group, made in zip(groups, pool.map(partial(self._made, way), groups), strict=True):
+                    if made is None:
+                        return None
+                    cache.evict(self._folder.parent, size)
+                    arrays, end = dict(made), len(self._pictures) if group is groups[-1] else group[-1] + 1
+                    for i in range(len(shapes), end):
+                        array = np.ascontiguousarray(arrays.get(i, nothing), kind)
+                        shapes.append(array.shape)
+                        size += array.nbytes
+                        file.write(array.data)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
-        if not whole:
-            return None
-        out.flush()  # type: ignore[attr-defined]
-        return kind, out.shape, None
-
-    def _append(self, way: Way) -> tuple[str, tuple[int, ...], list[list[int]]] | None:
-        """Write images of several shapes, one after the other; None where ``way`` makes nothing of one of them."""
-        shapes = [[0, 0, 0] for _ in self._pictures]
-        kind, size = "uint8", 0
-        with (self._folder / "pixels").open("wb") as file:
-            for group in self._groups():
-                made = self._made(way, group)
-                if made is None:
-                    return None
-                cache.evict(self._folder.parent, size)
-                for i, array in made:
-                    if array.ndim != 3:
-                        raise _NoImageError(array.shape)
-                    shapes[i], kind = list(array.shape), str(array.dtype)
-                    size += array.size
-                    file.write(np.ascontiguousarray(array).data)
-        return kind, (size,), shapes
+        if set(shapes) == {like.shape}:
+            return kind, (len(shapes), *like.shape), None
+        if odd := [shape for shape in shapes if len(shape) != 3]:
+            raise _NoImageError(odd[0])
+        return kind, (size // nothing.itemsize,), shapes
 
     def _write_others(self) -> None:
         if self._processor.others is None:
