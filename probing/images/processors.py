@@ -144,18 +144,16 @@ _GUARDS = {
 
 def _read(folder: Path) -> dict[str, Any] | None:
     """Return the settings of the image processor in ``folder``, from where transformers takes them; None for none."""
-    whole = folder / "processor_config.json"
-    nested = _object(whole).get("image_processor") if whole.is_file() else None
-    raw = nested if isinstance(nested, dict) else None
-    if raw is None and (folder / "preprocessor_config.json").is_file():
-        raw = _object(folder / "preprocessor_config.json")
+
+    def read(name: str) -> dict[str, Any] | None:
+        path, wrong = folder / name, Status.PROCESSOR_ERROR
+        return read_object(path, wrong, wrong) if path.is_file() else None
+
+    nested = (read("processor_config.json") or {}).get("image_processor")
+    raw = nested if isinstance(nested, dict) else read("preprocessor_config.json")
     if raw is not None and raw.get("auto_map") and _name(raw) not in _known_classes():
         raise ModelError(Status.PROCESSOR_ERROR, "its image processor is code of its own, which is never run")
     return raw
-
-
-def _object(path: Path) -> dict[str, Any]:
-    return read_object(path, Status.PROCESSOR_ERROR, Status.PROCESSOR_ERROR)
 
 
 def _name(raw: Mapping[str, Any] | None) -> str:
@@ -228,8 +226,8 @@ def _filtered(raw: Mapping[str, Any], kind: Any) -> dict[str, Any]:
     """
     kept = {}
     for name, annotation in (kind.valid_kwargs.__annotations__ | _OLD_SETTINGS).items():
-        value = raw.get(name)
-        if name not in raw or name in _UNREAD or (isinstance(value, str) and _is_text(annotation)):
+        value, kinds = raw.get(name), () if get_origin(annotation) in (dict, list) else get_args(annotation)
+        if name not in raw or name in _UNREAD or (isinstance(value, str) and str in (annotation, *kinds)):
             continue
         if value is not None and name.startswith("do_"):
             if type(value) is not bool and value not in (0, 1):
@@ -243,10 +241,6 @@ def _filtered(raw: Mapping[str, Any], kind: Any) -> dict[str, Any]:
     if "apply_ocr" in kind.valid_kwargs.__annotations__:
         kept["apply_ocr"] = False  # starts another program
     return kept
-
-
-def _is_text(annotation: Any) -> bool:
-    return annotation is str or (get_origin(annotation) not in (dict, list) and str in get_args(annotation))
 
 
 def _is_numeric(value: Any, depth: int = 2) -> bool:
@@ -376,11 +370,7 @@ def _image(picture: Picture, mode: str) -> Image:
 def _hf_affine(settings: dict[str, Any], channels: int) -> Affine | None:
     """Return the last step of a transformers processor: rescale and normalise, fused as transformers fuses them."""
     factor = float(settings.get("rescale_factor") or 1 / 255) if settings.get("do_rescale", True) else 1.0
-    if (
-        settings.get("do_normalize")
-        and settings.get("image_mean") is not None
-        and settings.get("image_std") is not None
-    ):
+    if settings.get("do_normalize") and None not in (settings.get("image_mean"), settings.get("image_std")):
         mean, std = (_per_channel(settings[k], channels) for k in ("image_mean", "image_std"))
     else:
         mean, std = (0.0,) * channels, (1.0,) * channels

@@ -146,13 +146,8 @@ def prepare(workspace: Workspace, settings: Settings, job: Job) -> None:
     fields["kernels"] = forward.kernels(settings.device)
     with _timed(attempt, settings, "load"):
         job.loaded = loaded = loading.load(job.folder, settings.caps)
-        fields |= {
-            "parameters": loaded.parameters,
-            "architecture": loaded.architecture,
-            "num_logits": loaded.num_labels,
-            "label_quality": loaded.label_quality,
-            "problem_type": loaded.problem_type,
-        }
+        known = ("parameters", "architecture", "label_quality", "problem_type")
+        fields |= {"num_logits": loaded.num_labels, **{name: getattr(loaded, name) for name in known}}
         fields["device"] = placement.place(loaded.module, settings.device, lone=settings.lone)
     with _timed(attempt, settings, "preprocess"):
         processor = loaded.processor()
