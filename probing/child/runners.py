@@ -12,7 +12,8 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
@@ -192,13 +193,9 @@ class Child:
             self._start_anew()
         return [inside.job for inside, _ in late]
 
-    def close(self) -> None:
-        """End the child, whatever it is doing."""
-        self._stop()
-
     def _start_anew(self) -> None:
         """Stop the child and start another; the models inside did nothing, and are run again as they were."""
-        self._stop()
+        self.close()
         others = list(self._inside.values())
         self._inside.clear()
         self._start()
@@ -260,23 +257,20 @@ class Child:
     def _send(self, message: dict[str, Any]) -> None:
         assert self._process is not None
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # its death is already on the queue, or will be
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            _log.debug("the child is gone")  # its death is already on the queue, or will be
 
-    def _stop(self) -> None:
+    def close(self) -> None:
+        """End the child, whatever it is doing."""
         if self._process is None:
             return
         process, self._process = self._process, None
         process.kill()
         process.wait()
-        if process.stdin is not None:
-            try:
+        with suppress(BrokenPipeError):
+            if process.stdin is not None:
                 process.stdin.close()
-            except BrokenPipeError:
-                _log.debug("the child is gone")
         if self._home is not None:
             self._home.cleanup()
         inflight.sweep(self._workspace, process.pid)
@@ -287,7 +281,7 @@ class Child:
             code = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             code = 0
-        self._stop()
+        self.close()
         if code >= 0:
             return f"exit code {code}"
         name = signal.Signals(-code).name
@@ -343,7 +337,9 @@ class _Talk:
         shown = left_out = 0
         since = monotonic()
         with stream:
-            for line in _lines(stream):
+            while part := stream.readline(MAX_LINE):
+                if not (line := printable(part.decode("utf-8", "replace"), 400)):
+                    continue
                 self.last.append(line)
                 if monotonic() - since > 60:
                     if left_out:
@@ -354,9 +350,3 @@ class _Talk:
                     shown += 1
                 else:
                     left_out += 1
-
-
-def _lines(stream: IO[bytes]) -> Iterator[str]:
-    while part := stream.readline(MAX_LINE):
-        if line := printable(part.decode("utf-8", "replace"), 400):
-            yield line
