@@ -76,16 +76,11 @@ def fused(
 def _labels(gallery: Gallery, text: str, depth: int, mask: Mask | None) -> list[int]:
     limit = depth
     while True:
-        with reading(gallery.database, "logits") as opened:
-            table = _match(opened, "label", text, limit, "position")
-        rows = table.column("position").to_numpy()
-        kept = rows if mask is None else rows[mask[rows]]
-        if kept.size >= depth or rows.size < limit or limit >= _MOST_WORDS:
-            scores = table.column("_score").to_numpy()
-            by_row = dict(zip(rows.tolist(), scores.tolist(), strict=True))
-            keys = gallery.keys(kept)
-            order = sorted(range(kept.size), key=lambda i: (-by_row[int(kept[i])], keys[i]))
-            return [int(kept[i]) for i in order[:depth]]
+        scores = _match(gallery, "logits", "label", text, limit)
+        kept = [row for row in scores if mask is None or mask[row]]
+        if len(kept) >= depth or len(scores) < limit or limit >= _MOST_WORDS:
+            keys = dict(zip(kept, gallery.keys(np.array(kept, np.int64)), strict=True))
+            return sorted(kept, key=lambda row: (-scores[row], keys[row]))[:depth]
         limit *= 10
 
 
@@ -93,26 +88,25 @@ def _models(
     gallery: Gallery, comparison: Comparison, column: str, text: str, depth: int, mask: Mask | None
 ) -> list[int]:
     """Return for each model whose ``column`` holds the words its logit of smallest distance, best match first."""
-    with reading(gallery.database, "models") as opened:
-        table = _match(opened, column, text, depth, "model")
-    models, scores = table.column("model").to_pylist(), table.column("_score").to_pylist()
-    if not models:
-        return []
-    rows = np.flatnonzero(np.isin(gallery.model_of, models) & (True if mask is None else mask))
+    scores = _match(gallery, "models", column, text, depth)
+    rows = np.flatnonzero(np.isin(gallery.model_of, list(scores)) & (True if mask is None else mask))
     distances = gallery.distances(comparison, rows)
     best: dict[int, tuple[float, int]] = {}
     for row, model, distance in zip(rows.tolist(), gallery.model_of[rows].tolist(), distances.tolist(), strict=True):
         best[model] = min(best.get(model, (np.inf, -1)), (distance, row))
-    order = sorted((m for m in models if m in best), key=lambda m: (-scores[models.index(m)], best[m]))
-    return [best[m][1] for m in order]
+    return [best[m][1] for m in sorted(best, key=lambda m: (-scores[m], best[m]))]
 
 
-def _match(table: Any, column: str, text: str, limit: int, wanted: str) -> Any:
+def _match(gallery: Gallery, name: str, column: str, text: str, limit: int) -> dict[int, float]:
+    """Return the score of each row of a table whose ``column`` holds the words."""
     from lancedb import query as lance
 
     match: Any = lance.MatchQuery
-    # a match query takes words as they are: quotes, operators and brackets in them mean nothing
-    return table.search(match(text, column=column)).limit(limit).select([wanted, "_score"]).to_arrow()
+    key = "position" if name == "logits" else "model"
+    with reading(gallery.database, name) as table:
+        # a match query takes words as they are: quotes, operators and brackets in them mean nothing
+        found = table.search(match(text, column=column)).limit(limit).select([key, "_score"]).to_arrow()
+    return dict(zip(found.column(key).to_pylist(), found.column("_score").to_pylist(), strict=True))
 
 
 MAX_LIMIT = 1_000_000
