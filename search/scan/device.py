@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from search.scan.scan import Candidates, relative_error
+from search.scan.scan import Candidates, CpuScanner, relative_error
 from search.scan.scoring import Comparison
 from search.store.tiles import ERROR, HALF, HIGH, LOW, STEP, ZERO, Tile
 from workspace import QueryError
@@ -17,11 +17,8 @@ _ROWS = 1 << 20
 """Logits scanned at a time: 256 MB of float32 for 64 probes."""
 
 
-class TorchScanner:
-    """Scans on ``device``; implements `search.scan.scan.Scanner`.
-
-    Raises `QueryError` when the codes do not fit there.
-    """
+class TorchScanner(CpuScanner):
+    """Scans on ``device``, with the guarantee of the CPU's. Raises `QueryError` when the codes do not fit there."""
 
     def __init__(self, tiles: Sequence[Tile], starts: NDArray[np.int64], device: str) -> None:
         self._starts, self._tiles = starts, tiles
@@ -39,7 +36,7 @@ class TorchScanner:
         keep: int,
         ceilings: Sequence[float],
     ) -> list[Candidates]:
-        """See `search.scan.scan.Scanner.scan`."""
+        """See `search.scan.scan.CpuScanner.scan`."""
         return [
             self._one(comparison, mask, keep, ceiling)
             for comparison, mask, ceiling in zip(comparisons, masks, ceilings, strict=True)

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from search.scan.nearest import Finder, Found, Mask, Rows
 from search.scan.peers import SHARE, Peers
-from search.scan.scan import CpuScanner, Scanner
+from search.scan.scan import CpuScanner
 from search.scan.scoring import CALIBRATED, Comparison, Descriptor, compile_query, score_of
 from search.store import tables, versions
 from search.store.tiles import Partial, Source, Tile
@@ -73,7 +73,7 @@ class Gallery(Finder):
             raise WorkspaceError(f"the index at {folder} does not fit together: run 'hubprobe index --rebuild'")
         self.partial = Partial(folder / "tiles", infos, self.n_probes, source) if source else None
         if device == "cpu":
-            self.scanner: Scanner = CpuScanner(self.tiles, self.starts)
+            self.scanner: CpuScanner = CpuScanner(self.tiles, self.starts)
         else:
             from search.scan.device import TorchScanner
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from search.scan.scan import Candidates, Scanner
+from search.scan.scan import Candidates, CpuScanner
 from search.scan.scoring import Comparison
 from search.store.tiles import HALF, Partial, Tile
 
@@ -98,7 +98,7 @@ class Finder(ABC):
     n_probes: int  # length of a descriptor
     tiles: list[Tile]  # their descriptors
     starts: NDArray[np.int64]  # int64 ``[tiles + 1]``, position of every tile's first logit
-    scanner: Scanner  # what reads the codes
+    scanner: CpuScanner  # what reads the codes
     # brings what is missing of an index that lies elsewhere; None when all of it is here
     partial: Partial | None = None
     _loose = _LOOSE

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,20 +39,6 @@ class Candidates:
     floor: float  # every allowed logit that is not listed is at least this far
 
 
-class Scanner(Protocol):
-    """Reads the codes of all tiles; the numba one runs anywhere, the torch one on a GPU, with the same guarantee."""
-
-    def scan(
-        self,
-        comparisons: Sequence[Comparison],
-        masks: Sequence[NDArray[np.bool_] | None],
-        keep: int,
-        ceilings: Sequence[float],
-    ) -> list[Candidates]:
-        """Return the ``keep`` allowed logits (0: all) of lowest bound up to a ceiling, for each comparison."""
-        ...
-
-
 def relative_error(columns: int) -> float:
     """Return the relative error of a float32 sum over ``columns`` squares: half a unit in the last place for each.
 
@@ -75,7 +61,10 @@ class CpuScanner:
         keep: int,
         ceilings: Sequence[float],
     ) -> list[Candidates]:
-        """See `Scanner.scan`. Comparisons of one mask and one calibration share what is read."""
+        """Return the ``keep`` allowed logits (0: all) of lowest bound up to a ceiling, for each comparison.
+
+        Comparisons of one mask and one calibration share what is read.
+        """
         found: dict[int, Candidates] = {}
         together: dict[tuple[int, int, int, bool], list[int]] = {}
         for i, (comparison, mask) in enumerate(zip(comparisons, masks, strict=True)):

@@ -40,17 +40,10 @@ _DEFAULTS = {
 """What a config that is silent means, by the model's type."""
 
 
-def _quick(x: Array) -> Array:
-    return np.asarray(x / (1.0 + np.exp(-1.702 * x)), np.float32)
-
-
-def _tanh(x: Array) -> Array:
-    return np.asarray(
-        0.5 * x * (1.0 + np.tanh(np.float32(0.7978845608) * (x + np.float32(0.044715) * x**3))), np.float32
-    )
-
-
-_ACTS: Mapping[str, Callable[[Array], Array]] = {"quick_gelu": _quick, "gelu_pytorch_tanh": _tanh}
+_ACTS: Mapping[str, Callable[[Array], Array]] = {
+    "quick_gelu": lambda x: x / (1 + np.exp(-1.702 * x)),
+    "gelu_pytorch_tanh": lambda x: 0.5 * x * (1 + np.tanh(0.7978845608 * (x + 0.044715 * x**3))),
+}
 
 
 class Tower:
