@@ -29,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -165,16 +166,20 @@ def raise_walls(fence: Fence, *, kernel: bool) -> list[str]:
 
 def bound_resources() -> None:
     """Bound files and their size, and leave no core: a dump of this process would be gigabytes of weights."""
-    try:
-        import resource
-    except ImportError:  # pragma: no cover - Windows
-        return
     wanted = {"RLIMIT_CORE": 0, "RLIMIT_FSIZE": MAX_FILE_BYTES, "RLIMIT_NOFILE": MAX_OPEN_FILES}
-    for name, most in wanted.items():
-        kind = getattr(resource, name)
-        hard = resource.getrlimit(kind)[1]
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(kind, (most, most))
+    with suppress(ImportError):  # Windows
+        for name, most in wanted.items():
+            bound(name, most, for_good=True)
+
+
+def bound(name: str, most: int, *, for_good: bool = False) -> None:
+    """Set a limit of this process, as far as the one that stands allows; raises `ImportError` on Windows."""
+    import resource
+
+    kind = getattr(resource, name)
+    hard = resource.getrlimit(kind)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (most, most if for_good else hard))
 
 
 # ── the audit hook ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -105,13 +105,9 @@ def bound_memory(more: int) -> None:
     probes, do not count. A device has a bound of its own: its memory.
     """
     try:
-        import resource
-
         (line,) = [s for s in Path("/proc/self/status").read_text(encoding="ascii").splitlines() if "VmData" in s]
-        most = 1024 * int(line.split()[1]) + more  # libraries map gigabytes that they never touch
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+        # libraries map gigabytes that they never touch
+        walls.bound("RLIMIT_DATA", 1024 * int(line.split()[1]) + more)
     except (ImportError, OSError, ValueError, OverflowError) as error:  # not on this system
         _log.debug("memory is not bounded: %s", error)
 
@@ -122,12 +118,8 @@ def bound_time(settings: Settings) -> None:
     The parent ends it long before, by the clock: this is for when the parent cannot.
     """
     try:
-        import resource
-
         more = (settings.threads + WINDOW) * WINDOW * settings.seconds_per_model
-        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-        most = int(min(time.process_time() + more + 60, 2**40))
-        resource.setrlimit(resource.RLIMIT_CPU, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+        walls.bound("RLIMIT_CPU", int(min(time.process_time() + more + 60, 2**40)))
     except (ImportError, OSError, ValueError) as error:  # not on this system
         _log.debug("processor time is not bounded: %s", error)
 
