@@ -11,7 +11,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from search.text import bank
-from search.text.contrast import TEMPERATURE, soft_mean, strengths, unit, zero_shot
+from search.text.contrast import TEMPERATURE, blocks, soft_mean, strengths, unit, zero_shot
 from search.text.labels import NAMED, plain
 from workspace import QueryError
 
@@ -30,7 +30,7 @@ ALIKE = 0.75
 LISTED = 0.95
 """Confidence in a whole list's name for an output."""
 
-_ROWS, _BLOCK = 1_024, 4_096  # logits that are named at once, and named ones that each is compared with at once
+_ROWS = 1_024  # logits that are named at once
 
 
 @dataclass(frozen=True)
@@ -84,15 +84,12 @@ class Namer:
         A logit's own model never votes.
         """
         found: list[list[Name]] = []
-        starts = range(0, rows.size, _ROWS)
-        for start in tqdm(
-            starts, desc="name", unit="batch", disable=not self._progress or len(starts) < 2, leave=False
-        ):
-            some = rows[start : start + _ROWS]
-            strong = strengths(self._gallery.vectors(some))
-            told = self._by_labels(some, strong)
-            seen = self._by_bank(strong)
-            found += [_merged(a, b, count) for a, b in zip(told, seen, strict=True)]
+        quiet = not self._progress or rows.size <= _ROWS
+        with tqdm(total=rows.size, desc="name", unit="output", disable=quiet, leave=False) as bar:
+            for part, strong in blocks(self._gallery.vectors, rows, _ROWS):
+                votes = zip(self._by_labels(rows[part], strong), self._by_bank(strong), strict=True)
+                found += [_merged(told, seen, count) for told, seen in votes]
+                bar.update(len(strong))
         return found
 
     def with_own_labels(self, rows: NDArray[np.int64], count: int = 3) -> list[list[Name]]:
@@ -120,16 +117,16 @@ class Namer:
         places = [np.empty(0, np.int64)] * rows.size
         values = [np.empty(0, np.float32)] * rows.size
         own = self._gallery.model_of[rows][:, None]
-        for start in range(0, named.size, _BLOCK):  # the largest so far are kept: all scores of a big gallery are not
-            part = slice(start, start + _BLOCK)
-            scores = strong @ strengths(self._gallery.vectors(named[part])).T
+        # the largest so far are kept: all scores of a big gallery are not
+        for part, known in blocks(self._gallery.vectors, named):
+            scores = strong @ known.T
             scores[own == self._gallery.model_of[named[part]][None]] = 0.0
             scores *= trust[part]
             for i, row in enumerate(scores):
                 near = _largest(row)
                 both = np.concatenate([values[i], row[near]])
                 kept = _largest(both)
-                values[i], places[i] = both[kept], np.concatenate([places[i], near + start])[kept]
+                values[i], places[i] = both[kept], np.concatenate([places[i], near + part.start])[kept]
         votes: list[dict[str, float]] = []
         for near, row in zip(places, values, strict=True):
             best = float(row[0])

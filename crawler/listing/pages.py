@@ -178,17 +178,19 @@ def read_rows(body: bytes) -> list[Any]:
 
 def with_limit(url: str, limit: int) -> str:
     """Return ``url`` with another ``limit`` parameter."""
-    parts = urlsplit(url)
-    query = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name != "limit"]
-    return urlunsplit(parts._replace(query=urlencode([*query, ("limit", str(limit))])))
+    return _with(url, "limit", ("limit", str(limit)))
 
 
 def without_fields(url: str) -> str:
     """Return ``url`` without the fields it names: with all that a listing gives by itself."""
+    return _with(url, "expand", ("full", "true")) if "expand=" in urlsplit(url).query else url
+
+
+def _with(url: str, less: str, more: tuple[str, str]) -> str:
+    """Return ``url`` with one parameter in place of all of another name."""
     parts = urlsplit(url)
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    kept = [(name, value) for name, value in query if name != "expand"]
-    return url if len(kept) == len(query) else urlunsplit(parts._replace(query=urlencode([*kept, ("full", "true")])))
+    query = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if pair[0] != less]
+    return urlunsplit(parts._replace(query=urlencode([*query, more])))
 
 
 def limit_of(url: str) -> int:

@@ -43,6 +43,8 @@ STRONGEST = 128
 TEMPERATURE = 0.04
 """Of the inverted softmax, in units of the score (0 to 1)."""
 
+_ROWS = 4_096  # logits read at once
+
 
 def zero_shot(similarity: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return what a query expects of every probe: ``max(z, 0)^POWER`` of its contrast, strongest only, unit length.
@@ -68,10 +70,10 @@ def strengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit(np.maximum(vectors, 0.0) ** 2)
 
 
-def blocks(vectors: Vectors, rows: NDArray[np.int64]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Yield the `strengths` of some logits, 4,096 at a time, and where among ``rows`` these are."""
-    for start in range(0, rows.size, 4_096):
-        part = slice(start, start + 4_096)
+def blocks(vectors: Vectors, rows: NDArray[np.int64], size: int = 4_096) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Yield the `strengths` of some logits, ``size`` at a time, and where among ``rows`` these are."""
+    for start in range(0, rows.size, size):
+        part = slice(start, start + size)
         yield part, strengths(vectors(rows[part]))
 
 

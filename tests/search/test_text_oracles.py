@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from search.text import bank, calibration, labels, labels_fit
+from search.text import bank, calibration, contrast, labels_fit
 from search.text.calibration import BANK, FIRST, GROUP, RISK, Certainty, Learned, calibrate, isotonic
 from search.text.contrast import TEMPERATURE, Material
 from search.text.labels import KERNEL, Bridge, Named, Trust, counting, extend
@@ -43,7 +43,8 @@ def soft(scores, axis):
 
 
 def test_calibration_is_what_the_bank_finds_in_all_logits_or_in_a_sample(monkeypatch):
-    monkeypatch.setattr(calibration, "_ROWS", 16)  # the sample of logits, and how many are measured at a time
+    monkeypatch.setattr(calibration, "_SAMPLE", 16)  # of logits
+    monkeypatch.setattr(contrast, "_ROWS", 16)  # measured at a time
     vectors, learned_from = material(40)
     found = calibrate(learned_from, progress=False)
     names = bank.names()
@@ -173,7 +174,7 @@ def test_a_label_counts_by_the_odds_of_its_trust(trust):
 
 
 def test_what_is_new_is_trusted_by_the_curve_that_was_learned(monkeypatch):
-    monkeypatch.setattr(labels, "_ROWS", 4)
+    monkeypatch.setattr(contrast, "_ROWS", 4)
     rng = np.random.default_rng(4)
     vectors, hubness = rng.standard_normal((20, PROBES)).astype(np.float32), rng.random(20).astype(np.float32)
     rows, label_of = np.arange(0, 20, 2), np.arange(10, dtype=np.int32) % 3
@@ -190,7 +191,7 @@ def test_what_is_new_is_trusted_by_the_curve_that_was_learned(monkeypatch):
 
 
 def test_an_output_is_like_a_label_where_half_of_the_labels_own_are_no_more_so(monkeypatch):
-    monkeypatch.setattr(labels_fit, "_ROWS", 5)
+    monkeypatch.setattr(contrast, "_ROWS", 5)
     rng = np.random.default_rng(5)
     label_of = np.array([4, 4, 4, 7, 7, 9, 2, 2, 2, 2, 7, 4], np.int32)
     things = rng.standard_normal((10, PROBES))
