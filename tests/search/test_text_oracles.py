@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from search.text import bank, calibration, contrast, labels_fit
+from search.text import bank, calibration, contrast, labels, labels_fit
 from search.text.calibration import BANK, FIRST, GROUP, RISK, Certainty, Learned, calibrate, isotonic
 from search.text.contrast import TEMPERATURE, Material
 from search.text.labels import KERNEL, Bridge, Named, Trust, counting, extend
