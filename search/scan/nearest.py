@@ -126,19 +126,19 @@ class Finder(ABC):
             here = np.flatnonzero(tile_of == number)
             yield number, here, rows[here] - self.starts[number]
 
-    def _have_columns(self, comparisons: Sequence[Comparison]) -> None:
+    def have_columns(self, comparisons: Sequence[Comparison]) -> None:
         """Have the codes that comparisons read; those of an index that lies elsewhere are brought."""
         if self.partial is not None:
             self.partial.columns(np.concatenate([comparison.columns for comparison in comparisons]))
 
-    def _have_rows(self, rows: Rows) -> None:
+    def have_rows(self, rows: Rows) -> None:
         """Have the exact values of ``rows``; those of an index that lies elsewhere are brought."""
         if self.partial is not None:
             self.partial.rows([(number, local) for number, _, local in self._by_tile(rows)])
 
     def vectors(self, rows: Rows) -> NDArray[np.float32]:
         """Return the descriptors of the logits at ``rows``, float32 ``[rows, n_probes]``."""
-        self._have_rows(rows)
+        self.have_rows(rows)
         out = np.empty((rows.size, self.n_probes), np.float32)
         for number, here, local in self._by_tile(rows):
             out[here] = self.tiles[number].exact[local].view(np.float16)
@@ -150,7 +150,7 @@ class Finder(ABC):
 
         if rows is None:
             rows = np.arange(len(self), dtype=np.int64)
-        self._have_rows(rows)
+        self.have_rows(rows)
         out = np.empty(rows.size, np.float64)
         query = (comparison.columns, comparison.targets, comparison.weights)
         for number, here, local in self._by_tile(rows):
@@ -198,7 +198,7 @@ class Finder(ABC):
             with trace.step("scan") as step:
                 short, rests = zip(*(self._shortened(c) for c in chosen), strict=True)
                 keep = max(_CANDIDATES * (4 if any(rests) else 1), 4 * limit)
-                self._have_columns(short)
+                self.have_columns(short)
                 candidates = self.scanner.scan(short, allowed_by, keep, [np.inf] * len(scanned))
                 step.bytes = len(self) * sum(c.columns.size for c in short)
                 step.detail = f"{len(self)} logits x {short[0].columns.size} probes, u8, {keep} candidates"
@@ -271,7 +271,7 @@ class Finder(ABC):
         if candidates.floor <= worst and candidates.floor < np.inf:
             # too many logits lie close together for the first scan's candidates: take every one that could matter
             with trace.step("scan again") as step:
-                self._have_columns([comparison])
+                self.have_columns([comparison])
                 (wider,) = self.scanner.scan([comparison], [mask], 0, [worst])
                 step.bytes = len(self) * comparison.columns.size
                 step.detail = f"{wider.rows.size} candidates could be nearer than {worst:.4f}"
