@@ -1,6 +1,7 @@
 """A small workspace behind a real server, a hostile one, and a browser that never leaves this machine."""
 
 import os
+import pickle
 import shutil
 import socket
 import threading
@@ -16,6 +17,7 @@ import pytest
 
 from hubprobe.page.limits import Limits
 from hubprobe.page.opened import Current
+from tests.once import once
 from tests.search.conftest import CONCEPTS, Made, make
 from workspace import Config, SearchConfig, Workspace, records
 from workspace.files import write_table
@@ -42,9 +44,13 @@ def bridged(root: Path, **options: Any) -> Made:
 @pytest.fixture(scope="session")
 def page_made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A workspace with labels, names and evidence that mean something; no test changes it."""
-    made = bridged(tmp_path_factory.mktemp("page") / "small-index", models=16, n=300)
-    made.index(names=True)
-    return made
+
+    def build(folder: Path) -> None:
+        made = bridged(folder / "small-index", models=16, n=300)
+        made.index(names=True)
+        (folder / "made").write_bytes(pickle.dumps(made))
+
+    return pickle.loads((once(tmp_path_factory, "page", build) / "made").read_bytes())
 
 
 @pytest.fixture(scope="session")
