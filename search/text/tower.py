@@ -1,9 +1,9 @@
 """The text side of an image-text model, without torch: a text is answered before torch and transformers are imported.
 
 They take five seconds of a processor, a text a tenth. This reads the text tower of CLIP (Radford et al., 2021) and of
-SigLIP and SigLIP2 of fixed size (Zhai et al., 2023; Tschannen et al., 2025) with numpy, from ``model.safetensors`` and
-``tokenizer.json``. Whatever it does not know, transformers loads; whether it is right is asked of embeddings that
-transformers made (`Tower.agrees`), and it is used only then.
+SigLIP and SigLIP2 of fixed size (Zhai et al., 2023; Tschannen et al., 2025) with numpy, from safetensors, whole or in
+shards, and ``tokenizer.json``. Whatever it does not know, transformers loads; whether it is right is asked of
+embeddings that transformers made (`Tower.agrees`), and it is used only then.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ import numpy as np
 
 from search.text.contrast import unit
 from search.text.tokens import FileTokenizer, Reader
+from workspace import bounded_json
 from workspace.files import read_json
+from workspace.safetensors_header import weights_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.float32]
 
-TOLERANCE = 0.01
+TOLERANCE, OF_BFLOAT16 = 0.01, 0.05
 """Distance between unit rows up to which two ways agree: models of half precision are computed in it by the other."""
 
 MOST_TOKENS = 512
@@ -46,28 +48,50 @@ _ACTS: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+def _weights(folder: Path) -> dict[str, NDArray[Any]]:
+    """Return the text side's tensors as they lie in the files, mapped; bfloat16 as uint16."""
+    found: dict[str, NDArray[Any]] = {}
+    for path in weights_of(folder)[0]:  # whose headers are right
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            tensors = bounded_json.loads(file.read(length).decode())
+        data = np.asarray(np.memmap(path, np.uint8, "r", offset=8 + length))
+        for name, about in tensors.items():
+            if name.startswith("text_") and about["dtype"] in _DTYPES:
+                start, stop = about["data_offsets"]
+                found[name] = data[start:stop].view(_DTYPES[about["dtype"]]).reshape(about["shape"])
+    return found
+
+
+def _single(values: NDArray[Any]) -> Array:
+    """Return numbers as float32; bfloat16 is its upper half."""
+    if values.dtype == np.uint16:
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
+
+
 class Tower:
-    """Embeds texts as `search.text.encoders.ClipEncoder` does, from ``tokenizer.json`` and ``model.safetensors``.
+    """Embeds texts as `search.text.encoders.ClipEncoder` does, from ``tokenizer.json`` and the weights.
 
     Raises whatever comes of files that it does not know: use `of`.
     """
 
     def __init__(self, folder: Path, name: str, commit: str) -> None:
-        import safetensors
-
-        library: Any = safetensors
         self.name, self.commit = name, commit
         config = read_json(folder / "config.json")
         kind = config["model_type"]
         about = _DEFAULTS[kind] | config.get("text_config", {}) | (config.get("text_config_dict") or {})
         self._act, self._eps = _ACTS[about["hidden_act"]], np.float32(about["layer_norm_eps"])
         self._heads, self._end = int(about["num_attention_heads"]), about.get("eos_token_id")
-        self._file = library.safe_open(str(folder / "model.safetensors"), "numpy")
-        names = [key for key in self._file.keys() if key.startswith("text_")]  # noqa: SIM118 - it is no dict
-        rows = "text_model.embeddings.token_embedding.weight"
-        self._of = {key: self._file.get_tensor(key).astype(np.float32) for key in names if key != rows}
-        self._rows = self._file.get_slice(rows)  # a few of its 50,000 to 256,000 rows are read, when they are asked
-        self._layers = 1 + max(int(found[1]) for key in names if (found := re.search(r"layers\.(\d+)\.", key)))
+        mapped = _weights(folder)
+        # a few of its 50,000 to 256,000 rows are read, when they are asked
+        self._rows = mapped.pop("text_model.embeddings.token_embedding.weight")
+        self._of = {name: _single(values) for name, values in mapped.items()}
+        self._tolerance = OF_BFLOAT16 if self._rows.dtype == np.uint16 else TOLERANCE
+        self._layers = 1 + max(int(found[1]) for key in self._of if (found := re.search(r"layers\.(\d+)\.", key)))
         self._causal = kind == "clip"
         self._head = "text_projection" if self._causal else "text_model.head"
         self._positions = self._of["text_model.embeddings.position_embedding.weight"]
@@ -95,13 +119,12 @@ class Tower:
         if not known:
             return False
         away = np.linalg.norm(embed(self, list(known)) - np.stack(list(known.values())), axis=1)
-        return bool((away <= TOLERANCE).all())
+        return bool((away <= self._tolerance).all())
 
     def encode_texts(self, texts: Sequence[str]) -> Array:
         """Return float32 ``[len(texts), dim]``, each row of unit length; texts are cut to the encoder's tokens."""
         ids = self._reader.batch(texts, "np")["input_ids"]
-        x = np.stack([self._rows[i : i + 1][0] for i in ids.ravel().tolist()]).astype(np.float32)
-        x = x.reshape(*ids.shape, -1) + self._positions[: ids.shape[1]]
+        x = _single(self._rows[ids]) + self._positions[: ids.shape[1]]
         for layer in range(self._layers):
             part = f"text_model.encoder.layers.{layer}"
             x = x + self._attention(self._norm(x, f"{part}.layer_norm1"), f"{part}.self_attn")
