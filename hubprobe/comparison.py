@@ -192,15 +192,8 @@ def _facts(index: Index, keys: Sequence[tuple[str, str]]) -> list[dict[str, Any]
     rows = []
     for key in keys:
         row, attempt = dict(known[key]), attempts.get(key, {})
-        rows.append(
-            row
-            | {
-                "images_per_second": speed(attempt),
-                "peak_memory_bytes": attempt.get("peak_memory_bytes"),
-                "device": attempt.get("device"),
-                "picked": picked.get(key[0], []),
-            }
-        )
+        row |= {name: attempt.get(name) for name in ("peak_memory_bytes", "device")}
+        rows.append(row | {"images_per_second": speed(attempt), "picked": picked.get(key[0], [])})
     return rows
 
 

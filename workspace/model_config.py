@@ -39,41 +39,25 @@ of the architecture."""
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a config announces.
+    """What a config announces."""
 
-    Attributes:
-        kind: 'transformers', 'timm', or '' when it says neither.
-        model_type: transformers' ``model_type``; 'timm' for timm.
-        architectures: class names, or timm's architecture.
-        num_labels: number of outputs; where nothing says, 2 for transformers and 1,000 for timm, as the libraries do.
-        labels: label by index, None where there is none; None when the config gives no labels at all.
-        label_quality: how far they are names.
-        problem_type: transformers' ``problem_type``.
-        image_size: longest edge of the input in pixels.
-        custom_code: whether it names code of its own repository for the model.
-        quantised: whether it has a ``quantization_config``.
-        raw: the whole object, for `workspace.model_options`.
-        pretrained: of timm only: its ``pretrained_cfg`` as timm completes it, as data: what it takes for preprocessing
-            (``input_size`` [channels, height, width], ``interpolation``, ``crop_pct``, ``crop_mode``, ``mean``,
-            ``std``) and for fitting weights; no file, address or loader.
-        stated: names of the settings in ``pretrained`` that the config states; the others are timm's defaults.
-        model_args: of timm only: its constructor's arguments, unfiltered.
-    """
-
-    kind: str
-    model_type: str | None
-    architectures: tuple[str, ...]
-    num_labels: int
-    labels: tuple[str | None, ...] | None
-    label_quality: LabelQuality
-    problem_type: str | None
-    image_size: int | None
-    custom_code: bool
-    quantised: bool
-    raw: Mapping[str, Any] = field(repr=False)
+    kind: str  # 'transformers', 'timm', or '' when it says neither
+    model_type: str | None  # transformers' ``model_type``; 'timm' for timm
+    architectures: tuple[str, ...]  # class names, or timm's architecture
+    num_labels: int  # outputs; where nothing says, 2 for transformers and 1,000 for timm, as the libraries do
+    labels: tuple[str | None, ...] | None  # by index, None where there is none; None when the config gives none at all
+    label_quality: LabelQuality  # how far they are names
+    problem_type: str | None  # transformers' ``problem_type``
+    image_size: int | None  # longest edge of the input in pixels
+    custom_code: bool  # whether it names code of its own repository for the model
+    quantised: bool  # whether it has a ``quantization_config``
+    raw: Mapping[str, Any] = field(repr=False)  # the whole object, for `workspace.model_options`
+    # of timm only: its ``pretrained_cfg`` as timm completes it, as data: what preprocessing takes (``input_size``
+    # [channels, height, width], ``interpolation``, ``crop_pct``, ``crop_mode``, ``mean``, ``std``) and for fitting
+    # weights; no file, address or loader
     pretrained: Mapping[str, Any] = field(default_factory=dict)
-    stated: frozenset[str] = frozenset()
-    model_args: Mapping[str, Any] = field(default_factory=dict)
+    stated: frozenset[str] = frozenset()  # settings in ``pretrained`` that the config states; others are defaults
+    model_args: Mapping[str, Any] = field(default_factory=dict)  # of timm only: its constructor's arguments, unfiltered
 
 
 def read_config(path: Path, max_labels: int) -> ModelConfig:

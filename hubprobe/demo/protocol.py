@@ -27,23 +27,17 @@ from hubprobe.demo.repository import Repo, RepoFile
 from hubprobe.demo.wire import Request, Response
 
 _VERBS = frozenset({"revision", "tree", "paths-info", "refs", "commits", "discussions", "resolve", "raw"})
+_PAGES = (1000, 1000)  # rows of a page of a list, and of a tree
 _EXPANDED_PAGE = 50  # entries of a tree page with expand=true
 _IMMUTABLE = ("Cache-Control", "public, max-age=31536000, immutable")
 
 
 class Protocol:
-    """Answers requests from a catalog; ``cdn`` returns the address of the CDN for a request. Sizes are of pages."""
+    """Answers requests from a catalog; ``cdn`` returns the CDN's address, ``pages`` are rows of a list's and a tree's."""
 
-    def __init__(
-        self,
-        catalog: FolderCatalog,
-        cdn: Callable[[Request], str],
-        *,
-        page_size: int = 1000,
-        tree_page_size: int = 1000,
-    ) -> None:
+    def __init__(self, catalog: FolderCatalog, cdn: Callable[[Request], str], pages: tuple[int, int] = _PAGES) -> None:
         self.catalog, self._cdn = catalog, cdn
-        self._page_size, self._tree_page_size = page_size, tree_page_size
+        self._page_size, self._tree_page_size = pages
 
     def answer(self, request: Request) -> Response:
         """Return the answer of the endpoint itself."""

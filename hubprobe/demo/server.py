@@ -150,9 +150,7 @@ class HubServer:
         self.intercept = intercept
         self._limiter = limiter
         self._latency = latency
-        self._protocol = Protocol(
-            self.catalog, cdn=lambda _: self.cdn_url, page_size=page_size, tree_page_size=tree_page_size
-        )
+        self._protocol = Protocol(self.catalog, lambda _: self.cdn_url, (page_size, tree_page_size))
         self._datasets = Datasets(lambda: self.url, lambda: self.cdn_url)
         self._endpoint = Listener(lambda request: self._logged(_bucket(request), request, self._answer), port=port)
         self._cdn = Listener(self._respond_cdn)

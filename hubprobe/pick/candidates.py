@@ -30,18 +30,13 @@ FIT_WEIGHT = 1.0
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A model to try.
-
-    Attributes:
-        repo_id, sha, family: as the index has them.
-        logits: int64 [outputs], the indices of its searchable outputs.
-        evidence: float64 [concepts, outputs], the search's score of each output for each concept, 0 to 1.
-    """
+    """A model of the index to try."""
 
     repo_id: str
     sha: str
     family: str
-    logits: NDArray[np.int64]
+    logits: NDArray[np.int64]  # int64 [outputs], the indices of its searchable outputs
+    # float64 [concepts, outputs], the search's score of each output for each concept, 0 to 1
     evidence: NDArray[np.float64]
 
     @property

@@ -60,21 +60,13 @@ def answers(scores: NDArray[np.float32]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, eq=False)
 class Belief:
-    """What is believed of models and images.
+    """What is believed of models and images; an image with a label counts `LABEL_WEIGHT` times."""
 
-    Attributes:
-        images: float64 [images, concepts], how probable each concept is for each image; rows sum to 1.
-        right, wrong: float64 [models], images each model is believed to have got right and wrong, with `PRIOR`; an
-            image with a label counts `LABEL_WEIGHT` times.
-        votes: int64 [models, images], the models' answers.
-        counts: float64 [images], what each image counts.
-    """
-
-    images: NDArray[np.float64]
-    right: NDArray[np.float64]
-    wrong: NDArray[np.float64]
-    votes: NDArray[np.int64]
-    counts: NDArray[np.float64]
+    images: NDArray[np.float64]  # [images, concepts], how probable each concept is for each image; rows sum to 1
+    right: NDArray[np.float64]  # [models], images each model is believed to have got right, with `PRIOR`
+    wrong: NDArray[np.float64]  # [models], the same of wrong ones
+    votes: NDArray[np.int64]  # [models, images], the models' answers
+    counts: NDArray[np.float64]  # [images], what each image counts
 
     @property
     def accuracy(self) -> NDArray[np.float64]:

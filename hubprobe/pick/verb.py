@@ -54,30 +54,21 @@ Returns the concept's place, `FOREIGN` for none of them, None when no more quest
 
 @dataclass(frozen=True, eq=False)
 class PickSummary:
-    """What was found.
+    """What was found."""
 
-    Attributes:
-        models: a dict a model, best first: ``rank, repo_id, sha, accuracy, low, high``, ``basis`` (``labels`` where all
-            images have one, else ``estimated``), ``agreement`` (share of images on which it says what the models say
-            together), ``labelled_right``, ``images``, ``per_concept``, ``outputs``, ``images_per_second``,
-            ``peak_memory_bytes``, ``parameters``, ``license``, ``gated``, ``downloads``, ``search_score``, ``family``.
-        failed: a dict a model that could not be run: ``repo_id, status, reason``.
-        concepts: what was told apart.
-        images, labelled, asked: how many images there are, have a label, and were asked about in this run.
-        sure: probability that the first model is the best, as far as the images tell.
-        notes: what a user should know.
-        folder: where it is kept: ``models.parquet``, ``images.parquet``, ``disagreements.png``.
-    """
-
+    # a dict a model, best first: ``rank, repo_id, sha, accuracy, low, high``, ``basis`` (``labels`` where all images
+    # have one, else ``estimated``), ``agreement`` (share of images on which it says what the models say together),
+    # ``labelled_right``, ``images``, ``per_concept``, ``outputs``, ``images_per_second``, ``peak_memory_bytes``,
+    # ``parameters``, ``license``, ``gated``, ``downloads``, ``search_score``, ``family``
     models: list[dict[str, Any]]
-    failed: list[dict[str, Any]]
-    concepts: tuple[str, ...]
-    images: int
-    labelled: int
-    asked: int
-    sure: float
-    notes: tuple[str, ...]
-    folder: Path
+    failed: list[dict[str, Any]]  # a dict a model that could not be run: ``repo_id, status, reason``
+    concepts: tuple[str, ...]  # what was told apart
+    images: int  # how many there are
+    labelled: int  # how many have a label
+    asked: int  # how many were asked about in this run
+    sure: float  # probability that the first model is the best, as far as the images tell
+    notes: tuple[str, ...]  # what a user should know
+    folder: Path  # where it is kept: ``models.parquet``, ``images.parquet``, ``disagreements.png``
 
 
 def pick(
