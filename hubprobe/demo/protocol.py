@@ -33,7 +33,7 @@ _IMMUTABLE = ("Cache-Control", "public, max-age=31536000, immutable")
 
 
 class Protocol:
-    """Answers requests from a catalog; ``cdn`` returns the CDN's address, ``pages`` are rows of a list's and a tree's."""
+    """Answers requests from a catalog; ``cdn`` returns its address, ``pages`` are rows of a list's and a tree's."""
 
     def __init__(self, catalog: FolderCatalog, cdn: Callable[[Request], str], pages: tuple[int, int] = _PAGES) -> None:
         self.catalog, self._cdn = catalog, cdn

@@ -179,9 +179,7 @@ class Datasets:
         path = "/" + "/".join(segments)
         query = request.target.partition("?")[2]
         asked = replace(request, segments=segments, path=path, target=f"{path}?{query}" if query else path)
-        reader = Protocol(
-            FolderCatalog([repo]), cdn=lambda _: f"{self._cdn()}/datasets", page_size=1000, tree_page_size=1000
-        )
+        reader = Protocol(FolderCatalog([repo]), cdn=lambda _: f"{self._cdn()}/datasets")
         response = reader.answer(asked)
         models = "/api/resolve-cache/models/"
         response.headers = [
