@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pyarrow as pa
+    from jinja2 import Template
 
     from search import Index
 
@@ -94,7 +96,7 @@ def usage(facts: Facts, names: tuple[tuple[str, float], ...] = ()) -> Usage:
         logit=facts.logit,
         library="timm" if facts.timm else "transformers",
         install=f"pip install {'timm' if facts.timm else 'transformers torchvision'}",
-        code=(_timm if facts.timm else _transformers)(facts),
+        code=_code(facts),
         meaning=tuple(_meaning(facts, names)),
         quirks=tuple(_quirks(facts)),
         license=printable(facts.listed.get("license") or "", SHOWN),
@@ -169,77 +171,40 @@ def _names(index: Index, row: int) -> tuple[tuple[str, float], ...]:
     return tuple((n.name, round(n.confidence, 3)) for n in named)
 
 
-# ── code ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-# ascii() of a stranger's text is a literal, whatever it holds. Comments stand behind code alone: one of its own in the
-# first two lines could declare an encoding.
 _CLASS = re.compile("[A-Z][A-Za-z0-9_]{0,60}ImageProcessor(Fast|Pil)?")
 
 
-def _scores(facts: Facts) -> list[str]:
-    scores = f"scores = logits{facts.activation}"
-    if facts.logit is not None:
-        said = f"  # {printable(facts.label, SHOWN)}" if facts.label and facts.label.strip() else ""
-        return [scores, f"print(scores[{facts.logit}].item()){said}"]
-    count = int(facts.tried.get("num_logits") or facts.listed.get("num_labels") or 1)
-    label = "" if facts.timm else "repr(model.config.id2label.get(output)), "
-    return [
-        scores,
-        f"for output in scores.topk({min(5, max(count, 1))}).indices.tolist():",
-        f"    print(output, {label}scores[output].item())",
-    ]
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    made = Environment(
+        loader=PackageLoader("hubprobe"), undefined=StrictUndefined, autoescape=False, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    # ascii() of a stranger's text is a literal, whatever it holds. Comments stand behind code alone: one of its own in
+    # the first two lines could declare an encoding.
+    made.filters.update(literal=ascii, shown=lambda text: printable(text, SHOWN))
+    return made.get_template("use.txt")
 
 
-def _transformers(facts: Facts) -> str:
-    kind = str(facts.tried.get("processor"))
+def _code(facts: Facts) -> str:
+    tried, weights, kind = facts.tried, facts.listed.get("weights_sha"), str(facts.tried.get("processor"))
     kind = kind if _CLASS.fullmatch(kind) else "AutoImageProcessor"
-    weights = facts.listed.get("weights_sha")
     names = sorted({"AutoModelForImageClassification", kind} | ({"AutoConfig"} if weights else set()))
-    options = "config=config, revision=weights" if weights else "revision=commit"
-    options += ", dtype=torch.float32" if facts.half else ""
-    model = f"AutoModelForImageClassification.from_pretrained(repo, {options}).eval()"
-    logits = "last_hidden_state" if facts.tried.get("architecture") == "PPLCNetForImageClassification" else "logits"
-    lines = ["import torch", f"from transformers import {', '.join(names)}"]
-    lines += ["from transformers.image_utils import load_image", ""]
-    lines += [f"repo = {facts.repo_id!a}", f"commit = {facts.sha!a}"]
-    if weights:
-        lines += [f"weights = {weights!a}  # {printable(facts.listed.get('weights_ref'), SHOWN)}"]
-        lines += ["config = AutoConfig.from_pretrained(repo, revision=commit)"]
-    lines += [f"model = {model}", f"processor = {_processor(facts, kind)}", ""]
-    lines += ['image = load_image("image.jpg")' + ('.convert("L")' if facts.mode == "L" else "")]
-    lines += ["with torch.inference_mode():"]
-    lines += [f'    logits = model(**processor(image, return_tensors="pt")).{logits}[0]', *_scores(facts)]
-    return "\n".join(lines) + "\n"
-
-
-def _processor(facts: Facts, kind: str) -> str:
-    if facts.tried.get("processor_source") != "default":
-        return f"{kind}.from_pretrained(repo, revision=commit)"
-    sizes = {name: facts.settings[name] for name in ("size", "crop_size") if facts.settings.get(name)}
-    return f"{kind}({', '.join(f'{name}={_numbers(value)}' for name, value in sizes.items())})"
+    made = {name: facts.settings[name] for name in ("size", "crop_size") if facts.settings.get(name)}
+    sizes = ", ".join(f"{name}={_numbers(value)}" for name, value in made.items())
+    count = int(tried.get("num_logits") or facts.listed.get("num_labels") or 1)
+    output = "last_hidden_state" if tried.get("architecture") == "PPLCNetForImageClassification" else "logits"
+    return _template().render(
+        facts=facts, weights=weights, ref=facts.listed.get("weights_ref"), kind=kind, names=names, output=output,
+        sizes=sizes if tried.get("processor_source") == "default" else None, top=min(5, max(count, 1)),
+    )  # fmt: skip
 
 
 def _numbers(value: Any) -> str:
     """Return the source of a size: numbers, or an object of them."""
     return ascii({str(k): v for k, v in value.items() if v is not None} if isinstance(value, dict) else value)
-
-
-def _timm(facts: Facts) -> str:
-    weights = facts.listed.get("weights_sha")
-    name = f"hf-hub:{facts.repo_id}@{facts.sha}"
-    lines = ["import timm", "import torch"]
-    if weights:
-        lines += ["from huggingface_hub import hf_hub_download"]
-    lines += ["from PIL import Image, ImageOps", ""]
-    if weights:
-        place = f"{facts.repo_id!a}, 'model.safetensors', revision={weights!a}"
-        lines += [f"weights = hf_hub_download({place})  # {printable(facts.listed.get('weights_ref'), SHOWN)}"]
-    lines += [f"name = {name!a}"]
-    lines += [f"model = timm.create_model(name, {'checkpoint_path=weights' if weights else 'pretrained=True'}).eval()"]
-    lines += ["config = timm.data.resolve_model_data_config(model)", "transform = timm.data.create_transform(**config)"]
-    lines += ["", f'image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("{facts.mode}")']
-    lines += ["with torch.inference_mode():"]
-    lines += ["    logits = model(transform(image).unsqueeze(0))[0]", *_scores(facts)]
-    return "\n".join(lines) + "\n"
 
 
 # ── words ───────────────────────────────────────────────────────────────────────────────────────────────────────────
