@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -269,12 +270,10 @@ class SharedFiles:
             seen = self._hashes[str(path)] = [[stat.st_size, stat.st_mtime_ns], sha256_of(path)]
         return seen[1], stat.st_size
 
-    @property
+    @cached_property
     def _hashes(self) -> dict[str, Any]:
-        if not hasattr(self, "_hashes_read"):
-            path = self._folder / "hashes.json"
-            self._hashes_read: dict[str, Any] = read_json(path) if path.exists() else {}
-        return self._hashes_read
+        path = self._folder / "hashes.json"
+        return read_json(path) if path.exists() else {}
 
     def states(self) -> dict[str, dict[str, tuple[str, int]]]:
         """Return every set as it was when it was last the same here and in the remote."""

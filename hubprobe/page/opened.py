@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -226,7 +226,7 @@ class Strips:
         """Return a probe as WebP, or None when there is no such probe, or no image of it in this workspace."""
         if probe in self._thumbnails:
             return self._thumbnails.get(probe)
-        return self._keep(probe, self._image(probe))
+        return self._keep(probe, next((data for _, data in self._images(range(probe, probe + 1))), None))
 
     def _keep(self, probe: int, data: bytes | None) -> bytes | None:
         try:
@@ -238,32 +238,20 @@ class Strips:
 
     def warm(self) -> None:
         """Draw every thumbnail that is kept, a row group at a time: one by one, each would read its whole group."""
-        try:
-            with open_table(self._path) as file:
-                start = 0
-                for group in range(file.metadata.num_row_groups):
-                    column = file.read_row_group(group, columns=["image"]).column("image")
-                    for i in range(min(len(column), _KEPT_THUMBNAILS - start)):
-                        self._keep(start + i, dict(column[i].as_py() or {}).get("bytes"))
-                    start += len(column)
-        except WorkspaceError as error:
-            _LOG.warning("%s cannot be read: %s", self._path, error)
+        for probe, data in self._images(range(_KEPT_THUMBNAILS)):
+            self._keep(probe, data)
 
-    def _image(self, probe: int) -> bytes | None:
-        if not 0 <= probe < self._index.gallery.n_probes:
-            return None
+    def _images(self, wanted: range) -> Iterator[tuple[int, bytes | None]]:
         try:
             with open_table(self._path) as file:  # a file of its own: readers are not made for several threads
                 start = 0
                 for group in range(file.metadata.num_row_groups):
-                    rows = file.metadata.row_group(group).num_rows
-                    if probe < start + rows:
+                    here = range(start, start := start + file.metadata.row_group(group).num_rows)
+                    if some := [probe for probe in here if probe in wanted]:
                         column = file.read_row_group(group, columns=["image"]).column("image")
-                        return dict(column[probe - start].as_py()).get("bytes")
-                    start += rows
+                        yield from ((p, dict(column[p - here.start].as_py() or {}).get("bytes")) for p in some)
         except WorkspaceError as error:
             _LOG.warning("%s cannot be read: %s", self._path, error)
-        return None
 
 
 def small(image: Image, edge: int = EDGE) -> bytes:
