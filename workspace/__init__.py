@@ -26,17 +26,6 @@ if TYPE_CHECKING:
     from workspace.layout import Workspace, model_file_name
     from workspace.status import LabelQuality, Outcome, Status
 
-_NAMES = {
-    "config": ("Config", "CrawlConfig", "ProbeConfig", "ProbesConfig", "ReleaseConfig", "SearchConfig"),
-    "errors": (
-        "ConfigError", "DamagedFileError", "DiskError", "HubError", "HubprobeError", "MissingStepError",
-        "ModelError", "QueryError", "WorkspaceError",
-    ),
-    "layout": ("Workspace", "model_file_name"),
-    "status": ("LabelQuality", "Outcome", "Status"),
-}  # fmt: skip
-_HOME = {name: f"workspace.{module}" for module, names in _NAMES.items() for name in names}
-
 __all__ = [
     "Config",
     "ConfigError",
@@ -63,11 +52,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'workspace' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOME[name]), name)
-    return value
+    for module in ("errors", "status", "config", "layout") if name in __all__ else ():  # the light ones first
+        if hasattr(home := import_module(f"workspace.{module}"), name):
+            value = globals()[name] = getattr(home, name)
+            return value
+    raise AttributeError(f"module 'workspace' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted({*globals(), *__all__})
