@@ -17,16 +17,13 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workspace.files import canonical_json
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from workspace.seams import Sight
+from workspace.seams import Sight
 
 DEPTH = 16
 """Images kept of those that show a concept best."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -18,10 +18,8 @@ from probing.sources import Item, Place, Source, open_source
 from workspace import ConfigError, Workspace, WorkspaceError, records, runs
 from workspace.files import canonical_json, short_hash, write_json, write_table
 from workspace.images import Refusal, RefusedImageError
+from workspace.seams import Sight
 from workspace.text import printable
-
-if TYPE_CHECKING:
-    from workspace.seams import Sight
 
 _log = logging.getLogger(__name__)
 

@@ -10,11 +10,12 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from search.concepts import concepts_table, write_concepts
@@ -38,9 +39,6 @@ from workspace import HubprobeError, Workspace, WorkspaceError, __version__
 from workspace.files import read_array, read_json, short_hash, table_files, using, write_array, write_json
 from workspace.runs import new_run_id
 from workspace.runs import versions as libraries
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 Key = tuple[str, str]
 

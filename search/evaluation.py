@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -19,15 +19,13 @@ from tqdm import tqdm
 
 from search.open_index import Index
 from search.open_index import open as open_index
+from search.scan.gallery import Gallery
 from search.scan.scoring import Descriptor
 from search.text.contrast import unit
 from search.text.encoders import Encoder
 from search.text.labels import NAMED
 from workspace import QueryError, Workspace
 from workspace.files import replacing
-
-if TYPE_CHECKING:
-    from search.scan.gallery import Gallery
 
 DEPTH = 100
 """Hits per query in a run."""

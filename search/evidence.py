@@ -9,19 +9,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from search.scan.gallery import Gallery
 from search.text.embeddings import decode
 from workspace import QueryError, Workspace, WorkspaceError
 from workspace.files import replacing
 from workspace.text import printable
-
-if TYPE_CHECKING:
-    from search.scan.gallery import Gallery
 
 _THUMB, _GAP, _TEXT, _CAPTION, _MARGIN = 112, 10, 330, 34, 24  # pixels
 _TITLE = 64  # pixels

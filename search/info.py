@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from search.scan.gallery import Gallery
 from search.store import tiles, versions
 from search.store.tiles import ERROR, HIGH, LOW, STEP
 from search.text.embeddings import cache
 from workspace import Workspace
 from workspace.files import damaged, read_tensors, sha256_of
-
-if TYPE_CHECKING:
-    from search.scan.gallery import Gallery
 
 
 def describe(gallery: Gallery) -> dict[str, Any]:
@@ -66,8 +64,6 @@ def verify(workspace: Workspace) -> dict[str, int]:
 
     Raises `MissingStepError` when there is no index and `WorkspaceError` at the first file that is damaged.
     """
-    from search.scan.gallery import Gallery
-
     folder, manifest, lock = versions.open_current(workspace)
     read = 0
     for info in versions.tiles_of(folder, manifest):

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from tqdm import tqdm
 
+from search.scan.gallery import Gallery
 from search.text import bank
 from search.text.contrast import TEMPERATURE, blocks, soft_mean, strengths, unit, zero_shot
 from search.text.labels import NAMED, plain
+from search.texts import Texts
 from workspace import QueryError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from search.scan.gallery import Gallery
-    from search.texts import Texts
 
 NEIGHBOURS = 8
 """Nearest named logits of other models that vote."""

@@ -15,23 +15,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from search.by_model import Concepts, nearest_models
-from search.scan.nearest import SILENT, Trace
+from search.scan.gallery import Gallery
+from search.scan.nearest import SILENT, Mask, Rows, Trace
 from search.scan.scoring import Comparison, Descriptor, score_of
 from search.store.tables import reading
+from search.text.calibration import Coverage
 from workspace import QueryError, Workspace
 from workspace.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import NDArray
 
     from search.filters import Condition
-    from search.scan.gallery import Gallery
-    from search.scan.nearest import Mask, Rows
     from search.scan.neighbours import Neighbours
-    from search.text.calibration import Coverage
 
 _LOG = logging.getLogger(__name__)
 

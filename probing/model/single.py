@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +27,9 @@ from probing.images import inputs
 from probing.model import forward, loading, placement
 from probing.responses import Earlier
 from probing.settings import Settings
-from probing.subset import Ids
+from probing.subset import Factors, Ids
 from workspace import ModelError, Status, Workspace
 from workspace.files import canonical_json
-
-if TYPE_CHECKING:
-    from probing.subset import Factors
 
 
 @dataclass(frozen=True)

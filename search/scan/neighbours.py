@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from search.scan.gallery import Gallery
+from search.scan.nearest import Mask, Rows
 from search.scan.scoring import Comparison, Descriptor, full
 from search.store.tables import reading
 from workspace.files import damaged, read_array, write_array
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from search.scan.gallery import Gallery
-    from search.scan.nearest import Mask, Rows
 
 DIMENSIONS = 256
 """Measured on 200,000 structured descriptors: the exact top 10 lie within 1,000 candidates (shared STACK.md)."""

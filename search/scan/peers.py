@@ -10,16 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from search.scan.scoring import OWN_POWER
 from search.text.contrast import Vectors, unit
 from workspace.files import read_kept, write_tensors
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 LENGTH = 1.7
 """Of the norm that an answering logit's squared positive responses are divided by."""

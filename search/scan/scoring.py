@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workspace import QueryError
 from workspace.text import printable
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 
 _SHOWN = 100  # characters of what was read of a text, in a note
 

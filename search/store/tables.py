@@ -15,18 +15,16 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from workspace import Workspace
 from workspace.errors import DiskError
 from workspace.files import conformed, damaged, open_table, table_files, using, write_table
 from workspace.records import ATTEMPTS, CATALOG
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _FROM_CATALOG = (
     "author", "createdAt", "lastModified", "pipeline_tag", "library_name", "tags", "downloads", "likes", "gated",

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from search.text import bank
 from search.text.contrast import Material, blocks, hubness, offered, strengths, zero_shot
 from workspace.files import read_kept, write_tensors
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 COVERED = 0.5
 """Probability under which a query is declined, at least; see `Certainty.learn`."""

@@ -17,17 +17,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from search.text.contrast import strengths
+from search.text.contrast import Material, strengths
 from search.text.labels import NAMED, plain
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from search.text.contrast import Material
 
 DATA = Path(__file__).parent.parent / "data" / "lists.tsv"
 TIMM = ("imagenet-12k", "imagenet-21k-goog", "imagenet-21k-miil", "imagenet-22k", "imagenet-22k-ms")

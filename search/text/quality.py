@@ -9,17 +9,12 @@ a say in what is right.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from search.text.contrast import strengths, unit
+from search.text.contrast import Material, strengths, unit
 from search.text.labels import Bridge, Named
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from search.text.contrast import Material
 
 SHOWN = 10
 """Probes of a class that are looked at: those that show it best."""

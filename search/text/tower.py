@@ -13,9 +13,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from search.text.contrast import unit
 from search.text.tokens import FileTokenizer, Reader
@@ -23,10 +24,7 @@ from workspace import bounded_json
 from workspace.files import read_json
 from workspace.safetensors_header import weights_of
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float32]
+Array = NDArray[np.float32]
 
 TOLERANCE, OF_BFLOAT16 = 0.01, 0.05
 """Distance between unit rows up to which two ways agree: models of half precision are computed in it by the other."""
