@@ -206,5 +206,4 @@ def _standardised(raw: npt.NDArray[np.float32], random: npt.NDArray[np.bool_]) -
     with np.errstate(invalid="ignore", over="ignore"):
         mean, std = part[random].mean(0), part[random].std(0)
         good = np.isfinite(part).all(0) & (std > 2.0**-20 * np.abs(part).max(0))
-    standardised: npt.NDArray[np.float32] = ((part[:, good] - mean[good]) / std[good]).astype(np.float32)
-    return standardised
+    return np.asarray(((part[:, good] - mean[good]) / std[good]).astype(np.float32))

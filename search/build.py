@@ -179,8 +179,7 @@ def _logits_of(models: dict[Key, int], known: pa.Table, key: Key) -> NDArray[np.
     if key not in models:
         return np.empty(0, np.int32)
     rows = known.filter(pc.equal(known.column("model"), models[key]))
-    found: NDArray[np.int32] = rows.column("logit").to_numpy()
-    return found
+    return np.asarray(rows.column("logit").to_numpy())
 
 
 def _peaks(vectors: NDArray[np.float16]) -> NDArray[np.float32]:

@@ -129,8 +129,7 @@ class Evaluation:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the table as dicts, for printing."""
-        found: list[dict[str, Any]] = self.table.to_pylist()
-        return found
+        return list(self.table.to_pylist())
 
 
 def evaluate(

@@ -228,8 +228,7 @@ class Query:
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Run the search and return one plain dict per hit."""
-        found: list[dict[str, Any]] = self.to_arrow().to_pylist()
-        return found
+        return list(self.to_arrow().to_pylist())
 
     arrow, df, pl = to_arrow, to_pandas, to_polars
     """As DuckDB's relations call them."""

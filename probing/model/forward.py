@@ -208,8 +208,7 @@ def _checked(out: Any, rows: int, num_labels: int | None) -> torch.Tensor:
 def _numpy(out: torch.Tensor) -> npt.NDArray[np.float32]:
     import torch
 
-    array: npt.NDArray[np.float32] = out.to(device="cpu", dtype=torch.float32).numpy()
-    return array
+    return np.asarray(out.to(device="cpu", dtype=torch.float32).numpy())
 
 
 def _check_finite(first: npt.NDArray[np.float32]) -> None:

@@ -251,8 +251,7 @@ class Gallery(Finder):
 
     def peaks(self) -> NDArray[np.float32]:
         """Return the norm of every logit's squared positive values over all probes, float32 ``[logits]``."""
-        found: NDArray[np.float32] = self.logits.column("peak").to_numpy()
-        return found
+        return np.asarray(self.logits.column("peak").to_numpy())
 
     def row(self, repo_id: str, logit: int, sha: str | None = None) -> int:
         """Return the position of a logit; raises `QueryError`. Without ``sha`` the last indexed commit is meant."""
@@ -273,8 +272,7 @@ class Gallery(Finder):
 
     def commit(self, repo_id: str, sha: str | None) -> str:
         """Return the commit of a model: the one given, or the last indexed; raises `QueryError` when there is none."""
-        last: str = self.models.column("sha")[self._ordinals(repo_id, sha)[-1]].as_py()
-        return last
+        return str(self.models.column("sha")[self._ordinals(repo_id, sha)[-1]].as_py())
 
     @cached_property
     def _where(self) -> dict[str, list[tuple[str, int]]]:

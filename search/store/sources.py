@@ -123,8 +123,7 @@ def runs(table: pa.Table) -> Iterator[tuple[tuple[str, str], int, int]]:
 
 
 def _column(table: pa.Table, name: str) -> NDArray[Any]:
-    values: NDArray[Any] = table.column(name).to_numpy()
-    return values
+    return np.asarray(table.column(name).to_numpy())
 
 
 def observed_share(table: pa.Table, n: int) -> NDArray[np.float32]:

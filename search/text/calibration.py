@@ -259,8 +259,7 @@ def logistic_fit(inputs: NDArray[np.float64], right: NDArray[np.bool_], prior: t
 
 
 def _logistic(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-np.clip(x, -50.0, 50.0)))
-    return found
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -50.0, 50.0))))
 
 
 def shown(text: str, cover: dict[str, Any] | None) -> bool | None:
@@ -293,8 +292,7 @@ class Calibration:
     def contrast(self, similarity: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return texts' best contrast ``[texts]``, in the bank's standard deviations, from ``[texts, n]`` cosines."""
         best = (similarity - self.centre).max(axis=1).astype(np.float64)
-        scaled: NDArray[np.float64] = (best - float(self.peaks[0])) / max(float(self.peaks[1]), 1e-9)
-        return scaled
+        return np.asarray((best - float(self.peaks[0])) / max(float(self.peaks[1]), 1e-9))
 
     def save(self, folder: Path) -> None:
         """Write it into a version's folder."""

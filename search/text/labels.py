@@ -301,5 +301,4 @@ def _density(values: NDArray[np.float32], grid: NDArray[np.float64]) -> NDArray[
     sample = values[:: max(1, values.size // 20_000)].astype(np.float64)
     width = max(0.9 * float(sample.std()) * sample.size**-0.2, 1e-4)
     kernel = np.exp(-0.5 * ((grid[:, None] - sample[None]) / width) ** 2)
-    density: NDArray[np.float64] = kernel.mean(axis=1) / width + 1e-9
-    return density
+    return np.asarray(kernel.mean(axis=1) / width + 1e-9)

@@ -83,5 +83,4 @@ class Estimator:
         others = self.family_of[rows] != family
         if not others.any():
             return None
-        found: NDArray[np.float32] = unit((weights[others] @ strengths(self.material.vectors(rows[others])))[None])[0]
-        return found
+        return np.asarray(unit((weights[others] @ strengths(self.material.vectors(rows[others])))[None])[0])

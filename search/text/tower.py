@@ -138,8 +138,7 @@ class Tower:
 
     def _ends(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         # configs of before transformers 4.31 say 2 where they mean the largest token
-        found: NDArray[np.int64] = np.argmax(ids if self._end == 2 else ids == self._end, axis=1)
-        return found
+        return np.asarray(np.argmax(ids if self._end == 2 else ids == self._end, axis=1))
 
     def _linear(self, x: Array, name: str) -> Array:
         y = x @ self._of[f"{name}.weight"].T
