@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_ALL = ("catalog", "probes", "models", "descriptors", "index", "runs")
 PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "crawl": (("catalog",), ("catalog",)),
     "build": (("probes",), ("probes",)),
@@ -29,11 +30,8 @@ PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "status": (("catalog", "probes", "commits"), ()),
     "open": (("probes", "index"), ()),
     "evaluate": (("probes", "index"), ()),
-    "release": (("catalog", "probes", "models", "descriptors", "index", "runs"), ()),
-    "sync": (
-        ("catalog", "probes", "models", "descriptors", "index", "runs"),
-        ("catalog", "probes", "models", "descriptors", "index", "runs"),
-    ),
+    "release": (_ALL, ()),
+    "sync": (_ALL, _ALL),
 }
 """What a verb pulls before it runs, and pushes after, as parts of `Remote.pull`. ``open`` is to ask the index."""
 

@@ -74,13 +74,9 @@ class HubError(HubprobeError):
 
 
 class ModelError(HubprobeError):
-    """One model came to an end that is not ``ok``.
+    """One model, when known ``repo_id`` at ``sha``, came to an end that is not ``ok``.
 
-    Args:
-        status: the value that lands in ``attempts.status``.
-        reason: a sentence about this very model; its status's general meaning when empty.
-        repo_id: the model, when known.
-        sha: its commit, when known.
+    ``status`` is what lands in the attempts; ``reason`` a sentence about this very model, or the status's meaning.
     """
 
     def __init__(self, status: Status, reason: str = "", *, repo_id: str = "", sha: str = "") -> None:

@@ -68,10 +68,6 @@ class Response:
         body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
         return cls(status, body, [("Content-Type", "application/json; charset=utf-8"), *headers])
 
-    def header(self, name: str) -> str | None:
-        """Return the first header of that name."""
-        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
-
 
 Respond = Callable[[Request], Response]
 

@@ -181,10 +181,11 @@ def test_of_many_points_some_are_named_and_the_others_like_the_nearest(index, mo
 
 def test_names_do_not_depend_on_how_many_labels_are_compared_at_once(index, monkeypatch):
     from search import naming
+    from search.text import contrast
 
     rows = np.arange(len(index))
     whole = naming.Namer(index.gallery, index.texts, progress=False).names(rows)
-    monkeypatch.setattr(naming, "_BLOCK", 7)
+    monkeypatch.setattr(naming, "blocks", lambda vectors, of, _size=0: contrast.blocks(vectors, of, 7))
     parts = naming.Namer(index.gallery, index.texts, progress=False).names(rows)
     for a, b in zip(whole, parts, strict=True):
         assert [(n.name, n.source) for n in a] == [(n.name, n.source) for n in b]

@@ -32,6 +32,11 @@ HUGGING_FACE = "https://huggingface.co"
 _HTML = b"<!DOCTYPE html>\n<html><head><title>%s</title></head><body><center><h1>%s</h1></center></body></html>"
 
 
+def header(response: Response, name: str) -> str | None:
+    """Return the first header of that name."""
+    return next((value for key, value in response.headers if key.lower() == name.lower()), None)
+
+
 def recorded(*shapes: Intercept) -> Intercept:
     """Return shapes one around the other: the first is what the client meets."""
 
@@ -145,9 +150,9 @@ def xet() -> Intercept:
 
     def act(_bucket: str, request: Request, answer: Respond) -> Response:
         response = answer(request)
-        etag = response.header("X-Linked-Etag")
+        etag = header(response, "X-Linked-Etag")
         if response.status == 302 and etag is not None:
-            owner, sha = "/".join(request.segments[:2]), response.header("X-Repo-Commit")
+            owner, sha = "/".join(request.segments[:2]), header(response, "X-Repo-Commit")
             token = f"{HUGGING_FACE}/api/models/{owner}/xet-read-token/{sha}"
             plan = f"https://cas-server.xethub.hf.co/v1/reconstructions/{_xet(etag)}"
             response.headers += [
@@ -213,7 +218,7 @@ def bare_renames() -> Intercept:
 
     def act(bucket: str, request: Request, answer: Respond) -> Response:
         response = answer(request)
-        where = response.header("Location") or ""
+        where = header(response, "Location") or ""
         if bucket != "cdn" and response.status == 307 and where.startswith("/api/models/"):
             return Response(307, headers=[("Location", where.removeprefix("/api/models"))])
         return response
@@ -255,7 +260,7 @@ def own_etags() -> Intercept:
     def act(bucket: str, request: Request, answer: Respond) -> Response:
         response = answer(request)
         if "resolve-cache" in request.segments or bucket == "cdn":
-            etag = sha256((response.header("ETag") or "").encode()).hexdigest()[:40]
+            etag = sha256((header(response, "ETag") or "").encode()).hexdigest()[:40]
             response.headers = [(n, f'"{etag}"' if n == "ETag" else v) for n, v in response.headers]
         return response
 
