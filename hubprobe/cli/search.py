@@ -407,7 +407,7 @@ def evaluate(
     "--host", default="127.0.0.1", help="Address to listen on. Any other than a loopback one lets other machines in."
 )
 @click.option("--port", type=click.IntRange(0, 65_535), default=7860, help="Port; 0: a free one.")
-@click.option("--open/--no-browser", "open_browser", default=False, help="Open the page in a browser; it is not.")
+@click.option("--open/--no-browser", "open_browser", default=False, help="Open the page in a browser.")
 @click.option("--rate", type=click.FloatRange(min=0), default=600, help="Searches a minute and client; 0: no bound.")
 @click.option(
     "--allow-host",
