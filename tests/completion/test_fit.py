@@ -120,6 +120,9 @@ def test_no_basis_is_the_probe_mean():
 
 def test_soft_impute_refuses_what_it_cannot_hold(world, monkeypatch):
     _, _, gallery, split, cases = world
-    monkeypatch.setattr(train, "SOFT_IMPUTE_ENTRIES", 100)
+    held = sum(len(block.values) for block in gallery()) * N
+    monkeypatch.setattr(train, "SOFT_IMPUTE_ENTRIES", held)
+    train.soft_impute(gallery, split, cases, rank=4, seed=0, device="cpu")
+    monkeypatch.setattr(train, "SOFT_IMPUTE_ENTRIES", held - 1)
     with pytest.raises(WorkspaceError, match="--method em"):
         train.soft_impute(gallery, split, cases, rank=4, seed=0, device="cpu")

@@ -144,7 +144,18 @@ def test_the_m_step_is_a_ridge_regression_on_expected_latents(factors):
 
 @pytest.mark.parametrize(
     ("probes", "masks", "rank"),
-    [(400, 3, 512), (4000, 2, 256), (4000, 1000, 128), (4000, 100_000, 128), (1000, 20, 512), (2000, 300, 128)],
+    [
+        (400, 3, 512),
+        (4000, 2, 256),
+        (4000, 1000, 128),
+        (4000, 100_000, 128),
+        (1000, 20, 512),
+        (2000, 300, 128),
+        (17_881, 0, 256),
+        (17_882, 0, 128),
+        (1000, 360, 256),
+        (1000, 361, 128),
+    ],
 )
 def test_the_affordable_rank_is_the_largest_whose_pass_takes_seconds(probes, masks, rank):
     # 4 masks n r^2 multiply-adds for the Gram matrices and n r^3 / 3 for the solves, 1e11 at most; 128 is always tried
@@ -246,6 +257,10 @@ def test_responses_are_measured_from_the_probes_that_were_drawn_at_random(random
         assert [part.tolist() for part in responses.moments(model)] == [[[0.0]] * len(values), [[1.0]] * len(values)]
         scaled = model.matrix()
     np.testing.assert_allclose(responses.block(model).values.numpy(), scaled, atol=5e-3)
+    values[:, chance] = 1.0  # the random ones are answered alike: what they vary by is no deviation to divide by
+    model = ModelResponses(model.key, rows_of(0, values, ids, chance.tolist()), ids, chance)
+    if random >= RANDOM_LEAST:
+        assert (responses.moments(model)[1] == np.float32(1e-3)).all()
 
 
 @pytest.mark.parametrize("full_only", [False, True])
@@ -431,3 +446,21 @@ def test_what_a_fit_says_of_itself():
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             settings.Settings(**wrong)
     settings.Settings(rank=1, ridge=1e-9, iterations=0)
+
+
+@pytest.mark.parametrize("order", ["as written", "logits backwards", "models in turn"])
+def test_models_are_read_in_order_of_their_logits_however_a_file_lies(tmp_path, order):
+    rows = [row for i in range(3) for row in rows_of(i, truth(models=3)[i], subset(i, 0.2)).to_pylist()]
+    written = {
+        "as written": rows,
+        "logits backwards": sorted(rows, key=lambda row: (row["repo_id"], -row["logit"])),
+        "models in turn": sorted(rows, key=lambda row: (row["logit"], row["repo_id"])),
+    }[order]
+    path = tmp_path / "responses" / "a.parquet"
+    write_table(path, pa.Table.from_pylist(written, records.RESPONSES))
+    for wanted in (None, {("o/m001", "0" * 40)}, set()):
+        found = list(models_in(path, wanted))
+        names = [f"o/m{i:03d}" for i in range(3)] if wanted is None else [key[0] for key in wanted]
+        assert [model.key[0] for model in found] == names
+        for model in found:
+            assert model.rows.to_pylist() == [row for row in rows if row["repo_id"] == model.key[0]]

@@ -87,6 +87,11 @@ def test_what_is_not_covered_says_why():
     )
     assert "(no logit stands out, and no label can be trusted to name it)" in str(dull)
     assert "(no logit stands out)" in str(trusted)
+    unseen, seen = (replace(dull, shown=shown) for shown in (False, True))
+    assert "(the probes show nothing like it, and" in str(unseen)
+    assert str(seen) == str(dull)
+    for trust, named in ((0.49, False), (0.5, True)):
+        assert ("no label" not in str(Coverage(0.2, False, 1, trust, 2))) is named
     assert "probability 0.80" in str(Coverage(0.8, True, 1.0, 0.1, 2.0))
 
 

@@ -260,3 +260,70 @@ def test_width_and_share_are_those_that_rank_hidden_labels_best(monkeypatch, map
     assert (found.share > 0) == mapped
     monkeypatch.setattr(labels_fit, "ENOUGH", asked.size + 1)
     assert labels_fit._weighed(bridge, own) is bridge
+
+
+def test_certainty_is_learned_from_what_is_found_with_nothing_its_model_and_itself_hidden(monkeypatch):
+    """Sixty labels of one output each: which are hidden is no matter of chance, and all cases can be written out."""
+    rng = np.random.default_rng(8)
+    words, honest, every = 66, 60, 100
+    model_of = np.arange(every, dtype=np.int32) // 6
+    vectors = rng.standard_normal((every, PROBES)).astype(np.float32)
+    vectors[70] = vectors[7] + 0.01  # an output without a name that answers like a label's own
+    hubness = rng.uniform(0, 0.2, every).astype(np.float32)
+    trust = np.where(np.arange(words) < honest, rng.uniform(0.5, 1, words), 0.2).astype(np.float32)
+    rows = np.arange(words)
+    named = Named(rows, [f"w{i}" for i in rows], rows.astype(np.int32))
+    believed = Trust(rows, rows.astype(np.int32), trust, np.empty(0), np.empty(0), words)
+    placed = unit(rng.standard_normal((words, DIM)) + 0.7).astype(np.float32)
+    expected = unit(rng.random((words, PROBES)) ** 3).astype(np.float32)
+    nothing = np.empty((0, PROBES), np.float16)
+    bridge = Bridge(
+        np.zeros(DIM, np.float32), placed.astype(np.float16), trust, np.arange(words + 1), rows, trust, nothing
+    )
+    own = labels_fit._Labels(vectors.__getitem__, model_of, placed, expected, hubness, None)
+    contrast = rng.standard_normal(words)
+    learned = []
+    monkeypatch.setattr(Certainty, "learn", lambda *cases: learned.append(cases))
+    labels_fit._certainty(bridge, own, named, believed, contrast)
+    signs, right, there, believes, setting = learned[0]
+
+    draw = np.random.default_rng(5)
+    draw.permutation(honest)
+    asked = draw.permutation(honest)  # in which order they are asked
+    others = np.arange(honest, every)
+    like = dict(
+        zip(others, labels_fit._alike(own.vectors, rows[:honest], named.label_of[:honest], others), strict=True)
+    )
+    wanted = []
+    for hides in range(3):
+        for label in asked:
+            allowed = None if hides == 0 else model_of != model_of[label]
+            near = bridge.nearest(placed[label], own.vectors, allowed, int(label) if hides == 2 else None)
+            text = unit(expected[label] + counting(near.trust(bridge.width)) * near.side)
+            scores = strong(vectors) @ text - hubness
+            left = sorted((row for row in range(every) if like.get(row) != label), key=lambda row: -scores[row])[:FIRST]
+            if hides < 2 and near.trust(bridge.width) < 0.5:
+                continue  # its own model alone calls it so
+            about = [
+                (1.0, (scores[row] - scores.mean()) / scores.std(), (scores.max() - scores[row]) / scores.std(),
+                 contrast[label]) for row in left
+            ]  # fmt: skip
+            wanted.append((about, [row == label for row in left], near.trust(bridge.width), hides == 2, scores))
+    count = len(wanted)
+    assert (len(signs), there[:count].all()) == (3 * count, True)
+    np.testing.assert_allclose(signs[:count], [case[0] for case in wanted], atol=2e-3)
+    assert right[:count].tolist() == [case[1] for case in wanted]
+    np.testing.assert_allclose(believes, [case[2] for case in wanted] * 3, rtol=1e-4)
+    hidden = np.array([case[3] for case in wanted])
+    np.testing.assert_array_equal(setting, np.concatenate([np.where(hidden, number, -1) for number in range(3)]))
+    # filters leave some models, and change neither how far hits stand out nor who is right
+    for number, kept in ((1, 0.3), (2, 0.1)):
+        part = slice(number * count, (number + 1) * count)
+        assert 0 < there[part].mean() < 1 or kept == 0.3
+        assert right[part].mean() < right[:count].mean()
+        for case, found, is_there in zip(wanted, signs[part], there[part], strict=True):
+            scores = case[4]
+            steps = (scores - scores.mean()) / scores.std()
+            near = np.abs(found[is_there, 1][:, None] - steps).min(axis=1)
+            assert (near < 2e-3).all()
+            np.testing.assert_allclose(found[is_there, 1] + found[is_there, 2], steps.max(), atol=4e-3)
