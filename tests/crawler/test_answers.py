@@ -12,7 +12,6 @@ from crawler.decide.repository import (
     Whereabouts,
     ask_offer,
     ask_row,
-    blob_sha1,
     entries,
     has_hash,
     is_file,
@@ -34,10 +33,10 @@ def answer(body: bytes = BODY, etag: str = "", size: int | None = None) -> Answe
 
 
 def test_a_body_is_known_by_gits_hash_or_sha256() -> None:
-    assert blob_sha1(BODY) == SHA1
-    assert has_hash(BODY, File("x", 6, SHA1, None))
-    assert has_hash(BODY, File("x", 6, "0" * 40, SHA256))  # sha256 is the stronger of the two
-    assert not has_hash(BODY + b"x", File("x", 6, SHA1, None))
+    assert has_hash(File("x", 6, SHA1, None), 6, [BODY])
+    assert has_hash(File("x", 6, SHA1, None), 6, [BODY[:2], BODY[2:]])
+    assert has_hash(File("x", 6, "0" * 40, SHA256), 6, [BODY])  # sha256 is the stronger of the two
+    assert not has_hash(File("x", 6, SHA1, None), 7, [BODY, b"x"])
 
 
 STATED = File("x", 6, SHA1, None)
