@@ -464,3 +464,19 @@ def test_models_are_read_in_order_of_their_logits_however_a_file_lies(tmp_path, 
         assert [model.key[0] for model in found] == names
         for model in found:
             assert model.rows.to_pylist() == [row for row in rows if row["repo_id"] == model.key[0]]
+
+
+def test_soft_impute_is_measured_from_the_drawn_in_mean_with_one_noise_that_is_right():
+    made = blocks(truth(models=9), full=2)
+    split = Split({b.key: len(b.observed) for b in made}, N)
+    cases = split.cases(lambda: iter(made), "cpu")
+    found = train.soft_impute(lambda: iter(made), split, cases, rank=6, seed=0, device="cpu")
+    total, count = np.zeros(N), np.zeros(N)
+    for kept in map(split.kept, made):
+        total[kept.observed] += kept.values.double().numpy().sum(0)
+        count[kept.observed] += len(kept.values)
+    np.testing.assert_allclose(found.factors.mean.numpy(), total / (count + 10), atol=1e-5)
+    assert len(set(found.factors.noise.tolist())) == 1
+    assert found.measured == measure(found.factors.complete, cases, N)
+    assert found.measured.calibration == pytest.approx(1, rel=1e-3)
+    assert max(found.history) - GAIN <= found.measured.r2 <= max(found.history) + 1e-6

@@ -461,3 +461,13 @@ def test_what_is_too_deep_too_long_or_missing(tmp_path: Path, monkeypatch: pytes
     path.write_bytes(whole + b" ")
     with pytest.raises(ModelError, match="more than"):
         read_config(path, 9)
+
+
+@pytest.mark.parametrize("most", [1, 4, 5, 6, 9])
+@pytest.mark.parametrize("kind", [VIT, {"architecture": "resnet50"}])
+def test_one_label_more_than_allowed_is_kept_at_most(kind: dict[str, Any], most: int) -> None:
+    names = [f"thing {i}" for i in range(6)]
+    config = kind | {"id2label": {str(i): name for i, name in enumerate(names)}, "num_labels": 6, "num_classes": 6}
+    read = parse_config(json.dumps(config).encode(), most)
+    assert read.labels == tuple(names[: most + 1])
+    assert read.num_labels == 6
