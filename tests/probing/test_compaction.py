@@ -15,6 +15,7 @@ import probing
 from probing import inflight, responses
 from tests.probing.conftest import Repos
 from workspace import Workspace
+from workspace.files import TEMPORARY_PREFIX
 
 MODELS = 5
 
@@ -121,3 +122,16 @@ def test_what_another_launch_writes_meanwhile_is_kept(probed: Workspace, monkeyp
     responses.compact_responses(probed, probed.probe_set, least=1)
     assert len(_names(probed)) == 2
     assert (folder / "late.parquet").exists()
+
+
+def test_what_is_no_table_of_the_folder_stays_where_it_is(probed: Workspace) -> None:
+    folder = probed.responses_dir(probed.probe_set)
+    (folder / "notes").mkdir()
+    (folder / "notes" / "a.txt").write_text("kept")
+    unfinished = folder / f"{TEMPORARY_PREFIX}x.parquet"  # another launch writes it
+    unfinished.write_bytes(b"half")
+    before = _rows(probed)
+    assert responses.compact_responses(probed, probed.probe_set, least=1) == MODELS
+    assert (folder / "notes" / "a.txt").read_text() == "kept"
+    assert unfinished.read_bytes() == b"half"
+    assert _rows(probed).equals(before)
