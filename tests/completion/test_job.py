@@ -4,17 +4,20 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
 
 import completion
 from completion import responses as galleries
+from completion.complete import Describer
 from completion.factors import load
 from hubprobe.cli.app import cli
 from tests.completion.conftest import PROBE_SET, N, commit, new_workspace, rows_of, subset, truth
 from workspace import ConfigError, WorkspaceError, records
-from workspace.files import read_table, table_files
+from workspace.files import read_table, table_files, write_table
 
 
 def descriptors(workspace):
@@ -269,3 +272,23 @@ def test_the_command_line_takes_the_options(gallery):
     done = CliRunner().invoke(cli, [*command, *options])
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)[0]["rank"] == 4
+
+
+@pytest.mark.parametrize("size", [1, 8, 11, 16, 1024])
+def test_descriptors_are_written_in_row_groups_and_none_is_lost(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(sys.modules[Describer.__module__], "_ROW_GROUP", size)
+    tables = [rows_of(i, values, np.arange(N)) for i, values in enumerate(truth(models=5))]
+    source, target = tmp_path / "compacted-0.parquet", tmp_path / "out.parquet"
+    write_table(source, pa.concat_tables(tables))
+    keys = [(f"o/m{i:03d}", "0" * 40) for i in range(5)]
+    counts = Describer(N, None, (), "cpu").describe(source, keys, target, "d")
+    assert (counts["models"], counts["logits"]) == (5, 40)
+    found = pq.read_table(target)
+    assert list(zip(found["repo_id"].to_pylist(), found["logit"].to_pylist(), strict=True)) == [
+        (key[0], logit) for key in keys for logit in range(8)
+    ]
+    assert found["vector"].to_pylist() == pa.concat_tables(tables)["response"].to_pylist()
+    sizes = [
+        pq.ParquetFile(target).metadata.row_group(i).num_rows for i in range(pq.ParquetFile(target).num_row_groups)
+    ]
+    assert max(sizes) == min(size, 40)

@@ -327,3 +327,21 @@ def test_certainty_is_learned_from_what_is_found_with_nothing_its_model_and_itse
             near = np.abs(found[is_there, 1][:, None] - steps).min(axis=1)
             assert (near < 2e-3).all()
             np.testing.assert_allclose(found[is_there, 1] + found[is_there, 2], steps.max(), atol=4e-3)
+
+
+def test_of_many_namesakes_the_most_trusted_are_compared_and_the_best_of_them_kept():
+    rng = np.random.default_rng(9)
+    vectors = (rng.standard_normal(PROBES) + 1.5 * rng.standard_normal((50, PROBES))).astype(np.float32)
+    label_of = (np.arange(50) % 6 == 0).astype(np.int32)  # 41 rows of one label, nine of the other
+    trust = np.round(rng.uniform(0, 1, 50), 1).astype(np.float32)  # many are trusted alike: the lower row goes first
+    believed = Trust(np.arange(50), label_of, trust, np.empty(0), np.empty(0), 50)
+    for label, found in zip((1, 0), labels_fit._namesakes(vectors.__getitem__, believed, [1, 0]), strict=True):
+        some = sorted(np.flatnonzero(label_of == label), key=lambda row: (-trust[row], row))[: 4 * 8]
+        weight, alike = trust[some].astype(np.float64), strong(vectors[some]) @ strong(vectors[some]).T
+        support = [
+            np.average(np.delete(alike[i], i), weights=np.delete(weight + 0.1, i)) for i in range(len(some))
+        ]  # fmt: skip
+        wanted = np.minimum(np.sqrt((weight + 0.05) * support / np.max(support)), 1)
+        best = sorted(range(len(some)), key=lambda i: (-wanted[i], some[i]))[:8]
+        assert found[0].tolist() == [some[i] for i in best]
+        np.testing.assert_allclose(found[1], wanted[best], rtol=1e-4)
