@@ -167,7 +167,7 @@ def _adaptive(
         random = drawn[model.repo_id].astype(np.int32)
         ids = np.sort(random)
         for more in subset.rounds(count - ids.size):
-            new = subset.choose(factors, np.ascontiguousarray(model.raw[:, ids].T), ids, random, more)
+            new = subset.choose_next(factors, np.ascontiguousarray(model.raw[:, ids].T), ids, random, more)
             ids = np.sort(np.concatenate([ids, new]))
         run[model.repo_id] = ids.astype(np.int64)
     return run

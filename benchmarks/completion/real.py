@@ -105,7 +105,7 @@ def probe(raw: Array, factors: Factors | None, share: float, seed: int, own_nois
         times = factors.solve(block_of("", Probed(ids, random, zscore(raw[:, ids])))).noise() if own_noise else 1.0
         known = subset.Factors(factors.mean, factors.basis, factors.noise * times)
         for count in subset.rounds(budget - first):
-            ids = np.union1d(ids, subset.choose(known, np.ascontiguousarray(raw[:, ids].T), ids, random, count))
+            ids = np.union1d(ids, subset.choose_next(known, np.ascontiguousarray(raw[:, ids].T), ids, random, count))
     part = raw[:, random]
     return Probed(ids, random, ((raw - part.mean(1, keepdims=True)) / part.std(1, keepdims=True))[:, ids])
 
