@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
 import hubprobe
+from hubprobe import comparison
 from hubprobe.cli.app import cli
 from hubprobe.comparison import one_to_one
 from tests.search.conftest import make, write_descriptors
 from workspace import QueryError
+from workspace.files import write_table
 
 N = 300
 
@@ -89,3 +92,27 @@ def test_the_verb_prints_tables_and_json(two):
 def test_the_most_similar_go_first():
     assert one_to_one(np.array([[0.9, 0.8], [0.95, 0.2]])) == [(1, 0), (0, 1)]
     assert one_to_one(np.zeros((3, 1))) == [(0, 0)]
+
+
+def test_models_that_share_nothing_do_not_agree(two):
+    made, _ = two
+    found = hubprobe.compare(made.workspace, ["x/a", "owner0/model-000"])
+    (pair,) = found.pairs
+    assert (pair["same"], pair["similarity"], pair["probes"], pair["agreement"]) == (0, None, 0, None)
+    assert not found.differences
+    assert all(row["matches"] == [None] for row in found.outputs)
+
+
+def test_what_picks_found_is_told_of_the_models_they_ran(two, monkeypatch):
+    made, _ = two
+    said = {"accuracy": 0.75, "low": 0.5, "high": 0.9, "basis": "labels"}
+    of = pa.array([[("dog", 1.0)]], pa.map_(pa.string(), pa.float64()))
+    for name, repo in (("mine", "x/a"), ("older", "x/z")):
+        table = pa.Table.from_pylist([{"repo_id": repo, **said}]).append_column("per_concept", of)
+        write_table(made.workspace.root / "picks" / name / "models.parquet", table)
+    a, b = hubprobe.compare(made.workspace, ["x/a", "x/b"]).models
+    assert a["picked"] == [{"pick": "mine", **said, "concepts": ["dog"]}]
+    assert b["picked"] == []
+    monkeypatch.setattr(comparison, "MOST_OUTPUTS", 3)
+    with pytest.raises(QueryError, match="x/a has 4 outputs; models of at most 3 are compared"):
+        hubprobe.compare(made.workspace, ["x/a", "x/b"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from hubprobe.machine import as_arguments, probe_with_workers
+from hubprobe.machine import TerminatedError, as_arguments, probe_with_workers
 from workspace import HubprobeError
 
 
@@ -42,3 +43,42 @@ def test_its_failure_is_a_sentence_that_says_how_to_go_on(launcher: Path) -> Non
     with pytest.raises(HubprobeError, match="exit code 3; what was committed stays") as caught:
         probe_with_workers(launcher / "w", 2)
     assert f"run 'hubprobe probe --workspace {launcher / 'w'} --workers 2' again" in str(caught.value)
+
+
+class Launched:
+    """A launcher that is interrupted while it is waited for; it may take longer to end than is waited."""
+
+    def __init__(self, error: BaseException, late: bool) -> None:
+        self.error, self.late, self.told = error, late, list[str]()
+
+    def wait(self, seconds: float | None = None) -> int:
+        if seconds is None:
+            raise self.error
+        if self.late:
+            raise subprocess.TimeoutExpired("launch", seconds)
+        return 0
+
+    def terminate(self) -> None:
+        self.told.append("terminate")
+
+    def kill(self) -> None:
+        self.told.append("kill")
+
+
+@pytest.mark.parametrize(
+    ("error", "late", "told"),
+    [
+        (KeyboardInterrupt(), False, []),  # the terminal tells them
+        (TerminatedError(), False, ["terminate"]),
+        (TerminatedError(), True, ["terminate", "kill"]),
+        (KeyboardInterrupt(), True, ["kill"]),
+    ],
+)
+def test_who_is_told_to_end_tells_the_launcher_and_waits_for_it(
+    error: BaseException, late: bool, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched = Launched(error, late)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: launched)
+    with pytest.raises(type(error)):
+        probe_with_workers(tmp_path, 2)
+    assert launched.told == told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 
 from hubprobe.cli import cli
 from hubprobe.cli.options import as_done
-from hubprobe.machine import LOG_FORMAT, Exit
+from hubprobe.machine import LOG_FORMAT, Exit, Lines
 from tests.built import ROOT
 from tests.hubprobe.test_status import fill
 from workspace import Workspace
@@ -101,3 +102,17 @@ def test_a_real_crawl_says_nothing_of_a_dry_one() -> None:
     assert not [name for name in as_done(real) if name.startswith("would") or name == "undecided"]
     assert as_done(dry)["would_request"] == {"api": 4}
     assert as_done(dry)["undecided"] == 2
+
+
+def test_what_is_logged_is_a_line_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.Logger("hubprobe.x")
+    logger.addHandler(Lines())
+    logger.warning("%d models", 3)
+    try:
+        raise ValueError("no")
+    except ValueError:
+        logger.exception("it failed")
+    first, second = _lines(capsys.readouterr().err)
+    assert (first["event"], first["level"], first["message"]) == ("log", "warning", "3 models")
+    assert "traceback" not in first
+    assert second["traceback"].endswith("ValueError: no")

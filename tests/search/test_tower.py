@@ -1,6 +1,7 @@
 """The text tower without torch: the same rows as transformers', and left alone where it is not known to be right."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -23,8 +24,6 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, clip, siglip2, siglip):
     """CLIP as its repositories have it today: tokenizer.json beside, and a config of a model of half precision."""
-    import shutil
-
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -58,8 +57,6 @@ def test_a_tower_reads_texts_as_transformers_does(made, folders, which, monkeypa
 
 
 def test_what_a_tower_does_not_know_is_left_to_transformers(made, folders, clip, tmp_path):
-    import shutil
-
     assert load_tower(made.workspace, f"clip:{clip}", "") is None  # vocab.json and merges.txt
     other = tmp_path / "other"
     shutil.copytree(folders["clip"], other)
@@ -67,6 +64,35 @@ def test_what_a_tower_does_not_know_is_left_to_transformers(made, folders, clip,
     for change in ({"model_type": "altclip"}, {"text_config": {**config["text_config"], "hidden_act": "gelu"}}):
         (other / "config.json").write_text(json.dumps(config | change))
         assert load_tower(made.workspace, f"clip:{other}", "") is None
+
+
+@pytest.mark.parametrize(
+    ("which", "file", "change", "why"),
+    [
+        ("clip", "tokenizer_config.json", {"padding_side": "left"}, "padded at the left"),
+        ("siglip", None, {}, "read by sentencepiece"),
+        ("clip", None, {"most": 8}, "it reads 77 tokens"),
+    ],
+)
+def test_a_tower_that_would_read_otherwise_is_none(folders, tmp_path, monkeypatch, which, file, change, why):
+    folder = shutil.copytree(folders[which], tmp_path / "copy")
+    if file:
+        about = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(about | change))
+    if "most" in change:
+        monkeypatch.setattr("search.text.tower.MOST_TOKENS", change["most"])
+    monkeypatch.setattr("search.text.tower.find_spec", lambda _: object())
+    with pytest.raises(ValueError, match=why):
+        Tower(folder, "x", "y")
+    assert Tower.of(folder, "x", "y") is None
+
+
+def test_a_tower_agrees_with_something_or_not_at_all(folders):
+    tower = Tower.of(folders["clip"], "x", "y")
+    known = dict(zip(TEXTS, tower.encode_texts(TEXTS), strict=True))
+    assert tower.agrees(known, lambda one, texts: one.encode_texts(texts))
+    assert not tower.agrees({}, lambda one, texts: one.encode_texts(texts))
+    assert not tower.agrees(known, lambda one, texts: one.encode_texts(texts)[::-1])
 
 
 def test_a_new_text_needs_no_torch_and_a_tower_that_is_wrong_is_not_believed(fresh, folders, monkeypatch):

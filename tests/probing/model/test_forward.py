@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +193,19 @@ def test_more_outputs_than_are_allowed() -> None:
         _run(lambda x: torch.randn(len(x), 101), num_labels=None, max_labels=100)
     assert error.value.status is Status.TOO_MANY_LABELS
     assert _run(lambda x: torch.randn(len(x), 100), num_labels=None, max_labels=100).raw.shape == (N, 100)
+
+
+def test_kernels_are_fixed_while_a_model_runs_and_given_back() -> None:
+    def flags() -> tuple[bool, ...]:
+        cudnn = torch.backends.cudnn
+        return cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+    before, threads = flags(), torch.get_num_threads()
+    for device, inside in {"cuda:1": (False, True, False, False), "mps": before, "cpu": before}.items():
+        with suppress(KeyError), forward._kernels(device):
+            assert flags() == inside
+            assert torch.get_num_threads() == (1 if device == "cpu" else threads)
+            raise KeyError
+        assert (flags(), torch.get_num_threads()) == (before, threads), device
+    words = [forward.kernels(device) for device in ("cpu", "cuda:1", "mps")]
+    assert words == ["one thread a batch", "tf32 off, deterministic, no autotuning", "as the device does"]
