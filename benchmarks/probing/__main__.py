@@ -49,25 +49,31 @@ def _baseline(name: str, **options: Any) -> dict[str, Any]:
     return json.loads(text.strip().splitlines()[-1])  # type: ignore[no-any-return]
 
 
-def _workspace(root: Path, repos: dict[str, Path], images: Path, n: int) -> Any:
+def _workspace(root: Path, repos: dict[str, Path], images: Path, n: int) -> tuple[Any, dict[str, Path]]:
+    """Return a workspace with probes and a catalog, and where its copies of ``repos`` lie (``models.json``, too)."""
     import probing
     from workspace import Workspace
 
     workspace = Workspace.create(root)
     probing.probes.build(workspace, images, n=n, progress=False)
     setting.catalog(workspace, repos)
-    return workspace
+    # Into the workspace, where what is fetched lies: the models' process starts anew for a folder elsewhere.
+    sources = {folder: workspace.root / "repos" / str(i) for i, folder in enumerate(dict.fromkeys(repos.values()))}
+    for folder, copy in sources.items():
+        shutil.copytree(folder, copy)
+    inside = {name: sources[folder] for name, folder in repos.items()}
+    (workspace.root / "models.json").write_text(json.dumps({k: str(v) for k, v in inside.items()}))
+    return workspace, inside
 
 
 def against_pipeline(root: Path, models: int, probes: int) -> list[Row]:
     """Models an hour against `transformers.pipeline` on the same files, batches of 32; there one model of each kind."""
     repos = setting.demo_models(models)
     images = setting.images(root / "images", probes)
-    workspace = _workspace(root / "pipeline", repos, images, probes)
+    workspace, _ = _workspace(root / "pipeline", repos, images, probes)
     kinds: dict[str, Path] = {}
     for folder in repos.values():
         kinds.setdefault(json.loads((folder / "config.json").read_text())["model_type"], folder)
-    (workspace.root / "models.json").write_text(json.dumps({k: str(v) for k, v in repos.items()}))
     started, used = perf_counter(), _children_cpu()
     _child("benchmarks.probing.one_run", str(workspace.root))
     wall, cpu = (perf_counter() - started) / len(repos), (_children_cpu() - used) / len(repos)
@@ -88,7 +94,7 @@ def against_pipeline(root: Path, models: int, probes: int) -> list[Row]:
 def preprocess(root: Path, models: int, probes: int) -> list[Row]:
     """Cold preprocessing of every geometry, in lists and one image at a time."""
     repos = setting.demo_models(models)
-    workspace = _workspace(root / "cold", repos, setting.images(root / "images", probes), probes)
+    workspace, repos = _workspace(root / "cold", repos, setting.images(root / "images", probes), probes)
     return preprocessing.measure(workspace, repos)
 
 
@@ -157,8 +163,7 @@ def scaling(root: Path, models: int, probes: int) -> list[Row]:
     images = setting.images(root / "images", probes)
     seconds: dict[str, float] = {}
     for name, cores in (("one", "0"), ("two", "0,1")):
-        workspace = _workspace(root / name, repos, images, probes)
-        (workspace.root / "models.json").write_text(json.dumps({k: str(v) for k, v in repos.items()}))
+        workspace, _ = _workspace(root / name, repos, images, probes)
         script = str(Path(__file__).with_name("one_run.py"))
         warm = _child("benchmarks.probing.one_run", str(workspace.root), "2")
         assert warm is not None
@@ -197,9 +202,7 @@ def full_disk(root: Path, models: int, probes: int) -> list[Row]:
 def _disturbed(root: Path, models: int, probes: int, disturb: Callable[..., str]) -> str:
     repos = setting.demo_models(models)
     images = setting.images(root / "images", probes)
-    workspaces = [_workspace(root / name, repos, images, probes) for name in ("disturbed", "quiet")]
-    for workspace in workspaces:
-        (workspace.root / "models.json").write_text(json.dumps({k: str(v) for k, v in repos.items()}))
+    workspaces = [_workspace(root / name, repos, images, probes)[0] for name in ("disturbed", "quiet")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     return disturb(workspaces, Path(__file__).with_name("one_run.py"), environment)
 
@@ -248,7 +251,7 @@ def on_gpu(root: Path, device: str, copies: int, probes: int) -> list[Row]:
 
     repos = setting.large_models(root / "large", copies)
     images = setting.images(root / "images", probes)
-    workspace = _workspace(root / "gpu", repos, images, probes)
+    workspace, repos = _workspace(root / "gpu", repos, images, probes)
     first = [name for name in repos if name.endswith("-0")]
     probing.probe(workspace, setting.Folders(repos), device=device, models=first, progress=False)
     with Utilisation(device) as gpu:
