@@ -86,14 +86,14 @@ def sync(
     counts = there.counts
     return SyncSummary(
         workspace.remote,
-        pulled if dry_run else counts["pulled"],
-        pushed if dry_run else counts["pushed"],
-        counts["refused"],
-        counts["duplicates"],
-        len(there.commits),
-        counts["bytes_pulled"],
-        counts["bytes_pushed"],
-        there.requests,
+        pulled=pulled if dry_run else counts["pulled"],
+        pushed=pushed if dry_run else counts["pushed"],
+        refused=counts["refused"],
+        duplicates=counts["duplicates"],
+        committed=len(there.commits),
+        bytes_pulled=counts["bytes_pulled"],
+        bytes_pushed=counts["bytes_pushed"],
+        requests=there.requests,
     )
 
 

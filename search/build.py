@@ -292,8 +292,9 @@ def index(
         versions.publish(workspace, version)
     name = f"{embedded['name']}@{embedded['commit']}" if embedded else None
     return IndexSummary(
-        version, "appended" if previous else "built", content["models"], content["logits"], writer.added,
-        writer.reader.repeated, writer.reader.nonfinite, n, name, folder_bytes(folder), time.monotonic() - started,
+        version, "appended" if previous else "built", content["models"], content["logits"], added=writer.added,
+        repeated=writer.reader.repeated, nonfinite=writer.reader.nonfinite, probes=n, encoder=name,
+        bytes=folder_bytes(folder), seconds=time.monotonic() - started,
     )  # fmt: skip
 
 
@@ -316,9 +317,9 @@ def unchanged(workspace: Workspace, *, token: str | None = None) -> IndexSummary
                     return None
             about = content["encoder"]
             return IndexSummary(
-                content["version"], "unchanged", content["models"], content["logits"], 0, 0, 0, content["n_probes"],
-                f"{about['name']}@{about['commit']}" if about else None, folder_bytes(folder),
-                time.monotonic() - started,
+                content["version"], "unchanged", content["models"], content["logits"], added=0, repeated=0, nonfinite=0,
+                probes=content["n_probes"], encoder=f"{about['name']}@{about['commit']}" if about else None,
+                bytes=folder_bytes(folder), seconds=time.monotonic() - started,
             )  # fmt: skip
     except (HubprobeError, KeyError, TypeError) as error:  # `index` says what is wrong, or mends it
         _LOG.info("the index is built: %s", error)

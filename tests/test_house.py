@@ -30,6 +30,12 @@ def test_imports_run_one_way(path):
     assert imported(path) & set(PACKAGES) <= allowed
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_arguments_beyond_eight_have_names(path):
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    assert [node.lineno for node in calls if len(node.args) > 8] == []
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_all_is_sorted_and_true(package):
     module = importlib.import_module(package)

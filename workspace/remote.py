@@ -241,10 +241,10 @@ class Remote:
                 model_file_name(row["repo_id"], row["sha"]),
                 row["attempt"],
                 row["status"],
-                (row["probes_run"] or 0) + len(row["probes_refused"] or ()),
-                digest,
-                attempt.stat().st_size,
-                sha256_of(attempt)[:DIGITS],
+                probes=(row["probes_run"] or 0) + len(row["probes_refused"] or ()),
+                responses=digest,
+                row_bytes=attempt.stat().st_size,
+                digest=sha256_of(attempt)[:DIGITS],
             )
             self._objects.write({commit.name: whole})
         commits.add(self.commits, commit)

@@ -74,7 +74,17 @@ def before_run(
     probe set, the encoder of its index. ``probes_from`` and ``limit`` are those of `hubprobe.run`; ``least_bytes`` is
     free space beside what the run is known to need.
     """
-    setting = Setting(Path(root), endpoint, token, False, seconds, least_bytes, True, probes_from, limit)
+    setting = Setting(
+        Path(root),
+        endpoint,
+        token,
+        offline=False,
+        seconds=seconds,
+        least_bytes=least_bytes,
+        is_run=True,
+        probes_from=probes_from,
+        limit=limit,
+    )
     crawled = (setting.root / "catalog" / ".lock").is_file()  # every crawl leaves it
     yield from _examined(_BEFORE_RUN[1:] if crawled else _BEFORE_RUN, setting)
 

@@ -148,7 +148,7 @@ class Picks:
             key = secrets.token_urlsafe(24)
             folder = self._place() / key
             folder.mkdir(mode=0o700)
-            pick = Pick(key, words, [], [], folder, budget, candidates, where, [])
+            pick = Pick(key, words, [], [], folder, budget=budget, candidates=candidates, where=where, notes=[])
             self._picks[key] = pick
         try:
             _keep(pick, files)

@@ -114,7 +114,7 @@ def test_an_index_without_an_encoder_says_what_it_cannot_do(say, tmp_path):
 def test_a_hit_says_which_side_found_it(made, say):
     code, out, err = say(made, "search", "dog", "--scoring", "bridged")
     assert (code, err) == (0, "")
-    assert out.splitlines()[0].split() == ["rank", "repo_id", "logit", "label", "score", "found_by"]
+    assert out.splitlines()[0].split() == ["rank", "repo_id", "logit", "label", "score", "likely", "right", "found_by"]
     assert "labels" in out
     rows = records(say(made, "search", "dog", "--scoring", "bridged", "--format", "json"))
     assert all(set(row["found_by"]) <= {"zero-shot", "labels", "map"} for row in rows)

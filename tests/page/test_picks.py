@@ -120,7 +120,7 @@ ENDS = {
         'print(json.dumps({"done": {"models": [], "labelled": label, "images": [{"source": "x/0000.png"}]}}))',
         "",
     ),
-    "error": ('print(json.dumps({"error": f"nothing in {request[\'images\']}"}))', "nothing in …/images"),
+    "error": ("print(json.dumps({\"error\": f\"nothing in {request['options']['images']}\"}))", "nothing in …/images"),
     "killed": ("import os; os.kill(os.getpid(), 9)", "it was ended: it may take 60 minutes"),
     "silent": ("", "ended without an answer"),
     "no line of ours": ("print('}')", "failed inside"),
