@@ -179,7 +179,7 @@ def _fit(
 ) -> Fit:
     device = settings.chosen_device()
     gallery = Gallery(sources, usable)
-    split = Split({model.key: model.observed for model in usable}, n)
+    split = Split({m.key: m.observed for m in usable}, n, {m.key: m.logits for m in usable})
     logits = sum(model.logits for model in usable)
     whole = sum(model.logits for model in usable if model.observed == n)
     masks = len({model.key for model in usable if model.observed < n} | split.measured)

@@ -1,8 +1,8 @@
 """Measuring a completion on responses that were run but hidden from it.
 
-Up to `MODELS` models, partial ones first, chosen by a hash of their key, have a tenth of their probes hidden from
-every fit. Each is then completed as a partially probed model would be: from at most `SHARE` of all probes. What is
-chosen is chosen on this.
+Up to `MODELS` models, chosen by a hash of their key, have a tenth of their probes hidden from every fit: partial ones,
+as what is best for those run in full need not be for them; others only where these have too few logits. Each is then
+completed as a partially probed model would be: from at most `SHARE` of all probes. What is chosen is chosen on this.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ MODELS = 64
 """Models that are measured on: enough for a share that is stable to 0.01, and small in memory."""
 LOGITS = 64
 """Logits of one model that are measured on, spread over all: a model with 21,000 logits should not decide alone."""
+ENOUGH = 32
+"""Logits of partial models that are measured on alone: with a tenth of a few hundred probes, a thousand entries."""
 HIDDEN = 0.1
 """Share of a measured model's probes that is hidden."""
 SHARE = 1 / 3
@@ -75,14 +77,20 @@ class Split:
     Args:
         observed: how many probes each model was run on.
         n: probes in all.
+        logits: how many logits each has; `LOGITS` or more when None.
     """
 
-    def __init__(self, observed: dict[tuple[str, str], int], n: int) -> None:
+    def __init__(
+        self, observed: dict[tuple[str, str], int], n: int, logits: dict[tuple[str, str], int] | None = None
+    ) -> None:
         self.n = n
         # Partial models are what is to be completed. Of all at most a third: in a small gallery what is hidden in
         # every model was seen by none, and no fit could predict it.
         order = sorted(observed, key=lambda key: (observed[key] == n, _seed(key)))
-        self.measured = set(order[: min(MODELS, max(1, len(order) // 3))])
+        most = min(MODELS, max(1, len(order) // 3))
+        partial = [key for key in order[:most] if observed[key] < n]
+        alone = sum((logits or {}).get(key, LOGITS) for key in partial) >= ENOUGH
+        self.measured = set(partial if alone else order[:most])
 
     def kept(self, block: Block) -> Block:
         """Return the part of ``block`` that a fit may see."""
