@@ -12,7 +12,7 @@ from completion import responses, settings, train
 from completion.factors import MULTIPLES, Block, Factors, load
 from completion.fit import GAIN, _Sums, affordable_rank, fit, largest_rank, subspace, truncated
 from completion.responses import RANDOM_LEAST, ModelResponses, models_in
-from completion.validation import MODELS, Case, Split, calibrated, measure
+from completion.validation import ENOUGH, MODELS, Case, Split, calibrated, measure
 from tests.completion.conftest import N, blocks, rows_of, subset, truth
 from workspace import ConfigError, DamagedFileError, WorkspaceError, records
 from workspace.files import write_table
@@ -235,6 +235,35 @@ def test_a_third_of_a_gallery_is_measured_on_partial_models_first(models, measur
     assert Split({**whole, **partial}, 10).measured == set(partial)
 
 
+@pytest.mark.parametrize(("sizes", "alone"), [([ENOUGH], True), ([ENOUGH - 1], False), ([3] * 10 + [2], True)])
+def test_models_run_in_full_are_measured_only_where_partial_ones_have_too_few_logits(sizes, alone):
+    partial = {(f"p{i}", ""): 5 for i in range(len(sizes))}
+    whole = {(f"w{i}", ""): 10 for i in range(60)}
+    logits = {**dict.fromkeys(whole, 7), **dict(zip(partial, sizes, strict=True))}
+    found = Split({**whole, **partial}, 10, logits).measured
+    assert set(partial) <= found
+    assert len(found) == (len(partial) if alone else (60 + len(partial)) // 3)
+
+
+def test_the_rank_is_what_the_partial_model_needs_not_what_most_models_do():
+    few, many = truth(models=40, rank=1, noise=0.3), truth(models=2, logits=200, rank=5, noise=0.1, seed=9)
+    made = [*blocks(few, full=40), blocks(many[:1], full=1)[0], blocks(many[1:])[0]]
+    named = [Block((f"o/m{i:03d}", ""), b.observed, b.values) for i, b in enumerate(made)]
+    seen, logits = {b.key: len(b.observed) for b in named}, {b.key: len(b.values) for b in named}
+    split = Split(seen, N, logits)
+    assert split.measured == {named[-1].key}
+    found = fit(
+        lambda: iter(named), split, split.cases(lambda: iter(named), "cpu"), rank=None, largest=32, anchors=True,
+        iterations=0,
+    )  # fmt: skip
+    of_most = Split(seen, N, {**logits, named[-1].key: 0})  # as if it had too few logits to go by
+    other = fit(
+        lambda: iter(named), of_most, of_most.cases(lambda: iter(named), "cpu"), rank=None, largest=32, anchors=True,
+        iterations=0,
+    )  # fmt: skip
+    assert found.factors.rank > other.factors.rank
+
+
 def test_noise_of_zero_is_damage(factors, tmp_path):
     factors.save(tmp_path / "whole", "p", {})
     assert load(tmp_path / "whole", "p", PROBES) is not None
@@ -441,7 +470,7 @@ def test_what_a_fit_says_of_itself():
     wanted = [np.sort(values)[round(40 * q)] for q in (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)]
     assert train._quantiles(values) == pytest.approx(wanted, abs=1e-4)
     assert [settings.least_probes(n) for n in (100, 2133, 2134, 4000)] == [32, 32, 33, 60]
-    assert settings.Settings().fit_key() == "em:None:1.0:8:0"
+    assert settings.Settings().fit_key() == "em:None:1.0:8:0:partial"
     for wrong in ({"rank": 0}, {"ridge": 0.0}, {"ridge": math.inf}, {"iterations": -1}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             settings.Settings(**wrong)
