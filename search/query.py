@@ -301,7 +301,7 @@ class Query:
         table = table.add_column(3, "found_by", pa.array(sides, pa.list_(pa.string())))
         if self.descriptor.signs is None:
             return table
-        share = self.gallery.certain(self.descriptor, distances, self._mask())
+        share = self.gallery.certain(self.descriptor, rows, distances, self._mask())
         return table.add_column(2, "probability", pa.array(share, pa.float64()))
 
     def _with_copies(self, table: pa.Table) -> pa.Table:

@@ -66,7 +66,7 @@ def promised(index: search.Index, collection: Collection, asked: list[str]) -> R
             stated.append(coverage.probability)
             covered.append(coverage.covered)
             answered.append(bool(right.any()))
-            shares += gallery.certain(query, distances, allowed).tolist()
+            shares += gallery.certain(query, found, distances, allowed).tolist()
             came += right.tolist()
         said, ok = np.array(covered), np.array(answered)
         rows.append({

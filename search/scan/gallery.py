@@ -185,19 +185,22 @@ class Gallery(Finder):
         Raises `QueryError` for another kind of query, or an index without an encoder.
         """
         contrast, trust = _signs(query)
-        distances = self.nearest(self.compile(query, "bridged"), FIRST, allowed)[1]
-        signs = self._hit_signs(query, distances, allowed)
+        rows, distances = self.nearest(self.compile(query, "bridged"), FIRST, allowed)
+        signs = self._hit_signs(query, rows, distances, allowed)
         share = float(self.certainty.of(signs, trust, np.ones(len(signs), bool)))
         standing = float(signs[0, 1]) if len(signs) else 0.0
         seen = shown(query.about, self.manifest.get("cover"))
-        return Coverage(share, len(signs) > 0 and share >= self.certainty.answer, contrast, trust, standing, seen)
+        covered = len(signs) > 0 and bool(self.certainty.covers(share, trust))
+        return Coverage(share, covered, contrast, trust, standing, seen)
 
-    def certain(self, query: Descriptor, distances: NDArray[np.float64], allowed: Mask | None) -> NDArray[np.float64]:
+    def certain(
+        self, query: Descriptor, rows: Rows, distances: NDArray[np.float64], allowed: Mask | None
+    ) -> NDArray[np.float64]:
         """Return the probability that each hit of a text is right, float64 ``[hits]``; see `coverage`.
 
-        ``distances`` are those of the hits of `bridged`, the nearest first.
+        ``rows`` are the hits of `bridged`, the nearest first.
         """
-        return self.certainty.of_hits(self._hit_signs(query, distances, allowed), _signs(query)[1])
+        return self.certainty.of_hits(self._hit_signs(query, rows, distances, allowed), _signs(query)[1])
 
     @property
     def certainty(self) -> Certainty:
@@ -205,7 +208,7 @@ class Gallery(Finder):
         return self.bridge.certainty if self.bridge is not None else Certainty()
 
     def _hit_signs(
-        self, query: Descriptor, distances: NDArray[np.float64], allowed: Mask | None
+        self, query: Descriptor, rows: Rows, distances: NDArray[np.float64], allowed: Mask | None
     ) -> NDArray[np.float64]:
         contrast, _ = _signs(query)
         comparison = self.compile(query, "bridged")
@@ -214,7 +217,7 @@ class Gallery(Finder):
         if allowed is not None and self.sample.size < len(self):
             best = 1.0 - float(self.nearest(comparison, 1, None)[1][0])
         about = float(sample.mean()), max(float(sample.std()), 1e-9), best
-        return hit_signs(1.0 - distances, about, contrast)
+        return hit_signs(1.0 - distances, about, contrast, self.model_of[rows])
 
     def mask(self, conditions: Sequence[str | Condition]) -> Mask | None:
         """Return which logits meet every condition, bool ``[logits]``, or None when there is no condition."""

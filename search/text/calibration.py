@@ -2,13 +2,13 @@
 
 Certainty is how probable it is that a hit of a text is right, and hence that one of the ten nearest is: a query has
 no probability of its own beside its hits', so that the two agree under every filter. A logistic regression over a
-hit's signs, made to come true by an isotonic one, is learned from the gallery's own believed labels
-(`search.text.labels_fit`).
+hit's signs, and one over a query's hits, made to come true by Venn-Abers prediction, are learned from the gallery's own
+believed labels (`search.text.labels_fit`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from search.text.contrast import Material, blocks, hubness, offered, strengths, 
 from workspace.files import read_kept, write_tensors
 
 COVERED = 0.5
-"""Probability under which a query is declined, at least; see `Certainty.learn`."""
+"""Probability under which a query is declined, at least; see `Certainty.covers`."""
 
 RISK = 0.2
 """Share of the answers that may be wrong where no label of the gallery names the concept; see `Certainty.learn`."""
@@ -28,12 +28,13 @@ RISK = 0.2
 FIRST = 10
 """Hits among which one must be right for a query to count as answered."""
 
-NAMED, HIDDEN = (-1.5, 0.7, -1.7, 0.3), (-7.3, 0.86, -0.1, 0.3)
+NAMED, HIDDEN = (-4.0, 4.0, -3.5, 0.3, -4.0), (-8.0, 3.5, 0.0, 0.3, -1.0)
 """Bias and weights of a hit's signs where a gallery has too few labels to learn from: where one of its labels names the
-text, and where none does. See `hit_signs`; about what the demo hub teaches: PhotoHub is less cautious."""
+text, and where none does. See `_inputs`; about what the demo hub teaches: PhotoHub is less cautious."""
 
-GROUP = 20
-"""Cases of one step of `isotonic`, at least."""
+_TOGETHER = (0.0, 0.5, 0.5)  # the same of a query's hits, see `_together`
+
+_PLACES = 50  # of a query's probability, where `venn_abers` is asked
 
 _PRIOR = 1.0  # ridge towards `NAMED` and `HIDDEN`, so that a small or one-sided gallery cannot turn a sign around
 
@@ -44,7 +45,7 @@ class Coverage:
 
     Attributes:
         probability: that one of the ten nearest logits recognises what was asked, 0 to 1.
-        covered: whether that is at least what `Certainty.answer` asks.
+        covered: whether that is at least what `Certainty.covers` asks.
         contrast: best probe's contrast, in standard deviations of the bank's.
         trust: in the nearest label being the same thing, 0 to 1.
         standing: nearest logit's score, in standard deviations above all logits'.
@@ -81,17 +82,17 @@ class Learned:
     """How probable it is that a hit is right, where it is known whether a label of the gallery names the text."""
 
     weights: tuple[float, ...]  # bias and weights of a hit's signs, of a logistic regression
-    hits: Steps = _AS_STATED  # what that states, and what came
-    # the chance that one of a query's hits is right if these were independent, and what came
-    queries: Steps = _AS_STATED
+    together: tuple[float, ...] = _TOGETHER  # the same of a query's hits
+    queries: Steps = _AS_STATED  # what that states of queries, and what came
 
     def of_hits(self, signs: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the probability that each hit is right ``[...]`` from `hit_signs` ``[..., 4]``."""
-        return np.asarray(np.interp(_logistic(signs @ np.array(self.weights)), *self.hits), np.float64)
+        """Return the probability that each hit is right ``[...]`` from `hit_signs` ``[..., 5]``."""
+        return _logistic(_inputs(signs) @ np.array(self.weights))
 
     def of(self, hits: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the probability that one of a query's hits is right, from theirs ``[..., FIRST]``."""
-        return np.asarray(np.interp(_one_of(hits), *self.queries), np.float64)
+        stated = _logistic(_together(hits) @ np.array(self.together))
+        return np.asarray(np.interp(stated, *self.queries), np.float64)
 
     @classmethod
     def learn(
@@ -104,11 +105,11 @@ class Learned:
         """Return what cases teach, ``prior`` without any; as `Certainty.learn`."""
         if not there.any():
             return cls(prior)
-        weights = logistic_fit(signs[there], right[there], prior)
-        raw = _logistic(signs[there] @ np.array(weights))
-        found = cls(weights, isotonic(raw, right[there]))
-        hits = np.where(there, found.of_hits(signs), 0.0)
-        return replace(found, queries=isotonic(_one_of(hits), np.asarray((right & there).any(axis=1))))
+        found = cls(logistic_fit(_inputs(signs[there]), right[there], prior))
+        hits = _together(np.where(there, found.of_hits(signs), 0.0))
+        answered = np.asarray((right & there).any(axis=1))
+        together = logistic_fit(hits, answered, _TOGETHER)
+        return cls(found.weights, together, venn_abers(_logistic(hits @ np.array(together)), answered))
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,13 @@ class Certainty:
     # same thing says how probable either is.
     named: Learned = Learned(NAMED)
     hidden: Learned = Learned(HIDDEN)
-    answer: float = COVERED  # probability from which a query counts as answered
+    answer: float = COVERED  # probability from which a query counts as answered that no label names
 
     def of_hits(self, signs: NDArray[np.float64], trust: Any) -> NDArray[np.float64]:
         """Return the probability that each hit is right, float64 ``[..., hits]``.
 
         Args:
-            signs: of `hit_signs`, ``[..., hits, 4]``.
+            signs: of `hit_signs`, ``[..., hits, 5]``.
             trust: in the label nearest to each text, ``[...]``.
         """
         share = np.asarray(trust, np.float64)[..., None]
@@ -143,6 +144,10 @@ class Certainty:
         found = np.maximum(share * named + (1.0 - share) * hidden, most)
         return np.asarray(np.where(there.any(axis=-1), found, 0.0), np.float64)
 
+    def covers(self, stated: Any, trust: Any) -> NDArray[np.bool_]:
+        """Return whether a probability ``[...]`` suffices: `COVERED` where a label names the text, else `answer`."""
+        return np.asarray(stated >= trust * COVERED + (1.0 - trust) * self.answer)
+
     @classmethod
     def learn(
         cls,
@@ -154,12 +159,12 @@ class Certainty:
     ) -> Certainty:
         """Return what a gallery's labels teach, each asked for in several settings.
 
-        A query counts as answered from `COVERED` on, or from the least probability above it at which, of the cases of
-        each setting where the concept is hidden everywhere that reach it, at most `RISK` are wrong, one more being
-        counted: conformal risk control (Angelopoulos et al., 2022).
+        A query that no label names counts as answered from `COVERED` on, or from the least probability above it at
+        which, of the cases of each setting where the concept is hidden everywhere that reach it, at most `RISK` are
+        wrong, one more being counted: conformal risk control (Angelopoulos et al., 2022).
 
         Args:
-            signs: of every query's first ten hits, float64 ``[queries, FIRST, 4]``.
+            signs: of every query's first ten hits, float64 ``[queries, FIRST, 5]``.
             right: whether each was right, ``[queries, FIRST]``.
             there: whether there is such a hit.
             trust: in the label nearest to each query.
@@ -188,51 +193,76 @@ def _least(stated: NDArray[np.float64], answered: NDArray[np.bool_]) -> float:
     return float(ranked[allowed[-1] if allowed.size else 0])
 
 
-def hit_signs(scores: NDArray[np.float64], about: tuple[Any, Any, Any], contrast: Any) -> NDArray[np.float64]:
-    """Return the signs of hits, float64 ``[..., hits, 4]``: a constant, and three that say how surely it is right.
+def hit_signs(
+    scores: NDArray[np.float64], about: tuple[Any, Any, Any], contrast: Any, models: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Return the signs of hits, float64 ``[..., hits, 5]``: a constant, and four that say how surely it is right.
 
-    How far it stands above all logits, how far behind the best of them, and the contrast of the text's best probe.
+    How far it stands above all logits, how far behind the best of them, the contrast of the text's best probe, and
+    whether its model has a better hit: the outputs of a classifier exclude each other.
 
     Args:
-        scores: float64 ``[..., hits]``.
+        scores: float64 ``[..., hits]``, descending.
         about: mean and standard deviation of the scores of all logits, and the best of them, whatever a filter leaves:
             the best of a few may be nothing, and is if what it left out was far better. Each ``[...]``.
         contrast: see `Calibration.contrast`, ``[...]``.
+        models: the model of each hit, ``[..., hits]``.
     """
+    order = np.argsort(models, axis=-1, kind="stable")
+    ranked, again = np.take_along_axis(models, order, axis=-1), np.zeros(scores.shape)
+    np.put_along_axis(again, order[..., 1:], ranked[..., 1:] == ranked[..., :-1], axis=-1)
     mean, deviation, best = (np.asarray(one, np.float64)[..., None] for one in about)
     seen = np.broadcast_to(np.asarray(contrast, np.float64)[..., None], scores.shape)
-    return np.stack([np.ones(scores.shape), (scores - mean) / deviation, (best - scores) / deviation, seen], axis=-1)
+    constant, standing, behind = np.ones(scores.shape), (scores - mean) / deviation, (best - scores) / deviation
+    return np.stack([constant, standing, behind, seen, again], axis=-1)
 
 
-def _one_of(hits: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(1.0 - np.prod(1.0 - hits, axis=-1), np.float64)
+def _inputs(signs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return `hit_signs` with the two distances as logarithms: twice as far says as much more wherever one is."""
+    constant, standing, behind, *others = np.moveaxis(signs, -1, 0)
+    return np.stack([constant, np.log(np.maximum(standing, 1.0)), np.log1p(np.maximum(behind, 0.0)), *others], axis=-1)
 
 
-def isotonic(stated: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the ascending step function nearest to what was right, as points to interpolate between.
+def _together(hits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a constant and log odds ``[..., 3]``: of the best hit, and of one being right if they were independent.
 
-    Pool adjacent violators (Ayer et al., 1955), over groups of `GROUP` cases, each end drawn half a case inwards: no
-    finite number of cases shows that something is certain.
-
-    >>> isotonic(np.linspace(0, 1, 40), np.arange(40) >= 20)[1]
-    (0.0125, 0.0125, 0.9875, 0.9875)
+    They are not: a text is understood or is not, so that a few good hits may all be wrong.
     """
-    order = np.argsort(stated, kind="stable")
-    x, y = stated[order].astype(np.float64), right[order].astype(np.float64)
-    blocks: list[list[float]] = []  # sum, count, first, last
-    for start in range(0, x.size, GROUP):
-        part = slice(start, start + GROUP)
-        blocks.append([float(y[part].sum()), float(y[part].size), float(x[part][0]), float(x[part][-1])])
-        while len(blocks) > 1 and blocks[-2][0] * blocks[-1][1] >= blocks[-1][0] * blocks[-2][1]:
-            total, count, _, last = blocks.pop()
-            blocks[-1] = [blocks[-1][0] + total, blocks[-1][1] + count, blocks[-1][2], last]
-    points: list[float] = []
-    shares: list[float] = []
-    most = 1.0 - 0.5 / max(x.size, 1)
-    for total, count, first, last in blocks:
-        points += [first, last]
-        shares += [min(max(total / count, 1.0 - most), most)] * 2
-    return tuple(points), tuple(shares)
+    shares = [hits.max(axis=-1, initial=0.0), 1.0 - np.prod(1.0 - hits, axis=-1)]
+    best, one = (np.log(p / (1.0 - p)) for p in np.clip(shares, 1e-5, 1.0 - 1e-5))
+    return np.stack([np.ones(best.shape), best, one], axis=-1)
+
+
+def venn_abers(stated: NDArray[np.float64], right: NDArray[np.bool_]) -> Steps:
+    """Return what came where something was stated, as points to interpolate between.
+
+    Venn-Abers prediction (Vovk and Petej, 2014), a conformal one: the case that is asked about is added once as right
+    and once as wrong, and of the two answers of `isotonic` the odds are taken, so that few cases show no certainty.
+    """
+    points = np.quantile(stated, np.linspace(0.0, 1.0, _PLACES))
+    wrong, well = (
+        np.array([np.interp(x, *isotonic(np.append(stated, x), np.append(right, came))) for x in points])
+        for came in (False, True)
+    )
+    return tuple(points.tolist()), tuple(np.maximum.accumulate(well / (1.0 - wrong + well)).tolist())
+
+
+def isotonic(stated: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[list[float], list[float]]:
+    """Return the ascending function nearest to what was right: pool adjacent violators (Ayer et al., 1955).
+
+    >>> isotonic(np.array([0.1, 0.2, 0.3, 0.4]), np.array([False, True, False, True]))
+    ([0.1, 0.2, 0.3, 0.4], [0.0, 0.5, 0.5, 1.0])
+    """
+    points, which = np.unique(stated, return_inverse=True)
+    blocks: list[tuple[float, float, int]] = []  # sum, count, points
+    for one in zip(np.bincount(which, weights=right), np.bincount(which), [1] * points.size, strict=True):
+        total, count, wide = one
+        while blocks and blocks[-1][0] * count >= total * blocks[-1][1]:
+            before = blocks.pop()
+            total, count, wide = total + before[0], count + before[1], wide + before[2]
+        blocks.append((total, count, wide))
+    shares = [float(total / count) for total, count, wide in blocks for _ in range(wide)]
+    return points.tolist(), shares
 
 
 def logistic_fit(inputs: NDArray[np.float64], right: NDArray[np.bool_], prior: tuple[float, ...]) -> tuple[float, ...]:

@@ -148,7 +148,8 @@ class Bridge:
         """Write it into a version's folder."""
         names = ("centre", "embeddings", "trust", "first", "rows", "weights", "mapped")
         tensors = {name: getattr(self, name) for name in names}
-        about = {"width": repr(self.width), "share": repr(self.share), "certainty": json.dumps(asdict(self.certainty))}
+        certainty = json.dumps(asdict(self.certainty))
+        about = {"width": repr(self.width), "share": repr(self.share), "probability": certainty}
         write_tensors(folder / BRIDGE_FILE, tensors, about)
 
     @classmethod
@@ -156,7 +157,7 @@ class Bridge:
         """Read what `save` wrote, or None when the version has none; raises `WorkspaceError` when it is damaged."""
 
         def stated(about: dict[str, str]) -> dict[str, Any]:
-            known = about.get("certainty")  # an index built before hits decided about their query has none
+            known = about.get("probability")  # an index built before it was learned as it is now has none
             certainty = TypeAdapter(Certainty).validate_json(known) if known else Certainty()
             return {"width": float(about["width"]), "share": float(about["share"]), "certainty": certainty}
 

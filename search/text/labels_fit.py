@@ -249,12 +249,13 @@ def _certainty(
 
     All outputs of such a model count, those that the encoder cannot read too: else only easy ones would be asked.
     Every label is asked with nothing hidden, with its own model's labels hidden, and itself hidden everywhere, with
-    all models and with some of them left by a filter. All other outputs are rivals, so that there are as many of these
-    as there will be; those that answer like the label's own may be right, and are left out of its cases.
+    all models and with some of them left by a filter. Of no other model it is known which of its outputs are right, so
+    that these only say how far a hit stands out.
     """
     vectors, model_of, hubness = labels.vectors, labels.model_of, labels.hubness
-    count = np.bincount(model_of[named.rows])
-    honest = np.bincount(model_of[named.rows], weights=believed.trust) >= _HONEST * np.maximum(count, 1)
+    of_model = np.zeros((2, int(model_of.max()) + 1))
+    np.add.at(of_model.T, model_of[named.rows], np.stack([believed.trust, np.ones(named.rows.size)], axis=1))
+    honest = of_model[0] >= _HONEST * np.maximum(of_model[1], 1.0)
     told = np.flatnonzero(honest[model_of[named.rows]])
     rng = np.random.default_rng(5)
     told = np.sort(rng.permutation(told)[:_CANDIDATES])
@@ -266,7 +267,6 @@ def _certainty(
     others = rng.permutation(np.setdiff1d(np.arange(model_of.size), named.rows[honest[model_of[named.rows]]]))
     others = others[: max(_CANDIDATES - rows.size, 0)]
     right = label_of == asked[:, None]
-    unsure = _alike(vectors, rows, label_of, others) == asked[:, None]
     fused, trust = [], []
     for hides in ("nothing", "its model", "everywhere"):
         near = []
@@ -281,41 +281,19 @@ def _certainty(
     every = np.concatenate([rows, others])
     parts = [wanted @ strong.T - hubness[every[part]] for part, strong in blocks(vectors, every)]
     scores = np.concatenate(parts, axis=1).astype(np.float64)
-    right = np.tile(np.concatenate([right, np.zeros_like(unsure)], axis=1), (3, 1))
-    unsure = np.tile(np.concatenate([np.zeros((asked.size, rows.size), bool), unsure], axis=1), (3, 1))
+    right = np.tile(np.pad(right, ((0, 0), (0, others.size))), (3, 1))
     about = scores.mean(axis=1), np.maximum(scores.std(axis=1), 1e-9), scores.max(axis=1)
     hidden, believes = np.arange(len(scores)) >= 2 * asked.size, np.concatenate(trust)
     clear = hidden | (believes >= _HONEST)  # what its own model alone calls so is named no more when that is hidden
     cases = []
     for number, kept in enumerate(_KEPT):
-        stays = rng.random((len(scores), int(model_of.max()) + 1)) < kept
-        left = np.where(stays[:, model_of[every]] & ~unsure, scores, -np.inf)
+        stays = honest & (rng.random((len(scores), honest.size)) < kept)
+        left = np.where(stays[:, model_of[every]], scores, -np.inf)
         first = np.argsort(-left, axis=1, kind="stable")[:, :FIRST]
         found = np.take_along_axis(left, first, axis=1)
         there = np.isfinite(found)
-        signs = hit_signs(np.where(there, found, 0.0), about, np.tile(contrast[asked], 3))
+        signs = hit_signs(np.where(there, found, 0.0), about, np.tile(contrast[asked], 3), model_of[every[first]])
         correct = np.take_along_axis(right, first, axis=1)
         case = signs, correct, there, believes, np.where(hidden, number, -1)
         cases.append([part[clear] for part in case])
     return Certainty.learn(*(np.concatenate(part) for part in zip(*cases, strict=True)))
-
-
-def _alike(
-    vectors: Vectors, rows: NDArray[np.int64], label_of: NDArray[np.int32], others: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Return the label whose ``rows`` answer most like each of ``others``, -1 where it answers less like them all.
-
-    That is, less than half of the rows do that share their label with another answer like it.
-    """
-    labels, place = np.unique(label_of, return_inverse=True)
-    sums = np.zeros((labels.size, vectors(rows[:1]).shape[1]), np.float32)
-    for part, strong in blocks(vectors, rows):
-        np.add.at(sums, place[part], strong)
-    own = [np.einsum("ij,ij->i", unit(sums[place[p]] - strong), strong) for p, strong in blocks(vectors, rows)]
-    shared = np.concatenate(own)[np.bincount(place)[place] > 1]
-    usual, sums = float(np.median(shared)) if shared.size else np.inf, unit(sums)
-    found = [np.empty(0, np.int64)]
-    for _, strong in blocks(vectors, others):
-        near = strong @ sums.T
-        found.append(np.where(near.max(axis=1) >= usual, labels[near.argmax(axis=1)], -1))
-    return np.concatenate(found)

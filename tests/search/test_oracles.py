@@ -58,8 +58,9 @@ def test_contrast_is_measured_from_the_banks_mean_in_its_deviations(opened):
 
 def test_a_hit_is_a_logistic_regression_with_the_gallerys_own_weights_and_the_query_its_hits(made, monkeypatch):
     index = made.open()
-    named, hidden = (0.3, 0.4, -0.9, 0.2), (-3.0, 0.5, -0.1, 0.4)  # not those used where a gallery has too few labels
-    certainty = Certainty(Learned(named), Learned(hidden))
+    # not those used where a gallery has too few labels
+    named, hidden = (0.3, 0.4, -0.9, 0.2, -1.2), (-3.0, 0.5, -0.1, 0.4, -0.7)
+    certainty = Certainty(Learned(named, (0.2, 0.7, 0.4)), Learned(hidden, (0.2, 0.7, 0.4)))
     monkeypatch.setattr(index.gallery, "bridge", replace(index.gallery.bridge, certainty=certainty))
     for text in ("dog", "a thing nobody has"):
         found = index.coverage(text)
@@ -68,14 +69,19 @@ def test_a_hit_is_a_logistic_regression_with_the_gallerys_own_weights_and_the_qu
         scores = np.array([1.0 - hit["distance"] for hit in every])
         of = np.zeros((2, len(hits)))
         for i, hit in enumerate(hits):
-            signs = 1.0, (scores[i] - scores.mean()) / scores.std(), (scores[0] - scores[i]) / scores.std()
+            standing, behind = (scores[i] - scores.mean()) / scores.std(), (scores[0] - scores[i]) / scores.std()
+            again = hit["repo_id"] in {better["repo_id"] for better in hits[:i]}
+            signs = 1.0, math.log(max(standing, 1)), math.log1p(behind), found.contrast, again
             for side, weights in enumerate((named, hidden)):
-                logit = float(np.dot(weights, (*signs, found.contrast)))
+                logit = float(np.dot(weights, signs))
                 of[side, i] = 1 / (1 + math.exp(-logit))
             wanted = found.trust * of[0, i] + (1 - found.trust) * of[1, i]
             assert hit["probability"] == pytest.approx(wanted, abs=1e-3)
-        one = 1 - np.prod(1 - of, axis=1)
-        assert found.probability == pytest.approx(found.trust * one[0] + (1 - found.trust) * one[1], abs=1e-3)
+        odds = [p / (1 - p) for p in (of.max(axis=1), 1 - np.prod(1 - of, axis=1))]
+        one = 1 / (1 + 1 / (math.exp(0.2) * odds[0] ** 0.7 * odds[1] ** 0.4))
+        most = max(hit["probability"] for hit in hits)
+        wanted = max(found.trust * one[0] + (1 - found.trust) * one[1], most)
+        assert found.probability == pytest.approx(wanted, abs=1e-3)
         assert found.standing == pytest.approx((scores[0] - scores.mean()) / scores.std(), abs=1e-3)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from search.text import bank, calibration, contrast, labels, labels_fit
-from search.text.calibration import BANK, FIRST, GROUP, RISK, Certainty, Learned, calibrate, isotonic
+from search.text.calibration import BANK, FIRST, RISK, Certainty, Learned, calibrate, isotonic, venn_abers
 from search.text.contrast import TEMPERATURE, Material
 from search.text.labels import KERNEL, Bridge, Named, Trust, counting, extend
 
@@ -95,29 +95,48 @@ def test_isotonic_is_the_largest_of_the_least_means(n, power):
     right = rng.random(n) < np.clip(stated**power + 0.3 * np.sin(9 * stated), 0, 1)
     order = np.argsort(stated)
     x, y = stated[order], right[order].astype(np.float64)
-    starts = [*range(0, n, GROUP), n]
-    ends = list(pairwise(starts))
     points, shares = isotonic(stated, right)
-    for i, (start, stop) in enumerate(ends):
-        fitted = max(min(y[a:b].mean() for _, b in ends[i:]) for a, _ in ends[: i + 1])
-        wanted = min(max(fitted, 0.5 / n), 1 - 0.5 / n)
-        np.testing.assert_allclose(np.interp(x[start:stop], points, shares), wanted, atol=1e-12)
+    assert points == x.tolist()
+    for i in range(n):
+        fitted = max(min(y[a : b + 1].mean() for b in range(i, n)) for a in range(i + 1))
+        assert shares[i] == pytest.approx(fitted, abs=1e-12)
+
+
+def test_venn_abers_adds_the_case_that_is_asked_about_as_right_and_as_wrong():
+    rng = np.random.default_rng(5)
+    stated = rng.random(60)
+    right = rng.random(60) < stated
+    points, shares = venn_abers(stated, right)
+    assert (points[0], points[-1]) == (stated.min(), stated.max())
+    for point, share in zip(points, shares, strict=True):
+        both = []
+        for came in (False, True):
+            at, fitted = isotonic(np.array([*stated, point]), np.array([*right, came]))
+            both.append(fitted[at.index(point)])
+        wanted = both[1] / (1 - both[0] + both[1])
+        assert share >= wanted - 1e-12  # and never falls
+        assert share == pytest.approx(wanted, abs=0.03)
 
 
 def test_certainty_is_a_mixture_by_trust_of_what_was_learned_where_a_label_names_the_text_and_where_none_does():
     rng = np.random.default_rng(1)
-    signs = np.concatenate([np.ones((5, FIRST, 1)), rng.standard_normal((5, FIRST, 3))], axis=2)
+    signs = np.concatenate([np.ones((5, FIRST, 1)), 2 * rng.standard_normal((5, FIRST, 4))], axis=2)
     there, trust = rng.random((5, FIRST)) < 0.7, rng.random(5)
     there[0] = False
     steps = ((0.1, 0.6), (0.3, 0.5)), ((0.2, 0.9), (0.1, 0.7))
-    learned = [Learned((0.5 * i, 1.0, -1.0, 0.3), steps[i], steps[1 - i]) for i in range(2)]
+    learned = [Learned((0.5 * i, 1.0, -1.0, 0.3, -2.0), (0.1, 0.4 * i, 0.8), steps[i]) for i in range(2)]
     certainty = Certainty(*learned)
     hits, queries = [], []
     for one in learned:
-        raw = 1 / (1 + np.exp(-signs @ one.weights))
-        each = np.interp(raw, *one.hits)
+        inputs = signs.copy()
+        inputs[..., 1], inputs[..., 2] = np.log(np.maximum(signs[..., 1], 1)), np.log1p(np.maximum(signs[..., 2], 0))
+        each = 1 / (1 + np.exp(-inputs @ one.weights))
         hits.append(each)
-        queries.append(np.interp(1 - np.prod(np.where(there, 1 - each, 1), axis=1), *one.queries))
+        left = np.where(there, each, 0)
+        best, any_of = (np.clip(p, 1e-5, 1 - 1e-5) for p in (left.max(axis=1), 1 - np.prod(1 - left, axis=1)))
+        bias, of_best, of_any = one.together
+        odds = math.e**bias * (best / (1 - best)) ** of_best * (any_of / (1 - any_of)) ** of_any
+        queries.append(np.interp(odds / (1 + odds), *one.queries))
     of_hits = trust[:, None] * hits[0] + (1 - trust[:, None]) * hits[1]
     np.testing.assert_allclose(certainty.of_hits(signs, trust), of_hits)
     wanted = trust * queries[0] + (1 - trust) * queries[1]
@@ -190,31 +209,6 @@ def test_what_is_new_is_trusted_by_the_curve_that_was_learned(monkeypatch):
     assert extend(blank, vectors.__getitem__, named, expected, hubness).trust[3:].tolist() == pytest.approx([0.8] * 7)
 
 
-def test_an_output_is_like_a_label_where_half_of_the_labels_own_are_no_more_so(monkeypatch):
-    monkeypatch.setattr(contrast, "_ROWS", 5)
-    rng = np.random.default_rng(5)
-    label_of = np.array([4, 4, 4, 7, 7, 9, 2, 2, 2, 2, 7, 4], np.int32)
-    things = rng.standard_normal((10, PROBES))
-    vectors = np.concatenate([
-        things[label_of] + 0.7 * rng.standard_normal((12, PROBES)),
-        things[[4, 9, 7, 1]] + 0.3 * rng.standard_normal((4, PROBES)), rng.standard_normal((6, PROBES)),
-    ]).astype(np.float32)  # fmt: skip
-    rows, others = np.arange(12), np.arange(12, 22)
-    own = strong(vectors[rows])
-    usual = np.median([
-        own[i] @ unit(sum(own[j] for j in rows if label_of[j] == label_of[i] and j != i))
-        for i in rows if (label_of == label_of[i]).sum() > 1
-    ])  # fmt: skip
-    every = sorted(set(label_of.tolist()))
-    sums = unit(np.stack([own[label_of == label].sum(axis=0) for label in every]))
-    near = strong(vectors[others]) @ sums.T
-    wanted = [every[row.argmax()] if row.max() >= usual else -1 for row in near]
-    assert labels_fit._alike(vectors.__getitem__, rows, label_of, others).tolist() == wanted
-    assert {4, -1} <= set(wanted)
-    alone = labels_fit._alike(vectors.__getitem__, rows[3:6:2], label_of[3:6:2], others)
-    assert set(alone.tolist()) == {-1}  # nobody shares a label: there is no telling what is like one
-
-
 def asked_among(rng, models):
     """A bridge over logits of so many models, and what asking for its labels takes."""
     bridge = made_bridge(rng, 40)
@@ -268,7 +262,8 @@ def test_certainty_is_learned_from_what_is_found_with_nothing_its_model_and_itse
     words, honest, every = 66, 60, 100
     model_of = np.arange(every, dtype=np.int32) // 6
     vectors = rng.standard_normal((every, PROBES)).astype(np.float32)
-    vectors[70] = vectors[7] + 0.01  # an output without a name that answers like a label's own
+    vectors[70] = vectors[7] + 0.01  # answers like a label's own, in a model of which nothing is known
+    model_of[99], vectors[99] = 0, vectors[8] + 0.01  # the same, but a model whose labels are believed has it
     hubness = rng.uniform(0, 0.2, every).astype(np.float32)
     trust = np.where(np.arange(words) < honest, rng.uniform(0.5, 1, words), 0.2).astype(np.float32)
     rows = np.arange(words)
@@ -290,10 +285,6 @@ def test_certainty_is_learned_from_what_is_found_with_nothing_its_model_and_itse
     draw = np.random.default_rng(5)
     draw.permutation(honest)
     asked = draw.permutation(honest)  # in which order they are asked
-    others = np.arange(honest, every)
-    like = dict(
-        zip(others, labels_fit._alike(own.vectors, rows[:honest], named.label_of[:honest], others), strict=True)
-    )
     wanted = []
     for hides in range(3):
         for label in asked:
@@ -301,12 +292,12 @@ def test_certainty_is_learned_from_what_is_found_with_nothing_its_model_and_itse
             near = bridge.nearest(placed[label], own.vectors, allowed, int(label) if hides == 2 else None)
             text = unit(expected[label] + counting(near.trust(bridge.width)) * near.side)
             scores = strong(vectors) @ text - hubness
-            left = sorted((row for row in range(every) if like.get(row) != label), key=lambda row: -scores[row])[:FIRST]
+            left = sorted(np.flatnonzero(model_of < honest // 6).tolist(), key=lambda row: -scores[row])[:FIRST]
             if hides < 2 and near.trust(bridge.width) < 0.5:
                 continue  # its own model alone calls it so
             about = [
                 (1.0, (scores[row] - scores.mean()) / scores.std(), (scores.max() - scores[row]) / scores.std(),
-                 contrast[label]) for row in left
+                 contrast[label], model_of[row] in model_of[left[:i]]) for i, row in enumerate(left)
             ]  # fmt: skip
             wanted.append((about, [row == label for row in left], near.trust(bridge.width), hides == 2, scores))
     count = len(wanted)
