@@ -23,6 +23,7 @@ from search.info import checksums
 from search.scan.gallery import Gallery
 from search.scan.neighbours import SAMPLE, Reduction, measured_recall
 from search.scan.peers import Peers, measure
+from search.scan.whitening import Whitened, whiten
 from search.store import sources, tables, tiles, versions
 from search.store.tables import LOGITS, PRINT_LOGITS, families, models_table, prints
 from search.store.versions import folder_bytes
@@ -285,6 +286,8 @@ def index(
         gallery = Gallery(folder, content)
         content["recall"] = previous[1]["recall"] if previous else measured_recall(gallery)
         measure(gallery.vectors, gallery.model_of, Peers.load(previous[0]) if previous else None).save(folder)
+        before = Whitened.load(previous[0], n, previous[1]["logits"]) if previous else None
+        whiten(gallery.vectors, len(gallery), before).save(folder)
         if chosen and embedded and content["logits"]:
             _texts(workspace, gallery, content, chosen, previous, names, progress)
         content["files"] = checksums(folder, (previous[0], previous[1]["files"]) if previous else None)

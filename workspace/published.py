@@ -26,7 +26,7 @@ from workspace.stores import IMPATIENT, Store, open_store
 Span = tuple[Path, int, int]
 """A file, and the bytes of it from the one number to before the other."""
 
-_LATER = ("/tiles/", "/lance/")
+_LATER = ("/tiles/", "/lance/", "/whitened/")
 """Parts of an index that are not copied when it is opened."""
 
 _TOGETHER = 192

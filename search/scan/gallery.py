@@ -17,6 +17,8 @@ from search.scan.nearest import Finder, Found, Mask, Rows
 from search.scan.peers import SHARE, Peers
 from search.scan.scan import CpuScanner
 from search.scan.scoring import CALIBRATED, Comparison, Descriptor, compile_query, score_of
+from search.scan.whitening import FOLDER, Whitened
+from search.scan.whitening import SHARE as WHITENED
 from search.store import tables, versions
 from search.store.tiles import Partial, Source, Tile
 from search.text.calibration import FIRST, Calibration, Certainty, Coverage, hit_signs, shown
@@ -160,8 +162,16 @@ class Gallery(Finder):
         peers = Peers.load(self.folder)
         if peers is None:
             return self._strong
-        scale = np.asarray(-1.0 / np.maximum(peers.length, 1e-6), np.float32)
-        return scale, np.asarray(1.0 + SHARE * peers.hubness, np.float32)
+        share = 0.0 if self.whitened is None else WHITENED
+        scale = np.asarray((share - 1.0) / np.maximum(peers.length, 1e-6), np.float32)
+        return scale, np.asarray(1.0 + (1.0 - share) * SHARE * peers.hubness, np.float32)
+
+    @cached_property
+    def whitened(self) -> Whitened | None:  # type: ignore[override]
+        """Every logit in whitened directions; None in an index that was built before it had any."""
+        if self.partial is not None:
+            self.partial.source.whole(FOLDER)
+        return Whitened.load(self.folder, self.n_probes, len(self))
 
     def compile(self, query: Descriptor, scoring: str, k: int | None = None) -> Comparison:
         """Return the comparison of ``query`` under a scoring; raises `QueryError` for an unknown one or k < 1."""
@@ -169,9 +179,12 @@ class Gallery(Finder):
         if not comparison.positive:
             return comparison
         scale, shift = self._strong
+        code = None
         if scoring in CALIBRATED:
             scale, shift = self._of_texts if query.sides else self._of_logits
-        return replace(comparison, scale=scale, shift=shift)
+            if not query.sides and self.whitened is not None:
+                code = self.whitened.of(query.vector[None])[0]
+        return replace(comparison, scale=scale, shift=shift, whitened=code)
 
     def parts(self, query: Descriptor, rows: Rows) -> dict[str, NDArray[np.float64]]:
         """Return what each side of ``query`` adds to the score of ``rows``, float64 ``[rows]``, before calibration."""

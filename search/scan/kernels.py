@@ -49,7 +49,7 @@ class Logits(NamedTuple):
 
     mask: NDArray[np.bool_]
     scale: NDArray[np.float32]
-    shift: NDArray[np.float32]
+    shift: NDArray[np.float32]  # float32 ``[1 or queries, logits]``: one for all, or each query's own
 
 
 class Kept(NamedTuple):
@@ -171,7 +171,8 @@ def _estimate(
     start: int,
     stop: int,
     first: int,
-    logits: Logits,
+    scale: NDArray[np.float32],
+    shift: NDArray[np.float32],
     line: tuple[np.float32, np.float32],
     under: NDArray[np.float32],
 ) -> float:
@@ -182,7 +183,6 @@ def _estimate(
     the end covers float32 rounding.
     """
     lowest = np.float32(3e38)
-    scale, shift = logits.scale, logits.shift
     slope, offset = line
     if scale.size:
         for i in range(start, stop):
@@ -236,7 +236,7 @@ def _select(
     buffers fill, and the ceiling falls; with 0 all rows up to and including the ceiling are kept and the caller's
     buffers are large enough.
     """
-    mask, scale, shift = logits.mask, logits.scale, logits.shift
+    mask, scale, shift = logits.mask, logits.scale, logits.shift[q if len(logits.shift) > 1 else 0]
     shrink, error, upper = queries.shrink[q], queries.error[q], queries.positive
     bounds, rows = kept_of.bounds[q], kept_of.rows[q]
     ceiling, count = kept_of.ceilings[q], kept_of.counts[q]
@@ -245,7 +245,7 @@ def _select(
     under = np.empty(GROUP, np.float32)
     for start in range(0, total.size, GROUP):
         stop = min(start + GROUP, total.size)
-        if _estimate(total, start, stop, first, logits, line, under) > wide:
+        if _estimate(total, start, stop, first, scale, shift, line, under) > wide:
             continue
         for i in range(start, stop):
             if under[i - start] > wide:
@@ -306,6 +306,28 @@ def scan_rows(
                 tile.unit, part,
             )  # fmt: skip
             _select(part, tile.first + begin, queries, logits, keep, kept, q)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def products(
+    codes: NDArray[np.int8],
+    rows: NDArray[np.int64],
+    code: NDArray[np.int8],
+    dots: NDArray[np.int32],
+    squares: NDArray[np.int32],
+) -> None:
+    """Write the product of ``code``, int8 ``[rank]``, with each of ``rows`` of ``codes``, and of these with themselves.
+
+    Whole numbers: the same however many rows are asked for. See `search.scan.whitening`.
+    """
+    for i in range(rows.size):
+        row = codes[rows[i]]
+        dot, square = np.int32(0), np.int32(0)
+        for j in range(code.size):
+            value = np.int32(row[j])
+            dot += value * np.int32(code[j])
+            square += value * value
+        dots[i], squares[i] = dot, square
 
 
 # ── making tiles; see `search.store.tiles` ──────────────────────────────────────────────────────────────────────

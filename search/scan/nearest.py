@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from search.scan.scan import Candidates, CpuScanner
+from search.scan.scan import TOGETHER, Candidates, CpuScanner
 from search.scan.scoring import Comparison
+from search.scan.whitening import SHARE, Whitened
 from search.store.tiles import HALF, Partial, Tile
 
 
@@ -101,6 +102,8 @@ class Finder(ABC):
     scanner: CpuScanner  # what reads the codes
     # brings what is missing of an index that lies elsewhere; None when all of it is here
     partial: Partial | None = None
+    # every logit in whitened directions; None for an index without
+    whitened: Whitened | None = None
     _loose = _LOOSE
     _loudest: tuple[NDArray[np.float32], float] | None = None
 
@@ -159,8 +162,15 @@ class Finder(ABC):
             exact_distances(self.tiles[number].exact, local, query, moments, comparison.positive, HALF, part)
             out[here] = part
         if comparison.scale.size:
-            return out * comparison.scale[rows].astype(np.float64) + comparison.shift[rows].astype(np.float64)
+            return out * comparison.scale[rows].astype(np.float64) + self._shift(comparison, rows).astype(np.float64)
         return out
+
+    def _shift(self, comparison: Comparison, rows: Rows | None = None) -> NDArray[np.float32]:
+        """Return what is added to the distance of ``rows`` (all when None), less the cosine with a whitened query."""
+        shift = comparison.shift if rows is None else comparison.shift[rows]
+        if comparison.whitened is None or self.whitened is None:
+            return shift
+        return shift - np.float32(SHARE) * self.whitened.cosines(comparison.whitened, rows)
 
     def nearest(
         self, comparison: Comparison, limit: int, mask: Mask | None, *, exact: bool = False, trace: Trace = SILENT
@@ -193,23 +203,30 @@ class Finder(ABC):
                     step.detail = f"{allowed} logits x {comparison.columns.size} probes, fp16, all of them"
             else:
                 scanned.append(i)
-        if scanned:
-            chosen, allowed_by = [comparisons[i] for i in scanned], [masks[i] for i in scanned]
+        for first in range(0, len(scanned), TOGETHER):
+            some = scanned[first : first + TOGETHER]
+            chosen = [self._with_shift(comparisons[i]) for i in some]
             with trace.step("scan") as step:
                 short, rests = zip(*(self._shortened(c) for c in chosen), strict=True)
                 keep = max(_CANDIDATES * (4 if any(rests) else 1), 4 * limit)
                 self.have_columns(short)
-                candidates = self.scanner.scan(short, allowed_by, keep, [np.inf] * len(scanned))
+                candidates = self.scanner.scan(short, [masks[i] for i in some], keep, [np.inf] * len(some))
                 step.bytes = len(self) * sum(c.columns.size for c in short)
                 step.detail = f"{len(self)} logits x {short[0].columns.size} probes, u8, {keep} candidates"
-            for i, candidate, rest in zip(scanned, candidates, rests, strict=True):
+            for i, whole, candidate, rest in zip(some, chosen, candidates, rests, strict=True):
                 lower = Candidates(candidate.rows, candidate.bounds - rest, candidate.floor - rest)
-                found[i] = self._certified(comparisons[i], limit, masks[i], lower, trace)
+                found[i] = self._certified(whole, limit, masks[i], lower, trace)
                 if rest:
                     # where so many logits lie close together that a second scan was needed, leave out less next time
                     missed = lower.floor <= found[i][1][-1]
                     self._loose = self._loose / 2 if missed else min(_LOOSE, 1.05 * self._loose)
         return [found[i] for i in range(len(comparisons))]
+
+    def _with_shift(self, comparison: Comparison) -> Comparison:
+        """Return a comparison whose shift holds the cosine of whitened responses: known exactly, so bounds hold."""
+        if comparison.whitened is None:
+            return comparison
+        return replace(comparison, shift=self._shift(comparison), whitened=None)
 
     def nearest_of(
         self,

@@ -1,7 +1,6 @@
 """Whole-descriptor neighbours: candidates from LanceDB's vector index, put in order by the exact correlation.
 
-The index holds descriptors in fewer dimensions, which candidates come from, never a final order. Source: randomised
-range finder with power iterations, Halko, Martinsson and Tropp, SIAM Review 53 (2011), alg. 4.4.
+The index holds descriptors in fewer dimensions, which candidates come from, never a final order.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from search.scan.gallery import Gallery
 from search.scan.nearest import Mask, Rows
 from search.scan.scoring import Comparison, Descriptor, full
+from search.scan.whitening import leading
 from search.store.tables import reading
 from workspace.files import damaged, read_array, write_array
 
@@ -38,12 +38,7 @@ class Reduction:
         """Return the span of the strongest directions of float16 ``[rows, n_probes]``."""
         if vectors.shape[1] <= DIMENSIONS:
             return cls(None)
-        rng = np.random.default_rng(seed)
-        x = vectors.astype(np.float32)
-        y = x.T @ (x @ rng.standard_normal((x.shape[1], DIMENSIONS), np.float32))
-        for _ in range(2):
-            y = x.T @ (x @ _orthonormal(y))
-        return cls(np.ascontiguousarray(_orthonormal(y)))
+        return cls(leading(vectors.astype(np.float32), DIMENSIONS, seed=seed))
 
     def reduce(self, vectors: NDArray[np.float16] | NDArray[np.float32]) -> NDArray[np.float16]:
         """Return float16 ``[rows, dim]``."""
@@ -65,20 +60,6 @@ class Reduction:
         if basis.ndim != 2 or len(basis) != n_probes or basis.dtype != np.float32:
             raise damaged(folder / "reduction.npy", f"it is no basis of {n_probes} probes")
         return cls(basis)
-
-
-def _orthonormal(y: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return an orthonormal basis of the columns of ``y``, zeros where they are dependent.
-
-    Through the small Gram matrix, twice for accuracy: LAPACK's QR of a tall matrix took a minute on a busy machine.
-    """
-    for _ in range(2):
-        wide = y.astype(np.float64)
-        values, vectors = np.linalg.eigh(wide.T @ wide)
-        kept = values > 1e-10 * values[-1]
-        inverse = np.where(kept, 1 / np.sqrt(np.where(kept, values, 1.0)), 0.0)
-        y = (wide @ (vectors * inverse)).astype(np.float32)
-    return y
 
 
 _PER_HIT, _AT_LEAST = 20, 500

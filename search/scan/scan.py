@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BLOCK = 8_192
 """Rows of one running total: 32 KiB of float32, which stays in the first-level cache."""
 
-_TOGETHER = 64
+TOGETHER = 64
 """Queries that go through a block of rows together at most: their buffers stay in the cache."""
 
 _UNIT = np.float32(STEP * STEP)
@@ -63,16 +63,16 @@ class CpuScanner:
     ) -> list[Candidates]:
         """Return the ``keep`` allowed logits (0: all) of lowest bound up to a ceiling, for each comparison.
 
-        Comparisons of one mask and one calibration share what is read.
+        Comparisons of one mask and one scale share what is read.
         """
         found: dict[int, Candidates] = {}
-        together: dict[tuple[int, int, int, bool], list[int]] = {}
+        together: dict[tuple[int, int, bool], list[int]] = {}
         for i, (comparison, mask) in enumerate(zip(comparisons, masks, strict=True)):
-            same = (id(mask), id(comparison.scale), id(comparison.shift), comparison.positive)
+            same = (id(mask), id(comparison.scale), comparison.positive)
             together.setdefault(same, []).append(i)
         for group in together.values():
-            for first in range(0, len(group), _TOGETHER):
-                some = group[first : first + _TOGETHER]
+            for first in range(0, len(group), TOGETHER):
+                some = group[first : first + TOGETHER]
                 asked = _compiled([comparisons[i] for i in some], masks[some[0]])
                 parts = self._scan(asked, keep, np.array([ceilings[i] for i in some]))
                 found |= {i: _merged([part[q] for part in parts], keep) for q, i in enumerate(some)}
@@ -120,7 +120,7 @@ _Asked = tuple["Queries", "Logits"]
 
 
 def _compiled(comparisons: Sequence[Comparison], mask: NDArray[np.bool_] | None) -> _Asked:
-    """Return comparisons of one mask and one calibration, in units of codes, end to end."""
+    """Return comparisons of one mask and one scale, in units of codes, end to end."""
     from search.scan.kernels import Logits, Queries
 
     sizes = np.array([c.columns.size for c in comparisons], np.int64)
@@ -138,7 +138,8 @@ def _compiled(comparisons: Sequence[Comparison], mask: NDArray[np.bool_] | None)
         error=np.array([ERROR * math.sqrt(c.weights.astype(np.float64).sum()) for c in comparisons]),
         positive=one.positive,
     )
-    return queries, Logits(_ALL_ROWS if mask is None else mask, one.scale, one.shift)
+    shifts = [one.shift] if all(c.shift is one.shift for c in comparisons) else [c.shift for c in comparisons]
+    return queries, Logits(_ALL_ROWS if mask is None else mask, one.scale, np.stack(shifts))
 
 
 def _merged(parts: list[Candidates], keep: int) -> Candidates:

@@ -100,6 +100,8 @@ class Comparison:
     # in the index's order, ``scale`` positive unless said; both empty without calibration
     scale: NDArray[np.float32] = field(default_factory=lambda: _NONE)
     shift: NDArray[np.float32] = field(default_factory=lambda: _NONE)
+    # a logit's question in whitened directions, int8 ``[rank]``, whose cosine is taken off; see `search.scan.whitening`
+    whitened: NDArray[np.int8] | None = None
 
 
 def probelog(query: Descriptor, k: int) -> Comparison:
@@ -143,7 +145,8 @@ def contrastive(query: Descriptor, k: int) -> Comparison:
     """Zero-shot side of a text or an image alone: contrast against a bank of concepts, cubed (`search.text.contrast`).
 
     As `strong` on the gallery's side, less each logit's hubness, which `search.scan.gallery.Gallery.compile` puts in. A
-    logit or a vector asks by its own positive values to the power of `OWN_POWER`; see `search.scan.peers`.
+    logit or a vector asks by its own positive values to the power of `OWN_POWER` (`search.scan.peers`), and by the
+    cosine of whitened ones (`search.scan.whitening`).
     """
     return _evidence(query, [ZERO_SHOT], k)
 

@@ -220,8 +220,7 @@ def test_what_is_left_out_unseen_is_really_above_the_ceiling(upper):
     root = np.sqrt(x / shrink) + error if upper else np.sqrt(x * shrink) - error
     bound = root**2 * scale.astype(np.float64) + shift
     under = np.empty(total.size, np.float32)
-    logits = kernels.Logits(np.empty(0, bool), scale, shift)
-    lowest = kernels._estimate(total, 0, total.size, 0, logits, kernels._line(shrink, error, upper), under)
+    lowest = kernels._estimate(total, 0, total.size, 0, scale, shift, kernels._line(shrink, error, upper), under)
     assert (under <= bound).all()
     assert (bound - under < 1e-2).all()
     assert lowest == under.min()

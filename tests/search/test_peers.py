@@ -4,6 +4,7 @@ import numpy as np
 
 from search.scan.peers import BANK, LENGTH, NEAREST, SHARE, Peers, measure, own_weights
 from search.scan.scoring import OWN_POWER
+from search.scan.whitening import SHARE as WHITENED
 
 
 def test_length_and_nearness_are_as_defined(opened):
@@ -28,7 +29,10 @@ def test_a_logit_asks_with_them_and_the_scan_answers_exactly(opened):
     comparison = gallery.compile(opened.logit(repo_id, logit, sha=sha), "bridged")
     vectors = gallery.vectors(np.arange(len(gallery)))
     scores = (np.maximum(vectors, 0.0) ** 2) @ own_weights(vectors[3:4])[0] / found.length
-    np.testing.assert_allclose(gallery.distances(comparison), 1.0 + SHARE * found.hubness - scores, atol=2e-3)
+    codes = gallery.whitened.codes.astype(np.float64)
+    cosines = codes @ codes[3] / np.linalg.norm(codes, axis=1) / np.linalg.norm(codes[3])
+    expected = (1 - WHITENED) * (1.0 + SHARE * found.hubness - scores) + WHITENED * (1.0 - cosines)
+    np.testing.assert_allclose(gallery.distances(comparison), expected, atol=2e-3)
     rows, distances = gallery.nearest(comparison, 10, None)
     exact = gallery.nearest(comparison, 10, None, exact=True)
     np.testing.assert_array_equal(rows, exact[0])
