@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -97,12 +97,15 @@ class Factors:
         noise: float32 ``[n]``, variance of what the basis does not explain, in the gallery as a whole.
         caution: the least multiple of the noise that a model has; for those that were fitted, evidence alone says too
             little: the basis follows their noise. Calibrated on hidden responses.
+        doubt: float32 ``[rank, rank]``, the posterior covariance of a row of the basis over its noise, mean of all
+            rows; None where it is not known. Fitting uses it, and it is not kept.
     """
 
     mean: Tensor
     basis: Tensor
     noise: Tensor
     caution: float = 1.0
+    doubt: Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -111,17 +114,19 @@ class Factors:
 
     def to(self, device: str) -> Factors:
         """Return the same factors on ``device``."""
-        return Factors(self.mean.to(device), self.basis.to(device), self.noise.to(device), self.caution)
+        mean, basis, noise = (tensor.to(device) for tensor in (self.mean, self.basis, self.noise))
+        return replace(self, mean=mean, basis=basis, noise=noise)
 
     def cautious(self, times: float) -> Factors:
         """Return the same factors with ``times`` the caution: less may be concluded from what was observed."""
-        return Factors(self.mean, self.basis, self.noise, self.caution * times)
+        return replace(self, caution=self.caution * times)
 
     def posterior(self, observed: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return the latent means, float32 ``[logits, rank]``, and their common covariance, ``[rank, rank]``.
 
         With W the observed rows of the basis and D their noise: ``V = (I + W' D^-1 W)^-1`` and
-        ``z = V W' D^-1 (r - mean)`` (Tipping and Bishop 1999, section 3.1, with noise of its own for each probe).
+        ``z = V W' D^-1 (r - mean)`` (Tipping and Bishop 1999, section 3.1, with noise of its own for each probe). W is
+        known up to its `doubt`: ``E[W' D^-1 W]`` takes its place (variational PCA, Ilin and Raiko 2010, section 3.3).
 
         Args:
             observed: int64 ``[o]``.
@@ -130,6 +135,8 @@ class Factors:
         basis = self.basis[observed]
         weighted = basis / self.noise[observed, None]
         precision = torch.eye(self.rank, device=basis.device) + basis.T @ weighted
+        if self.doubt is not None:
+            precision += len(observed) * self.doubt
         root = torch.linalg.cholesky(precision)
         latent = torch.cholesky_solve(((values - self.mean[observed]) @ weighted).T, root).T
         return latent, torch.cholesky_inverse(root)

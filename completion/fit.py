@@ -1,8 +1,8 @@
 """Fitting the factors by EM, each pass streaming over the gallery.
 
 Expectation: one Cholesky factor per model gives the latents of all its logits. Maximisation: one ridge regression per
-probe on the expected latents, the posterior covariance added to the Gram matrix (alternating least squares; Ilin and
-Raiko 2010, sections 2 to 4). Selection by what was observed needs no correction: it is missing at random.
+probe on the expected latents, the posterior covariance added to the Gram matrix; how unsure its row of the basis is
+counts in the next expectation, so that a large basis does not follow the noise (Ilin and Raiko 2010, sections 2 to 4). Selection by what was observed needs no correction: it is missing at random.
 
 It starts from the leading subspace of the gallery with zeros for what was not run. Zero-filling a random subset
 shrinks every covariance of two probes alike, so that subspace is close to the gallery's; what is left for EM is to
@@ -196,31 +196,40 @@ class _Sums:
         n, wide = self.right.shape
         old = self.factors
         # Automatic relevance (Ilin and Raiko 2010, section 4.1): a column's prior variance is its own mean square.
-        precision = n / old.basis.square().sum(0).clamp_min(1e-6)
+        power = old.basis.square().sum(0)
+        if old.doubt is not None:
+            power = power + old.noise.sum() * old.doubt.diagonal()
+        precision = n / power.clamp_min(1e-6)
         prior = torch.cat([ridge * precision, torch.ones(1, device=self.device)])
         held = self._stacked() if self._kept else None
         solved = torch.empty_like(self.right)
         residual = torch.empty(n, device=self.device)
+        doubt = torch.zeros(wide, wide, device=self.device)
         for start in range(0, n, _CHUNK):
             part = slice(start, start + _CHUNK)
             grams = held[0][:, part].T @ held[1] if held else torch.zeros(1, device=self.device)
             grams = (grams if self._grams is None else grams + self._grams[part]).view(-1, wide, wide)
-            root = torch.linalg.cholesky(grams + torch.diag_embed(old.noise[part, None] * prior))
+            ridges = old.noise[part, None] * prior
+            root = torch.linalg.cholesky(grams + torch.diag_embed(ridges))
             row = torch.cholesky_solve(self.right[part, :, None], root)[..., 0]
             fitted = ((grams @ row[..., None])[..., 0] * row).sum(1)
-            residual[part] = self.squares[part] - 2 * (row * self.right[part]).sum(1) + fitted
+            inverse = torch.cholesky_inverse(root)  # the row's covariance, over its noise
+            doubt += inverse.sum(0)
+            unsure = old.noise[part] * (wide - (ridges * inverse.diagonal(dim1=1, dim2=2)).sum(1))
+            residual[part] = self.squares[part] - 2 * (row * self.right[part]).sum(1) + fitted + unsure
             solved[part] = row
         average = residual.sum() / self.count.sum().clamp_min(1)
         noise = (residual + _NOISE_LOGITS * average) / (self.count + _NOISE_LOGITS)
-        return self._whitened(solved, noise.clamp_min(1e-3))
+        return self._whitened(solved, noise.clamp_min(1e-3), doubt[:-1, :-1] / n)
 
-    def _whitened(self, solved: Tensor, noise: Tensor) -> Factors:
+    def _whitened(self, solved: Tensor, noise: Tensor, doubt: Tensor) -> Factors:
         """Move the latents' mean and covariance into the basis, where N(0, I) holds again: EM gets there faster."""
         latent = self.latent / self.latent[-1, -1]
         centre = latent[:-1, -1]
         spread = latent[:-1, :-1] - torch.outer(centre, centre)
         root = torch.linalg.cholesky(spread + 1e-6 * torch.eye(len(spread), device=self.device))
-        return Factors(solved[:, -1] + solved[:, :-1] @ centre, solved[:, :-1] @ root, noise)
+        mean, basis = solved[:, -1] + solved[:, :-1] @ centre, solved[:, :-1] @ root
+        return Factors(mean, basis, noise, doubt=root.T @ doubt @ root)
 
 
 def subspace(blocks: Blocks, split: Split, rank: int, *, seed: int, device: str, full_only: bool = False) -> Factors:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -101,9 +102,13 @@ def test_what_a_noisy_model_says_counts_less(factors):
     assert float(filled[:, gone].std()) < float(quiet[:, gone].std())
 
 
-def test_the_m_step_is_a_ridge_regression_on_expected_latents(factors):
+@pytest.mark.parametrize("doubtful", [0.0, 0.05])
+def test_the_m_step_is_a_ridge_regression_on_expected_latents(factors, doubtful):
     rng = np.random.default_rng(5)
     mean, basis, noise = dense(factors)
+    half = rng.normal(size=(RANK, RANK))
+    doubt = doubtful * half @ half.T
+    factors = replace(factors, doubt=torch.from_numpy(doubt).float() if doubtful else None)
     sums, ridge = _Sums(factors, "cpu"), 2.0
     gram = np.zeros((PROBES, RANK + 1, RANK + 1))
     right = np.zeros((PROBES, RANK + 1))
@@ -114,7 +119,7 @@ def test_the_m_step_is_a_ridge_regression_on_expected_latents(factors):
         values = drawn(factors, 7, 1.0, seed=model)
         sums.add(block(values, observed.tolist()))
         weight = basis[observed] / noise[observed, None]
-        posterior = np.linalg.inv(np.eye(RANK) + basis[observed].T @ weight)
+        posterior = np.linalg.inv(np.eye(RANK) + basis[observed].T @ weight + len(observed) * doubt)
         for row in values:
             z = np.append(posterior @ weight.T @ (row[observed] - mean[observed]), 1.0)
             second = np.outer(z, z)
@@ -125,12 +130,14 @@ def test_the_m_step_is_a_ridge_regression_on_expected_latents(factors):
                 right[probe] += row[probe] * z
                 squares[probe] += row[probe] ** 2
                 count[probe] += 1
-    prior = np.append(ridge * PROBES / (basis**2).sum(0), 1.0)
+    prior = np.append(ridge * PROBES / ((basis**2).sum(0) + noise.sum() * doubt.diagonal()), 1.0)
+    unsure = np.stack([np.linalg.inv(gram[j] + noise[j] * np.diag(prior)) for j in range(PROBES)])
     solved = np.stack([np.linalg.solve(gram[j] + noise[j] * np.diag(prior), right[j]) for j in range(PROBES)])
-    # the expected squared error of each probe's regression, E (r - w z)^2, term by term
-    residual = np.array(
-        [squares[j] - 2 * solved[j] @ right[j] + solved[j] @ gram[j] @ solved[j] for j in range(PROBES)]
-    )
+    # the expected squared error of each probe's regression, E (r - w z)^2, term by term; w has a covariance, too
+    residual = np.array([
+        squares[j] - 2 * solved[j] @ right[j] + solved[j] @ gram[j] @ solved[j]
+        + noise[j] * np.trace(gram[j] @ unsure[j]) for j in range(PROBES)
+    ])  # fmt: skip
     assert (residual > 0).all()
     expected = (residual + 50.0 * residual.sum() / count.sum()) / (count + 50.0)
     found = sums.maximised(ridge)
@@ -138,6 +145,8 @@ def test_the_m_step_is_a_ridge_regression_on_expected_latents(factors):
     latents /= latents[-1, -1]
     centre, spread = latents[:RANK, -1], latents[:RANK, :RANK] - np.outer(latents[:RANK, -1], latents[:RANK, -1])
     turned = found.basis.double().numpy()
+    root = np.linalg.cholesky(spread + 1e-6 * np.eye(RANK))
+    np.testing.assert_allclose(found.doubt, root.T @ unsure.mean(0)[:RANK, :RANK] @ root, rtol=2e-3, atol=1e-5)
     np.testing.assert_allclose(found.mean.numpy(), solved[:, -1] + solved[:, :RANK] @ centre, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(turned @ turned.T, solved[:, :RANK] @ spread @ solved[:, :RANK].T, rtol=1e-3, atol=1e-3)
 
