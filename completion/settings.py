@@ -58,8 +58,8 @@ class Settings:
         return "cuda" if torch.cuda.is_available() else "cpu"
 
     def fit_key(self) -> str:
-        """Return what makes two fits to one gallery the same; ``partial`` is what they are chosen on."""
-        return f"{self.method}:{self.rank}:{self.ridge}:{self.iterations}:{self.seed}:partial"
+        """Return what makes two fits to one gallery the same; ``doubt`` is a word of this way to fit."""
+        return f"{self.method}:{self.rank}:{self.ridge}:{self.iterations}:{self.seed}:doubt"
 
 
 def least_probes(n: int) -> int:

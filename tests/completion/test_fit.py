@@ -1,11 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from completion import train
 from completion.factors import Factors, load
-from completion.fit import fit
-from completion.validation import Split
+from completion.fit import _iterate, fit, subspace
+from completion.validation import Split, calibrated
 from tests.completion.conftest import N, blocks, truth
 from workspace import WorkspaceError
 
@@ -126,3 +128,15 @@ def test_soft_impute_refuses_what_it_cannot_hold(world, monkeypatch):
     monkeypatch.setattr(train, "SOFT_IMPUTE_ENTRIES", held - 1)
     with pytest.raises(WorkspaceError, match="--method em"):
         train.soft_impute(gallery, split, cases, rank=4, seed=0, device="cpu")
+
+
+def test_a_wide_basis_that_knows_how_unsure_it_is_does_not_follow_the_noise():
+    responses = truth(models=60)
+    made = blocks(responses, share=0.2)
+    gallery, split, cases = prepared(made)
+    known = blind = subspace(gallery, split, 40, seed=0, device="cpu")
+    for _ in range(12):
+        known = _iterate(gallery, split, known, 1.0, "cpu")
+        blind = _iterate(gallery, split, replace(blind, doubt=None), 1.0, "cpu")
+    reached = {name: true_r2(calibrated(f, cases)[0], made, responses)[0] for name, f in (("k", known), ("b", blind))}
+    assert reached["k"] > reached["b"] + 0.05
