@@ -78,7 +78,7 @@ def concepts_table(gallery: Gallery, texts: Texts, *, progress: bool = True) -> 
 
     sample = scores(gallery.sample).astype(np.float64)
     least = _not_below(sample.mean(axis=1) + STANDS_OUT * np.maximum(sample.std(axis=1), 1e-9))
-    first, nearest = np.full((len(queries), FIRST), -np.inf), np.zeros(len(queries), np.int64)  # best scores
+    first, nearest = np.full((len(queries), FIRST), -np.inf), np.zeros(len(queries), np.int64)  # scores, descending
     owners = np.zeros(first.shape, np.int32)  # the models these are of
     models, counted = np.zeros(len(queries), np.int32), np.full(len(queries), -1, np.int32)  # and the last one that was
     order = np.argsort(gallery.model_of, kind="stable")  # a model's outputs together: it is counted once
@@ -88,12 +88,13 @@ def concepts_table(gallery: Gallery, texts: Texts, *, progress: bool = True) -> 
         found = scores(rows)
         top = found.argmax(axis=1)
         most = found[np.arange(len(queries)), top]
-        better = most > first.max(axis=1)
+        better = most > first[:, 0]
         nearest[better] = rows[top[better]]
-        new = np.flatnonzero(most > first.min(axis=1))
-        both = np.concatenate([first[new], found[new]], axis=1)
-        of = np.concatenate([owners[new], np.broadcast_to(gallery.model_of[rows], (new.size, rows.size))], axis=1)
-        kept = np.argpartition(-both, FIRST - 1, axis=1)[:, :FIRST]
+        new = np.flatnonzero(most > first[:, -1])
+        some = np.argpartition(-found[new], min(FIRST, rows.size) - 1, axis=1)[:, :FIRST]
+        both = np.concatenate([first[new], np.take_along_axis(found[new], some, axis=1)], axis=1)
+        of = np.concatenate([owners[new], gallery.model_of[rows][some]], axis=1)
+        kept = np.argsort(-both, axis=1, kind="stable")[:, :FIRST]
         first[new], owners[new] = np.take_along_axis(both, kept, axis=1), np.take_along_axis(of, kept, axis=1)
         concept, output = np.nonzero(found >= least[:, None])
         model = gallery.model_of[rows[output]]
@@ -103,8 +104,6 @@ def concepts_table(gallery: Gallery, texts: Texts, *, progress: bool = True) -> 
         models += np.bincount(concept[model != before], minlength=len(queries)).astype(np.int32)
         counted[concept] = model  # of several the last
     contrast, trust = np.array([query.signs for query in queries]).T
-    kept = np.argsort(-first, axis=1, kind="stable")
-    first, owners = np.take_along_axis(first, kept, axis=1), np.take_along_axis(owners, kept, axis=1)
     best, certainty = first[:, 0], gallery.certainty
     about = sample.mean(axis=1), np.maximum(sample.std(axis=1), 1e-9), best
     there = np.isfinite(first)

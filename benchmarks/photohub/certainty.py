@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import search
 from benchmarks.accuracy.ask import concept_of
@@ -30,6 +31,8 @@ KEPT = (1.0, 0.3, 0.1, 0.03)
 """Shares of the models that filters leave."""
 
 Rows = list[dict[str, Any]]
+Cases = NDArray[np.float64]
+"""Of each case a column: what was stated, whether it came, and which name was asked."""
 
 
 def run(collection: Collection, folder: Path, part: str = "test") -> Rows:
@@ -51,13 +54,14 @@ def run(collection: Collection, folder: Path, part: str = "test") -> Rows:
 
 
 def promised(index: search.Index, collection: Collection, asked: list[str]) -> Rows:
-    """Return what was stated and what came, of queries and of hits."""
+    """Return what was stated and what came, of queries and of hits, with each share of the models and with all."""
     gallery, concepts = index.gallery, concept_of(index, collection)
     asked = [one for one in asked if (concepts == one).any()]
     rng, rows = np.random.default_rng(0), list[dict[str, Any]]()
+    every: dict[str, list[Cases]] = {"query": [], "hit": []}
     for kept in KEPT:
-        stated, covered, answered, shares, came = [], [], [], [], []
-        for one in asked:
+        stated, covered, answered, shares, came, names = [], [], [], [], [], []
+        for number, one in enumerate(asked):
             query = index.descriptor(collection.names[one])
             allowed = None if kept == 1.0 else (rng.random(gallery.models.num_rows) < kept)[gallery.model_of]
             coverage = gallery.coverage(query, allowed)
@@ -68,18 +72,38 @@ def promised(index: search.Index, collection: Collection, asked: list[str]) -> R
             answered.append(bool(right.any()))
             shares += gallery.certain(query, found, distances, allowed).tolist()
             came += right.tolist()
+            names += [number] * len(right)
         said, ok = np.array(covered), np.array(answered)
         rows.append({
             "models_kept": kept, "asked": len(asked), "found_in_ten": _share(ok), "answered": int(said.sum()),
             "failures_of_answered": _share(~ok[said]), "failures_of_declined": _share(~ok[~said]),
         })  # fmt: skip
-        for what, values, truths in (("query", stated, answered), ("hit", shares, came)):
-            v, t = np.array(values), np.array(truths)
-            for low, high in BINS:
-                here = (v >= low) & (v < high)
-                if here.any():
-                    about = {"models_kept": kept, "of": what, "cases": int(here.sum())}
-                    rows.append(about | {"stated": _share(v[here]), "observed": _share(t[here])})
+        for what, one in (("query", (stated, answered, range(len(asked)))), ("hit", (shares, came, names))):
+            every[what].append(np.array(one, np.float64))
+            rows += _reliable({"models_kept": kept, "of": what}, every[what][-1])
+    for what, parts in every.items():
+        rows += _reliable({"models_kept": "any", "of": what}, np.concatenate(parts, axis=1))
+    return rows
+
+
+def _reliable(about: dict[str, Any], cases: Cases) -> Rows:
+    """Return the log loss, and for each of `BINS` what was stated and came, with the standard error of the difference.
+
+    ``cases`` are what was stated, what came and the name that was asked: errors are those of names drawn again.
+    """
+    stated, came, name = cases
+    sure = np.where(came > 0, stated, 1 - stated).clip(1e-4)
+    rows = [{**about, "cases": came.size, "log_loss": round(float(-np.log(sure).mean()), 4)}]
+    count = int(name.max()) + 1
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), 1_000)
+    for low, high in BINS:
+        here = (stated >= low) & (stated < high)
+        if here.any():
+            of_names = [np.bincount(name[here].astype(int), w, count) for w in ((stated - came)[here], None)]
+            off, cases_drawn = (drawn @ part for part in of_names)
+            error = round(float((off / np.maximum(cases_drawn, 1)).std()), 3)
+            shares = {"stated": _share(stated[here]), "observed": _share(came[here]), "error": error}
+            rows.append({**about, "cases": int(here.sum()), **shares})
     return rows
 
 
