@@ -24,6 +24,8 @@ from completion.validation import Blocks, Case, Measured, Split, calibrated
 
 RANKS = (4, 8, 16, 32, 64, 128, 256, 512)
 """Ranks that are tried when none is asked for, as far as the gallery's size and the cost of a pass allow."""
+WIDE = 256
+"""Logits of a model that many things are told apart by."""
 GAIN = 5e-4
 """What an iteration, or a doubling of the rank, must add to R2 on hidden entries; less is noise."""
 PASS_FLOP = 1.0e11
@@ -77,6 +79,7 @@ def fit(
     iterations: int = 8,
     warm: Factors | None = None,
     anchors: bool = False,
+    wide: bool = False,
     seed: int = 0,
     device: str = "cpu",
     progress: bool = False,
@@ -94,15 +97,15 @@ def fit(
         iterations: passes at most, after the start's.
         warm: an earlier fit to go on from, where it is better than a new start.
         anchors: whether some models were run on all probes: these alone are tried as a start, too.
+        wide: whether some of these, not all, have `WIDE` logits: they alone are tried, as in them many things differ.
         seed: of the start.
         device: where to compute.
         progress: show a bar on stderr.
     """
     log: list[str] = []
     starts = [("all models", subspace(blocks, split, rank or largest, seed=seed, device=device))]
-    if anchors:
-        whole = subspace(blocks, split, rank or largest, seed=seed, device=device, full_only=True)
-        starts.append(("fully probed models", whole))
+    for name, least in (("fully probed models", 0),) * anchors + (("wide ones of these", WIDE),) * wide:
+        starts.append((name, subspace(blocks, split, rank or largest, seed=seed, device=device, full=least)))
     tried: list[tuple[str, Factors]] = []
     for name, start in starts:
         widths = [start.rank] if rank else [r for r in RANKS if r < start.rank and r >= start.rank // 8] + [start.rank]
@@ -240,7 +243,7 @@ class _Sums:
         return Factors(mean, basis, noise, doubt=root.T @ doubt @ root)
 
 
-def subspace(blocks: Blocks, split: Split, rank: int, *, seed: int, device: str, full_only: bool = False) -> Factors:
+def subspace(blocks: Blocks, split: Split, rank: int, *, seed: int, device: str, full: int | None = None) -> Factors:
     """Return factors whose basis spans the leading directions, longest first: any number of columns is a fit, too.
 
     Args:
@@ -249,13 +252,16 @@ def subspace(blocks: Blocks, split: Split, rank: int, *, seed: int, device: str,
         rank: directions to find.
         seed: of the first guess.
         device: where to compute.
-        full_only: use only models whose every probe was run.
+        full: use only models whose every probe was run, of at least so many logits.
     """
     n = split.n
     wide = min(rank + EXTRA, n)
 
+    def used(block: Block) -> bool:
+        return full is None or (len(block.observed) == n and len(block.values) >= full)
+
     def seen() -> Iterator[Block]:
-        return (split.kept(b).to(device) for b in blocks() if not full_only or len(b.observed) == n)
+        return (split.kept(block).to(device) for block in blocks() if used(block))
 
     total, count, square = (torch.zeros(n, device=device) for _ in range(3))
     for kept in seen():

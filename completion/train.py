@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from completion.factors import Block, Factors, Solved, load
-from completion.fit import GAIN, Fit, affordable_rank, fit, largest_rank, subspace
+from completion.fit import GAIN, WIDE, Fit, affordable_rank, fit, largest_rank, subspace
 from completion.responses import Gallery, Known
 from completion.settings import Settings, Trained
 from completion.validation import Blocks, Case, Measured, Split, calibrated, measure
@@ -42,7 +42,7 @@ def probe_mean(blocks: Blocks, split: Split, cases: list[Case], *, device: str) 
 
 def anchor_ridge(blocks: Blocks, split: Split, cases: list[Case], *, rank: int, seed: int, device: str) -> Fit:
     """Return the leading directions of the fully probed models; the noise is the ridge of the regression on them."""
-    factors, measured = calibrated(subspace(blocks, split, rank, seed=seed, device=device, full_only=True), cases)
+    factors, measured = calibrated(subspace(blocks, split, rank, seed=seed, device=device, full=0), cases)
     return Fit(factors, measured, [measured.r2])
 
 
@@ -182,6 +182,7 @@ def _fit(
     split = Split({m.key: m.observed for m in usable}, n, {m.key: m.logits for m in usable})
     logits = sum(model.logits for model in usable)
     whole = sum(model.logits for model in usable if model.observed == n)
+    broad = sum(model.logits for model in usable if model.observed == n and model.logits >= WIDE)
     masks = len({model.key for model in usable if model.observed < n} | split.measured)
     largest = min(largest_rank(logits), n)
     rank = settings.rank
@@ -210,6 +211,7 @@ def _fit(
         iterations=0 if whole == logits else settings.iterations,
         warm=warm,
         anchors=LEAST_LOGITS <= whole < logits,
+        wide=0 < broad < whole < logits,
         seed=settings.seed,
         device=device,
         progress=progress,

@@ -11,7 +11,7 @@ import torch
 
 from completion import responses, settings, train
 from completion.factors import MULTIPLES, Block, Factors, load
-from completion.fit import GAIN, _Sums, affordable_rank, fit, largest_rank, subspace, truncated
+from completion.fit import GAIN, WIDE, _Sums, affordable_rank, fit, largest_rank, subspace, truncated
 from completion.responses import RANDOM_LEAST, ModelResponses, models_in
 from completion.validation import ENOUGH, MODELS, Case, Split, calibrated, measure
 from tests.completion.conftest import N, blocks, rows_of, subset, truth
@@ -273,6 +273,21 @@ def test_the_rank_is_what_the_partial_model_needs_not_what_most_models_do():
     assert found.factors.rank > other.factors.rank
 
 
+@pytest.mark.parametrize("wide", [False, True])
+def test_wide_models_run_in_full_are_a_start_of_their_own(wide):
+    small, large = truth(models=30, noise=0.1), truth(models=3, logits=WIDE, rank=4, noise=0.3, seed=9)
+    made = [*blocks(small, full=30), *blocks(large, full=2)]
+    made = [Block((f"o/m{i:03d}", ""), b.observed, b.values) for i, b in enumerate(made)]
+    split = Split({b.key: len(b.observed) for b in made}, N)
+    cases = split.cases(lambda: iter(made), "cpu")
+    found = fit(lambda: iter(made), split, cases, rank=4, largest=4, anchors=True, wide=wide, iterations=0)
+    starts = {line.split(",")[0]: float(line.split()[-1]) for line in found.log if line.startswith("start")}
+    assert ("start from wide ones of these" in starts) == wide
+    if wide:
+        assert max(starts, key=starts.get) == "start from wide ones of these"
+        assert found.measured.r2 == pytest.approx(max(starts.values()), abs=1e-4)
+
+
 def test_noise_of_zero_is_damage(factors, tmp_path):
     factors.save(tmp_path / "whole", "p", {})
     assert load(tmp_path / "whole", "p", PROBES) is not None
@@ -301,13 +316,16 @@ def test_responses_are_measured_from_the_probes_that_were_drawn_at_random(random
         assert (responses.moments(model)[1] == np.float32(1e-3)).all()
 
 
-@pytest.mark.parametrize("full_only", [False, True])
-def test_a_probes_mean_is_drawn_to_nothing_by_as_much_as_few_logits_saw_it(full_only):
+@pytest.mark.parametrize("full", [None, 0, 8])
+def test_a_probes_mean_is_drawn_to_nothing_by_as_much_as_few_logits_saw_it(full):
     made = blocks(truth(models=12) + np.float32(2.0), full=3)
+    made[0] = replace(made[0], values=made[0].values[:7])
     split = Split({b.key: len(b.observed) for b in made}, N)
-    found = subspace(lambda: iter(made), split, 3, seed=0, device="cpu", full_only=full_only).mean.numpy()
+    found = subspace(lambda: iter(made), split, 3, seed=0, device="cpu", full=full).mean.numpy()
     total, count = np.zeros(N), np.zeros(N)
-    for kept in (split.kept(b) for b in made if not full_only or len(b.observed) == N):
+    used = [b for b in made if full is None or (len(b.observed) == N and len(b.values) >= full)]
+    assert len(used) == {None: 12, 0: 3, 8: 2}[full]
+    for kept in map(split.kept, used):
         total[kept.observed] += kept.values.double().numpy().sum(0)
         count[kept.observed] += len(kept.values)
     drawn = total / found - count  # as many logits more, of which each said nothing
