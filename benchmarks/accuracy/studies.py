@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from search import Index
 
-K = (5, 10, 20, 50, 100, 200, 400)
+K = (1, 2, 3, 5, 10, 20, 50, 100, 200, 400)
 WRONG = 0.2
 """Share of the lenders' labels that are permuted among themselves in the study of wrong labels."""
 
