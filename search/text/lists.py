@@ -7,7 +7,8 @@ their outputs, and in another order do not, proves much.
 
 Agreement with the order alone would accept lists that are only alike: two halves of ImageNet, each in its order, begin
 with fishes and end with fungi. So the names must also be the best of their list for many of the outputs. The same two
-say whether a model's own list is believed.
+say whether a model's own list is believed. Agreement of seven names can be luck, however good it is; that each name has
+an output of its own is none, so `Fit.evidence` adds the two.
 """
 
 from __future__ import annotations
@@ -35,9 +36,12 @@ FEWEST = 7
 MOST = 256
 """Outputs that are compared, evenly spread over a longer list."""
 
-ACCEPTED, BEST = 4.0, 0.45
-"""Agreement from which a list may name a model, in standard deviations over the orders of its names, and the share of
-the outputs for which their name must be the best of the list: see `benchmarks/photohub/LISTS.md`."""
+ACCEPTED, BEST = 6.25, 0.45
+"""`Fit.evidence` from which a list may name a model, and the share of the outputs for which their name must be the best
+of the list: see `benchmarks/photohub/LISTS.md`."""
+
+SHARPNESS, WEIGHT = 0.1, 2.0
+"""Temperature of the matching of names with outputs, and its weight beside the agreement."""
 
 OWN_ACCEPTED, OWN_BEST = 5.0, 0.05
 """The same for a list that a model states itself, though not for certain: off by one, it is the best for none."""
@@ -87,16 +91,36 @@ class Fit(NamedTuple):
     # (n - 1)`` (Hoeffding, 1951).
     agreement: float
     best: float  # share of the outputs whose name has the largest S of all names
+    # the agreement, and how much likelier than by chance each output goes to its own name: the mean log of n D[i, i],
+    # where D is S under a softmax over the outputs, then over the names (one round of Sinkhorn's)
+    evidence: float
 
     @classmethod
-    def of(cls, expected: NDArray[np.float32], strong: NDArray[np.float32]) -> Fit:
-        """Return agreement and ``best`` of what names expect and outputs answer, both float32 ``[n, probes]``."""
-        scores = (expected @ strong.T).astype(np.float64)
-        scores -= scores.mean(axis=0, keepdims=True)
-        scores -= scores.mean(axis=1, keepdims=True)
-        deviation = float(np.sqrt((scores**2).sum() / max(len(scores) - 1, 1)))
-        own = np.diag(scores)
-        return cls(float(own.sum()) / max(deviation, 1e-12), float((scores <= own[None]).all(axis=0).mean()))
+    def of(cls, expected: NDArray[np.float32], vectors: NDArray[np.float32]) -> Fit:
+        """Return how names fit of what they expect and outputs answer, both float32 ``[n, probes]``.
+
+        S is of two equal parts: what is answered strongly, and what more strongly than by the other outputs (softmax).
+        """
+        shares = np.exp(vectors - _log_sum_exp(vectors, axis=0))
+        scores = _centred(_centred(expected @ strengths(vectors).T) + _centred(expected @ shares.T))
+        own, matched = np.diag(scores), scores / SHARPNESS
+        for axis in (1, 0):
+            matched -= _log_sum_exp(matched, axis)
+        agreement = float(own.sum())
+        matching = float(np.diag(matched).mean() + np.log(len(scores)))
+        return cls(agreement, float((scores <= own[None]).all(axis=0).mean()), agreement + WEIGHT * matching)
+
+
+def _centred(scores: NDArray[Any]) -> NDArray[np.float64]:
+    """Return scores less the means of their rows and columns, in deviations of the sum over a random order."""
+    found = scores - scores.mean(axis=0, keepdims=True, dtype=np.float64)
+    found -= found.mean(axis=1, keepdims=True)
+    return np.asarray(found / max(float(np.sqrt((found**2).sum() / max(len(found) - 1, 1))), 1e-12), np.float64)
+
+
+def _log_sum_exp(rows: NDArray[Any], axis: int) -> NDArray[Any]:
+    most = rows.max(axis=axis, keepdims=True)
+    return np.asarray(most + np.log(np.exp(rows - most).sum(axis=axis, keepdims=True)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,18 +178,18 @@ class Judge:
         if model.rows.size < FEWEST:
             return Verdict()
         at = np.unique(np.linspace(0, model.rows.size - 1, min(MOST, model.rows.size)).astype(np.int64))
-        strong, outputs, own = strengths(self._material.vectors(model.rows[at])), model.outputs[at], model.own
-        stated = Fit.of(self._of(_part(own, outputs)), strong) if own else None
+        vectors, outputs, own = self._material.vectors(model.rows[at]), model.outputs[at], model.own
+        stated = Fit.of(self._of(_part(own, outputs)), vectors) if own else None
         if model.quality == NAMED:
             return Verdict(fit=stated.agreement if stated else None)
         if own and stated and stated.agreement >= OWN_ACCEPTED and stated.best >= OWN_BEST:
             return Verdict("its own", stated.agreement, _names(model, own))
         lists = [*known(model.count), *((self._lender[labels], labels) for labels in self._lent[model.count])]
-        found = Verdict()
+        found, most = Verdict(), ACCEPTED
         for source, labels in lists:
-            fit = Fit.of(self._of(_part(labels, outputs)), strong)
-            if fit.agreement >= max(ACCEPTED, found.fit or 0.0) and fit.best >= BEST:
-                found = Verdict(source, fit.agreement, _names(model, labels))
+            fit = Fit.of(self._of(_part(labels, outputs)), vectors)
+            if fit.evidence >= most and fit.best >= BEST:
+                found, most = Verdict(source, fit.agreement, _names(model, labels)), fit.evidence
         return found
 
     def _of(self, names: tuple[str, ...]) -> NDArray[np.float32]:

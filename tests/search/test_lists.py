@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from search.text import lists
-from search.text.contrast import Material, strengths, zero_shot
+from search.text.contrast import Material, zero_shot
 from tests.search.conftest import CONCEPTS, make
 from workspace import records
 from workspace.files import write_table
@@ -74,9 +74,9 @@ def test_no_wrong_list_is_accepted(world):
     model = world.model(concepts, ["0"] * 12)
     centre = (world.probes @ world.texts.mean(axis=0)).astype(np.float32)
     expected = zero_shot(world.embed(of(world, concepts)) @ world.probes.T, centre)
-    strong = strengths(np.stack([world.vectors[r] for r in model.rows]))
+    vectors = np.stack([world.vectors[r] for r in model.rows])
     rng = np.random.default_rng(2)
-    orders = np.array([lists.Fit.of(expected[rng.permutation(12)], strong).agreement for _ in range(1_000)])
+    orders = np.array([lists.Fit.of(expected[rng.permutation(12)], vectors).agreement for _ in range(1_000)])
     assert orders.mean() == pytest.approx(0.0, abs=0.1)  # as the formula says
     assert orders.std() == pytest.approx(1.0, abs=0.1)
     wrong = [world.model(range(12), of(world, rng.permutation(12)), "named", f"wrong/{i}") for i in range(100)]
