@@ -8,7 +8,8 @@ their outputs, and in another order do not, proves much.
 Agreement with the order alone would accept lists that are only alike: two halves of ImageNet, each in its order, begin
 with fishes and end with fungi. So the names must also be the best of their list for many of the outputs. The same two
 say whether a model's own list is believed. Agreement of seven names can be luck, however good it is; that each name has
-an output of its own is none, so `Fit.evidence` adds the two.
+an output of its own is none, so `Fit.evidence` adds the two. What a name expects is told by the text, and shown by the
+outputs of other models that honestly bear it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from search.text.contrast import Material, strengths
+from search.text.calibration import spread
+from search.text.contrast import Material, strengths, unit
 from search.text.labels import NAMED, plain
 
 DATA = Path(__file__).parent.parent / "data" / "lists.tsv"
@@ -36,9 +38,12 @@ FEWEST = 7
 MOST = 256
 """Outputs that are compared, evenly spread over a longer list."""
 
-ACCEPTED, BEST = 6.25, 0.45
+ACCEPTED, BEST = 6.75, 0.45
 """`Fit.evidence` from which a list may name a model, and the share of the outputs for which their name must be the best
 of the list: see `benchmarks/photohub/LISTS.md`."""
+
+NAMESAKES = 8
+"""Outputs of other models that honestly bear a name and say, beside the text, what is answered to it."""
 
 SHARPNESS, WEIGHT = 0.1, 2.0
 """Temperature of the matching of names with outputs, and its weight beside the agreement."""
@@ -47,7 +52,7 @@ OWN_ACCEPTED, OWN_BEST = 5.0, 0.05
 """The same for a list that a model states itself, though not for certain: off by one, it is the best for none."""
 
 REFUTED = 1.0
-"""Agreement below which a model's own list of words is not believed."""
+"""Agreement by the text alone below which no list is believed, a model's own neither."""
 
 REFUSED = "refuted"
 """In place of the label quality of such a model, where labels are lent."""
@@ -163,12 +168,18 @@ class Judge:
 
     def __init__(self, models: Sequence[Model], material: Material, centre: NDArray[np.float32]) -> None:
         self._material, self._centre = material, centre
-        self._expected: dict[tuple[str, ...], NDArray[np.float32]] = {}
+        self._expected: dict[tuple[tuple[str, ...], bool], NDArray[np.float32]] = {}
         wanted = {model.count for model in models if model.quality != NAMED}
         counted: dict[int, Counter[tuple[str, ...]]] = {count: Counter() for count in wanted}
         self._lender: dict[tuple[str, ...], str] = {}
-        for model in models:
-            if model.quality == NAMED and model.count in wanted and (own := model.own) is not None:
+        self._namesakes: dict[str, list[tuple[int, tuple[str, ...] | None]]] = {}  # rows, and their models' lists
+        for model in models if wanted else ():
+            if model.quality != NAMED:
+                continue
+            own = model.own
+            for row, label in zip(model.rows.tolist(), model.labels, strict=False):
+                self._namesakes.setdefault(plain(label) or "", []).append((row, own))
+            if model.count in wanted and own is not None:
                 counted[model.count][own] += 1
                 self._lender.setdefault(own, model.repo_id)
         self._lent = {count: [own for own, _ in lists.most_common(LENT)] for count, lists in counted.items()}
@@ -179,7 +190,7 @@ class Judge:
             return Verdict()
         at = np.unique(np.linspace(0, model.rows.size - 1, min(MOST, model.rows.size)).astype(np.int64))
         vectors, outputs, own = self._material.vectors(model.rows[at]), model.outputs[at], model.own
-        stated = Fit.of(self._of(_part(own, outputs)), vectors) if own else None
+        stated = Fit.of(self._expects(_part(own, outputs)), vectors) if own else None
         if model.quality == NAMED:
             return Verdict(fit=stated.agreement if stated else None)
         if own and stated and stated.agreement >= OWN_ACCEPTED and stated.best >= OWN_BEST:
@@ -187,15 +198,34 @@ class Judge:
         lists = [*known(model.count), *((self._lender[labels], labels) for labels in self._lent[model.count])]
         found, most = Verdict(), ACCEPTED
         for source, labels in lists:
-            fit = Fit.of(self._of(_part(labels, outputs)), vectors)
-            if fit.evidence >= most and fit.best >= BEST:
+            names, whole = _part(labels, outputs), _part(labels, np.arange(len(labels)))
+            fit = Fit.of(self._expects(names, whole), vectors)
+            if fit.evidence < most or fit.best < BEST:
+                continue
+            if Fit.of(self._expects(names), vectors).agreement >= REFUTED:  # namesakes alone may all be wrong
                 found, most = Verdict(source, fit.agreement, _names(model, labels)), fit.evidence
         return found
 
-    def _of(self, names: tuple[str, ...]) -> NDArray[np.float32]:
-        if names not in self._expected:
-            self._expected[names] = self._material.expected(names, self._centre)
-        return self._expected[names]
+    def _expects(self, names: tuple[str, ...], whole: tuple[str, ...] | None = None) -> NDArray[np.float32]:
+        """Return what names expect by the text and, of a ``whole`` list, by namesakes, float32 ``[names, n]``.
+
+        Models that state this very list are no witnesses for it.
+        """
+        key = names, whole is None
+        if key not in self._expected:
+            told = self._material.expected(names, self._centre)
+            pairs = [
+                (i, row)
+                for i, name in enumerate(names if whole else ())
+                for row in spread([row for row, own in self._namesakes.get(name, ()) if own != whole], NAMESAKES)
+            ]
+            if pairs:
+                at, rows = np.array(pairs, np.int64).T
+                shares = 1.0 / np.bincount(at)[at]  # those of one name that disagree are a short vector together
+                np.add.at(told, at, strengths(self._material.vectors(rows)) * shares[:, None].astype(np.float32))
+                told = unit(told)
+            self._expected[key] = told
+        return self._expected[key]
 
 
 def _part(labels: tuple[str, ...], outputs: NDArray[np.int64]) -> tuple[str, ...]:

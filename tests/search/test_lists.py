@@ -86,6 +86,38 @@ def test_no_wrong_list_is_accepted(world):
     assert world.judge([model, *wrong, *near, right]).verdict(model).source == "right/one"
 
 
+def test_namesakes_name_a_short_weak_model_that_the_text_alone_does_not():
+    world = World(noise=4.0)
+    known = world.embed
+    unclear = 0.2 * np.random.default_rng(3).standard_normal((60, DIM)).astype(np.float32)
+    world.embed = lambda texts: known(texts) + unclear[[world.names.index(text) for text in texts]]
+    honest = [world.model(range(i, i + 8), of(world, range(i, i + 8)), "named", f"honest/{i}") for i in range(8)]
+    weak = world.model(range(3, 11), ["0"] * 8)
+    lender = world.model(range(3, 11), of(world, range(3, 11)), "named", "right/one")
+    turned = world.model(range(3, 11), of(world, [*range(4, 11), 3]), "named", "wrong/one")
+    assert world.judge([weak, lender, turned]).verdict(weak) == lists.Verdict()
+    found = world.judge([*honest, weak, lender, turned]).verdict(weak)
+    assert list(found.names.values()) == of(world, range(3, 11))
+
+
+def test_evidence_is_agreement_and_a_matching_of_names_with_outputs(world):
+    expected, vectors = (np.abs(world.rng.standard_normal((7, 50))).astype(np.float32) for _ in range(2))
+    shares = np.array([[np.exp(v[p]) / sum(np.exp(w[p]) for w in vectors) for p in range(50)] for v in vectors])
+    strong = np.array([v**2 / np.sqrt((v**4).sum()) for v in vectors])
+    whole = np.zeros((7, 7))
+    for answers in (strong, shares, None):
+        s = whole if answers is None else np.array([[e @ a for a in answers] for e in expected])
+        s = s - s.mean(0)[None] - s.mean(1)[:, None] + s.mean()
+        whole = s / np.sqrt((s**2).sum() / 6) + (0 if answers is None else whole)
+    d = np.exp(whole / lists.SHARPNESS)
+    d /= d.sum(axis=1, keepdims=True)
+    d /= d.sum(axis=0, keepdims=True)
+    fit = lists.Fit.of(expected, vectors)
+    assert fit.agreement == pytest.approx(np.trace(whole), rel=1e-4)
+    wanted = np.trace(whole) + lists.WEIGHT * np.mean([np.log(7 * d[i, i]) for i in range(7)])
+    assert fit.evidence == pytest.approx(wanted, rel=1e-4)
+
+
 def test_labels_of_its_own_are_confirmed_or_refused(world):
     concepts = list(range(20))
     unsure = world.model(concepts, of(world, concepts), "inferred")
