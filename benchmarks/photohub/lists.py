@@ -1,10 +1,10 @@
 """Whole lists on PhotoHub: true ones accepted, wrong ones refused, and what naming its models is worth to a search.
 
-Every model is judged as if it said nothing of its outputs, the others saying what they say: once beside its own true list, once beside each of fourteen
-wrong ones: six other orders, the order moved by one either way, other classes in ImageNet's order (three draws), and
-each class's nearest, second and third neighbour by name. Then the index is built again, the true lists of the models
-that state none being known, and the names of the classes' test half are asked among these models. Thresholds were
-chosen on every other model of PhotoHub.
+Every model is judged as if it said nothing of its outputs, the others saying what they say: once beside its own true
+list, once beside each of fourteen wrong ones: six other orders, the order moved by one either way, other classes in
+ImageNet's order (three draws), and each class's nearest, second and third neighbour by name. Then the index is built
+again, the true lists of the models that state none being known, and the names of the classes' test half are asked among
+these models. Everything was chosen on every other model of PhotoHub.
 """
 
 from __future__ import annotations
@@ -84,15 +84,16 @@ def judged(workspace: Workspace, truth: dict[str, Any]) -> Rows:
             continue
         silent = lists.Model(model.repo_id, "LABEL_i", model.count, model.rows, model.outputs, [None] * model.count)
         others = [*models[:at], *models[at + 1 :]]
+        own = truth["models"][model.repo_id]["logits"]
+        same = {"imagenet-1k", *(one.repo_id for one in others if truth["models"][one.repo_id]["logits"] == own)}
 
-        def named(labels: list[str], silent: Model = silent, others: list[Model] = others) -> list[str]:
+        def source(labels: list[str], silent: Model = silent, others: list[Model] = others) -> str | None:
             lender = lists.Model("", NAMED, silent.count, silent.rows[:0], silent.outputs, labels)
-            judge = lists.Judge([silent, *others, lender], material, calibration.centre)
-            return list(judge.verdict(silent).names.values())
+            return lists.Judge([silent, *others, lender], material, calibration.centre).verdict(silent).source
 
         count = found[sum(half["true"] for half in found) % 2]
         count["true"] += 1
-        if named(true) == true:
+        if source(true) in {"", *same}:
             count["true accepted"] += 1
         else:
             missed.append(len(true))
@@ -100,7 +101,7 @@ def judged(workspace: Workspace, truth: dict[str, Any]) -> Rows:
         for i, one in enumerate(wrong):
             kind = "neighbours" if i >= len(wrong) - 3 else "wrong"
             count[kind] += 1
-            count[f"{kind} accepted"] += named(one) not in ([], true)
+            count[f"{kind} accepted"] += source(one) not in {None, *same}
     halves = zip(("chosen on", "others"), found, strict=True)
     return [{"models": name, **counted} for name, counted in halves] + [{"outputs of models missed": missed}]
 
