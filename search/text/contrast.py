@@ -34,8 +34,10 @@ class Material:
         return zero_shot(self.embed(texts) @ self.probes.T, centre)
 
 
-POWER = 3.0
-"""Exponent of a query's contrast: one probe that shows the concept says more than many that share something with it."""
+POWER, SHOWN = 3.0, 1_000
+"""Exponent of a query's contrast: one probe that shows the concept says more than many that share something with it.
+Of fewer than so many probes more often none shows it: the exponent falls with their number, to 1; see
+`benchmarks/photohub/COVER.md`."""
 
 STRONGEST = 128
 """Probes of a text or an image that can carry weight."""
@@ -58,7 +60,7 @@ def zero_shot(similarity: NDArray[np.float32], centre: NDArray[np.float32]) -> N
     contrast = similarity - centre
     contrast -= contrast.mean(axis=1, keepdims=True)
     contrast /= np.maximum(contrast.std(axis=1, keepdims=True), 1e-12)
-    weights = np.maximum(contrast, 0.0) ** POWER
+    weights = np.maximum(contrast, 0.0) ** max(1.0, POWER * min(1.0, contrast.shape[1] / SHOWN))
     if weights.shape[1] > STRONGEST:
         least = np.partition(weights, -STRONGEST, axis=1)[:, -STRONGEST, None]
         weights[weights < least] = 0.0

@@ -87,7 +87,7 @@ def test_no_wrong_list_is_accepted(world):
 
 
 def test_namesakes_name_a_short_weak_model_that_the_text_alone_does_not():
-    world = World(noise=4.0)
+    world = World(noise=2.0)
     known = world.embed
     unclear = 0.2 * np.random.default_rng(3).standard_normal((60, DIM)).astype(np.float32)
     world.embed = lambda texts: known(texts) + unclear[[world.names.index(text) for text in texts]]
