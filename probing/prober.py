@@ -69,7 +69,7 @@ def probe(
             later, only what is missing is run; so a call without it completes what was run in part.
         probes_per_model: the same, as a number of probes.
         core: how many of them are the same for all models.
-        adaptive: choose the share: a tenth of all probes at random, then in four rounds those that the completion's
+        adaptive: choose the share: some at random (`subset.at_random`), then in four rounds those that the completion's
             factors expect some output to answer most strongly. All at random when there are no factors yet.
         precision: ``auto`` uses half precision on a GPU when the first batch agrees with float32; or ``float32``.
         deadlines: seconds that a phase (fetch, load, preprocess, forward, write) may take; `settings.DEFAULTS` for

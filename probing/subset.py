@@ -71,7 +71,13 @@ ROUNDS = 4
 """Times that probes are chosen; what each brings in sharpens the next."""
 
 RANDOM_SHARE = 0.1
-"""Share of all probes that is drawn at random first: mean and deviation are unbiased over these alone."""
+"""Share of all probes that is drawn at random first, at least."""
+
+NARROW_SHARE = 0.6
+"""Share of its own probes that is drawn at random first, at least, of a model with fewer outputs than `WIDE`."""
+
+WIDE = 256
+"""Outputs of which so few probes tell enough of the others; of fewer outputs less can be told."""
 
 DEVIATIONS = 2.0
 """Posterior deviations added to a prediction: what is unsure may be strong, too."""
@@ -124,6 +130,18 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def at_random(n: int, budget: int, outputs: int) -> int:
+    """Return how many of a model's ``budget`` of ``n`` probes are drawn at random, before any is chosen.
+
+    Mean and deviation are unbiased over these alone. Shares chosen in benchmarks/completion/RESULTS.md.
+
+    >>> at_random(3_000, 1_000, outputs=1_000), at_random(3_000, 1_000, outputs=10)
+    (300, 600)
+    """
+    first = max(2, math.ceil(RANDOM_SHARE * n))
+    return min(budget, first if outputs >= WIDE else max(first, math.ceil(NARROW_SHARE * budget)))
 
 
 def rounds(budget: int) -> list[int]:

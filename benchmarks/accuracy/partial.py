@@ -101,7 +101,9 @@ def study(
                 if mode == "adaptive":
                     if share <= subset.RANDOM_SHARE:
                         continue
-                    drawn = _random(collection, targets, subset.size(n, subset.RANDOM_SHARE, None))
+                    drawn = {}
+                    for model in targets:
+                        drawn |= _random(collection, [model], subset.at_random(n, count, len(model.raw)))
                     run = _adaptive(folder, collection, targets, rest, drawn, count)
                 workspace = build(folder, collection, [*targets, *rest], labels=hidden, run=run, drawn=drawn)
             index = open_index(workspace)
@@ -155,7 +157,7 @@ def _adaptive(
     drawn: dict[str, NDArray[np.int64]],
     count: int,
 ) -> dict[str, NDArray[np.int64]]:
-    """Return the probes of an adaptive run: the random tenth, then the prober's own choice in its own rounds."""
+    """Return the probes of an adaptive run: those at random, then the prober's own choice in its own rounds."""
     workspace = build(folder, collection, [*targets, *rest], labels=hidden, run=drawn, index=False)
     probe_set = short_hash("".join(collection.probes.column("image_hash").to_pylist()))
     factors = subset.read_factors(workspace.factors_path(probe_set), probe_set, collection.probes.num_rows)

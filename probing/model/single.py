@@ -6,7 +6,6 @@ model between each two, so at most three models are in memory.
 
 from __future__ import annotations
 
-import math
 import queue
 import sys
 import threading
@@ -45,16 +44,19 @@ class Share:
     refused: Ids = field(default_factory=lambda: np.empty(0, np.int32))
 
 
-def of_model(workspace: Workspace, attempt: Attempt, settings: Settings, refused: Ids) -> Share:
-    """Return the share of the model of ``attempt``; probes ``refused`` cannot be prepared for it, and are not in it."""
+def of_model(workspace: Workspace, attempt: Attempt, settings: Settings, outputs: int, refused: Ids) -> Share:
+    """Return the share of the model of ``attempt``, which has so many ``outputs``.
+
+    Probes ``refused`` cannot be prepared for it, and are not in it.
+    """
     share = _random_share(workspace, attempt, settings, refused)
     if not settings.adaptive or settings.probes_per_model >= settings.n_probes:
         return share
     factors = subset.read_factors(workspace.factors_path(settings.probe_set), settings.probe_set, settings.n_probes)
     if factors is None:
         return share
-    tenth = max(2, math.ceil(subset.RANDOM_SHARE * settings.n_probes))
-    random, done = _draw(attempt, settings, min(settings.probes_per_model, tenth)), np.empty(0, np.int32)
+    first = subset.at_random(settings.n_probes, settings.probes_per_model, outputs)
+    random, done = _draw(attempt, settings, first), np.empty(0, np.int32)
     random = random[~np.isin(random, refused)]
     wanted = random
     if share.earlier is not None:
@@ -159,7 +161,8 @@ def prepare(workspace: Workspace, settings: Settings, job: Job) -> None:
             workspace, settings.probe_set, processor, threads=settings.threads, max_edge=settings.max_image_size
         )
         fields["input_dtype"] = str(ready.pixels.dtype)
-        job.share = of_model(workspace, attempt, settings, np.array(sorted(ready.refused), np.int32))
+        refused = np.array(sorted(ready.refused), np.int32)
+        job.share = of_model(workspace, attempt, settings, loaded.num_labels, refused)
         if len(refused := job.share.refused):
             fields["probes_refused"] = refused.tolist()
             fields["refused_reason"] = ready.refused[int(refused[0])]

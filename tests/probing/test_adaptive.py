@@ -40,7 +40,7 @@ def _factors(n: int = N, rank: int = RANK, seed: int = 0, explained: float = 0.6
 def _run(factors: subset.Factors, raw: Floats, budget: int, model: str = "a/b") -> npt.NDArray[np.int32]:
     """Return the probes that are run, in the order of `single.execute`."""
     n = len(raw)
-    random = subset.choose(n, math.ceil(subset.RANDOM_SHARE * n), model, "c", "p")
+    random = subset.choose(n, subset.at_random(n, budget, subset.WIDE), model, "c", "p")
     ids = random
     for count in subset.rounds(budget - len(random)):
         new = subset.choose_next(factors, raw[ids], ids, random, count)
@@ -64,6 +64,13 @@ def test_more_of_the_strongest_probes_are_found_than_at_random(fraction: float) 
     assert len(chosen) == budget
     assert abs(_found(raw, drawn) - fraction) < 0.1
     assert _found(raw, chosen) > 1.8 * _found(raw, drawn)
+
+
+def test_of_few_outputs_more_is_drawn_at_random() -> None:
+    assert subset.at_random(3_000, 1_000, subset.WIDE) == 300
+    assert subset.at_random(3_000, 1_000, subset.WIDE - 1) == 600
+    assert subset.at_random(3_000, 400, 10) == 300, "never less than of many outputs"
+    assert subset.at_random(3_000, 200, 10) == subset.at_random(3_000, 200, 1_000) == 200, "nor more than are run"
 
 
 def test_each_output_gets_its_strongest_in_turn() -> None:
@@ -138,16 +145,17 @@ def test_the_verb(workspace: Workspace, repos: Repos) -> None:
     first = _ids(workspace)
     for name, (ids, drawn) in first.items():
         assert len(ids) == 21
-        assert drawn == subset.choose(70, 7, name, "a" * 40, workspace.probe_set).tolist()
+        assert drawn == subset.choose(70, 13, name, "a" * 40, workspace.probe_set).tolist()
         assert set(drawn) < set(ids)
     assert first["one"][0] != first["two"][0]
     assert probe(adaptive=True, fraction=0.5).run == 2
     for name, (ids, drawn) in _ids(workspace).items():
         assert len(ids) == 35
         assert set(first[name][0]) < set(ids), "what was run is kept"
-        assert drawn == first[name][1]
+        assert drawn == subset.choose(70, 21, name, "a" * 40, workspace.probe_set).tolist(), "and more are drawn"
+    second = _ids(workspace)
     probe(fraction=0.6)
-    assert all(set(first[name][1] or ()) == set(drawn or ()) for name, (_, drawn) in _ids(workspace).items())
+    assert all(set(second[name][1] or ()) == set(drawn or ()) for name, (_, drawn) in _ids(workspace).items())
     assert probe().run == 2
     assert all(v == (list(range(70)), None) for v in _ids(workspace).values()), "all were run: nothing is biased"
 
