@@ -189,7 +189,8 @@ def test_names_do_not_depend_on_how_many_labels_are_compared_at_once(index, monk
     parts = naming.Namer(index.gallery, index.texts, progress=False).names(rows)
     for a, b in zip(whole, parts, strict=True):
         assert [(n.name, n.source) for n in a] == [(n.name, n.source) for n in b]
-        np.testing.assert_allclose([n.confidence for n in a], [n.confidence for n in b], atol=1e-5)
+        # the bank's share of a name may come or go: its eighth name and the ninth can differ by a rounding
+        np.testing.assert_allclose([n.confidence for n in a], [n.confidence for n in b], atol=1e-3)
 
 
 def test_map_says_what_is_wrong(index, tmp_path, monkeypatch):
