@@ -138,8 +138,9 @@ def _compiled(comparisons: Sequence[Comparison], mask: NDArray[np.bool_] | None)
         error=np.array([ERROR * math.sqrt(c.weights.astype(np.float64).sum()) for c in comparisons]),
         positive=one.positive,
     )
-    shifts = [one.shift] if all(c.shift is one.shift for c in comparisons) else [c.shift for c in comparisons]
-    return queries, Logits(_ALL_ROWS if mask is None else mask, one.scale, np.stack(shifts))
+    shared = all(c.shift is one.shift for c in comparisons)  # of texts: not copied for every question
+    shifts = one.shift[None] if shared else np.stack([c.shift for c in comparisons])
+    return queries, Logits(_ALL_ROWS if mask is None else mask, one.scale, shifts)
 
 
 def _merged(parts: list[Candidates], keep: int) -> Candidates:

@@ -2,8 +2,8 @@
 
 Between two logits' responses most of the correlation is what all models do alike: blurred against sharp photographs,
 drawings against textures. PCA-whitening takes that out (Jégou and Chum, ECCV 2012): positive responses to the power
-of `POWER` at unit length are turned to the gallery's principal directions and divided by their strength. Its cosine
-joins the score of a logit's question; the figures are in benchmarks/photohub/RESULTS.md.
+of 1.25 (`search.scan.scoring.OWN_POWER`) at unit length are turned to the gallery's principal directions and divided
+by their strength. Its cosine joins the score of a logit's question; figures: benchmarks/photohub/RESULTS.md.
 
 Directions are as many as the gallery supports, one to `LOGITS_EACH` logits: beyond them lies the noise of small
 galleries. What is kept is one signed byte a direction, so that a cosine is made of exact whole numbers, whoever
@@ -23,9 +23,6 @@ from workspace.files import damaged, read_array, write_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-POWER = 1.25
-"""Exponent of positive responses, as of a logit that asks: `search.scan.scoring.OWN_POWER`."""
 
 SHARE = 0.5
 """Of the cosine in the score of a logit's question; the rest is the score of its strongest probes."""
@@ -109,7 +106,8 @@ class Whitened:
         basis, count = read_array(parts / "basis.npy"), read_array(parts / "found_from.npy")
         codes = read_array(parts / "codes.npy")
         fits = basis.ndim == 2 and basis.shape[0] == n_probes and codes.shape == (logits, basis.shape[1])
-        if not fits or basis.dtype != np.float32 or codes.dtype != np.int8 or count.shape != ():
+        fits = fits and basis.dtype == np.float32 and codes.dtype == np.int8 and count.shape == ()
+        if not fits or not np.isfinite(basis).all():
             raise damaged(parts, f"it is not of {logits} logits over {n_probes} probes")
         return cls(basis, codes, int(count))
 
@@ -149,7 +147,7 @@ def _directions(vectors: Vectors, count: int) -> NDArray[np.float32]:
 
 def _strong(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     positive = np.maximum(vectors, np.float32(0.0))
-    return unit(positive * np.sqrt(np.sqrt(positive)))  # to the power of `POWER`, five times as fast as ``**``
+    return unit(positive * np.sqrt(np.sqrt(positive)))  # to the power of 1.25, five times as fast as ``**``
 
 
 def _codes(vectors: NDArray[np.float32], basis: NDArray[np.float32]) -> NDArray[np.int8]:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from search.scan import nearest, whitening
+from search.scan import nearest
+from search.scan.scoring import OWN_POWER
 from search.scan.whitening import LOGITS_EACH, Whitened, whiten
 from workspace.errors import DamagedFileError
 
@@ -18,7 +19,7 @@ def vectors():
 
 def test_directions_are_divided_by_their_strength(vectors):
     found = whiten(lambda rows: vectors[rows], 800)
-    strong = np.maximum(vectors.astype(np.float64), 0) ** whitening.POWER
+    strong = np.maximum(vectors.astype(np.float64), 0) ** OWN_POWER
     strong /= np.linalg.norm(strong, axis=1, keepdims=True)
     _, strength, right = np.linalg.svd(strong, full_matrices=False)
     rank = min(40, 800 // LOGITS_EACH)
@@ -73,3 +74,11 @@ def test_many_questions_by_logits_are_answered_as_one_by_one(opened, monkeypatch
         exact = gallery.nearest(comparison, 5, None, exact=True)
         np.testing.assert_array_equal(found[0], exact[0])
         np.testing.assert_array_equal(found[1], exact[1])
+
+
+def test_directions_that_are_no_numbers_are_refused(vectors, tmp_path):
+    found = whiten(lambda rows: vectors[rows], 800)
+    found.basis[3, 2] = np.nan
+    found.save(tmp_path)
+    with pytest.raises(DamagedFileError):
+        Whitened.load(tmp_path, 40, 800)
