@@ -29,6 +29,9 @@ _MAP_MOST = 20_000
 _RIDGES = (1.0, 3.0, 10.0)  # per thousand labels
 _WIDTHS, _SHARES = (0.05, 0.1, 0.2), (0.0, 0.15, 0.3, 0.6)
 _QUERIES, _CANDIDATES = 300, 20_000
+_HIDDEN = ("nothing", "its model", "half", "everywhere")
+"""Whose labels are hidden where certainty is learned: those of half the models, which alone are found, as by a filter
+that asks for models without labels; or the label that is asked, whoever carries it."""
 _KEPT = (1.0, 0.3, 0.1)  # shares of the models that filters leave, where certainty is learned
 _HONEST = 0.5  # mean trust of a model's labels from which what they say is taken for the truth there
 
@@ -248,9 +251,8 @@ def _certainty(
     """Return how probable hits are, learned where what is right is known: of models whose labels are believed.
 
     All outputs of such a model count, those that the encoder cannot read too: else only easy ones would be asked.
-    Every label is asked with nothing hidden, with its own model's labels hidden, and itself hidden everywhere, with
-    all models and with some of them left by a filter. Of no other model it is known which of its outputs are right, so
-    that these only say how far a hit stands out.
+    Every label is asked as `_HIDDEN` says, with all models and with some of them left by a filter. Of no other model it
+    is known which of its outputs are right, so that these only say how far a hit stands out.
     """
     vectors, model_of, hubness = labels.vectors, labels.model_of, labels.hubness
     of_model = np.zeros((2, int(model_of.max()) + 1))
@@ -268,10 +270,12 @@ def _certainty(
     others = others[: max(_CANDIDATES - rows.size, 0)]
     right = label_of == asked[:, None]
     fused, trust = [], []
-    for hides in ("nothing", "its model", "everywhere"):
+    lending = rng.permutation(honest.size) < honest.size // 2
+    for hides in _HIDDEN:
         near = []
         for label, own in zip(asked.tolist(), right, strict=True):
-            allowed = None if hides == "nothing" else model_of != model_of[rng.choice(rows[own])]
+            allowed = model_of != model_of[rng.choice(rows[own])]
+            allowed = {"nothing": None, "half": lending[model_of]}.get(hides, allowed)
             near.append(
                 bridge.nearest(labels.placed[label], vectors, allowed, label if hides == "everywhere" else None)
             )
@@ -281,18 +285,20 @@ def _certainty(
     every = np.concatenate([rows, others])
     parts = [wanted @ strong.T - hubness[every[part]] for part, strong in blocks(vectors, every)]
     scores = np.concatenate(parts, axis=1).astype(np.float64)
-    right = np.tile(np.pad(right, ((0, 0), (0, others.size))), (3, 1))
+    right = np.tile(np.pad(right, ((0, 0), (0, others.size))), (len(_HIDDEN), 1))
     about = scores.mean(axis=1), np.maximum(scores.std(axis=1), 1e-9), scores.max(axis=1)
-    hidden, believes = np.arange(len(scores)) >= 2 * asked.size, np.concatenate(trust)
+    hides_of, believes = np.repeat(_HIDDEN, asked.size), np.concatenate(trust)
+    hidden, half = hides_of == "everywhere", hides_of == "half"
     clear = hidden | (believes >= _HONEST)  # what its own model alone calls so is named no more when that is hidden
     cases = []
     for number, kept in enumerate(_KEPT):
-        stays = honest & (rng.random((len(scores), honest.size)) < kept)
+        stays = honest & ~(half[:, None] & lending) & (rng.random((len(scores), honest.size)) < kept)
         left = np.where(stays[:, model_of[every]], scores, -np.inf)
         first = np.argsort(-left, axis=1, kind="stable")[:, :FIRST]
         found = np.take_along_axis(left, first, axis=1)
         there = np.isfinite(found)
-        signs = hit_signs(np.where(there, found, 0.0), about, np.tile(contrast[asked], 3), model_of[every[first]])
+        seen = np.tile(contrast[asked], len(_HIDDEN))
+        signs = hit_signs(np.where(there, found, 0.0), about, seen, model_of[every[first]])
         correct = np.take_along_axis(right, first, axis=1)
         case = signs, correct, there, believes, np.where(hidden, number, -1)
         cases.append([part[clear] for part in case])

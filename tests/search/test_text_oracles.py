@@ -256,7 +256,7 @@ def test_width_and_share_are_those_that_rank_hidden_labels_best(monkeypatch, map
     assert labels_fit._weighed(bridge, own) is bridge
 
 
-def test_certainty_is_learned_from_what_is_found_with_nothing_its_model_and_itself_hidden(monkeypatch):
+def test_certainty_is_learned_from_what_is_found_with_nothing_its_model_half_and_itself_hidden(monkeypatch):
     """Sixty labels of one output each: which are hidden is no matter of chance, and all cases can be written out."""
     rng = np.random.default_rng(8)
     words, honest, every = 66, 60, 100
@@ -285,21 +285,25 @@ def test_certainty_is_learned_from_what_is_found_with_nothing_its_model_and_itse
     draw = np.random.default_rng(5)
     draw.permutation(honest)
     asked = draw.permutation(honest)  # in which order they are asked
+    draw.permutation(every - honest)
+    models = int(model_of.max()) + 1
+    lending = draw.permutation(models) < models // 2  # where half lend to the others
     wanted = []
-    for hides in range(3):
+    for hides in range(4):
         for label in asked:
-            allowed = None if hides == 0 else model_of != model_of[label]
-            near = bridge.nearest(placed[label], own.vectors, allowed, int(label) if hides == 2 else None)
+            allowed = [None, model_of != model_of[label], lending[model_of], model_of != model_of[label]][hides]
+            near = bridge.nearest(placed[label], own.vectors, allowed, int(label) if hides == 3 else None)
             text = unit(expected[label] + counting(near.trust(bridge.width)) * near.side)
             scores = strong(vectors) @ text - hubness
-            left = sorted(np.flatnonzero(model_of < honest // 6).tolist(), key=lambda row: -scores[row])[:FIRST]
-            if hides < 2 and near.trust(bridge.width) < 0.5:
+            stays = (model_of < honest // 6) & ~((hides == 2) & lending[model_of])
+            left = sorted(np.flatnonzero(stays).tolist(), key=lambda row: -scores[row])[:FIRST]
+            if hides < 3 and near.trust(bridge.width) < 0.5:
                 continue  # its own model alone calls it so
             about = [
                 (1.0, (scores[row] - scores.mean()) / scores.std(), (scores.max() - scores[row]) / scores.std(),
                  contrast[label], model_of[row] in model_of[left[:i]]) for i, row in enumerate(left)
             ]  # fmt: skip
-            wanted.append((about, [row == label for row in left], near.trust(bridge.width), hides == 2, scores))
+            wanted.append((about, [row == label for row in left], near.trust(bridge.width), hides == 3, scores))
     count = len(wanted)
     assert (len(signs), there[:count].all()) == (3 * count, True)
     np.testing.assert_allclose(signs[:count], [case[0] for case in wanted], atol=2e-3)
