@@ -385,7 +385,8 @@ def _texts(
     found.save(folder)
     same = older is not None and np.array_equal(older.centre, found.centre) and np.array_equal(older.texts, found.texts)
     models, kept = _models_of(gallery), tables.read_models(before) if before else tables.MODELS.empty_table()
-    learned = _judged(folder, lists.Judge(models, material, found.centre), models, kept, before)
+    judge = lists.Judge(models, material, found.centre)
+    learned = _judged(folder, judge, models, kept, before, progress=progress)
     quality = [lists.quality(model, *verdict) for model, *verdict in zip(models, *learned.values(), strict=True)]
     every = np.arange(len(gallery))
     labels = pa.chunked_array([pa.array(gallery.labels(every), pa.string())])
@@ -410,7 +411,13 @@ def _texts(
 
 
 def _judged(
-    folder: Path, judge: lists.Judge, models: Sequence[lists.Model], kept: pa.Table, before: Path | None
+    folder: Path,
+    judge: lists.Judge,
+    models: Sequence[lists.Model],
+    kept: pa.Table,
+    before: Path | None,
+    *,
+    progress: bool,
 ) -> dict[str, list[Any]]:
     """Compare models with whole lists of labels and write the names; return ``labels_from`` and ``labels_fit`` of each.
 
@@ -419,7 +426,7 @@ def _judged(
     """
     listed = tables.read_listed(before) if before else tables.LISTED.empty_table()
     names: dict[int, str] = dict(zip(listed.column("row").to_pylist(), listed.column("name").to_pylist(), strict=True))
-    verdicts = [judge.verdict(model) for model in models[kept.num_rows :]]
+    verdicts = judge.verdicts(models[kept.num_rows :], progress=progress)
     for verdict in verdicts:
         names |= verdict.names
     rows = sorted(names)

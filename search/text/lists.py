@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from search.text.calibration import spread
@@ -56,6 +57,9 @@ REFUTED = 1.0
 
 REFUSED = "refuted"
 """In place of the label quality of such a model, where labels are lent."""
+
+REMEMBERED = 256 << 20
+"""Bytes of what lists expect that are kept, of the lists compared last."""
 
 LENT = 200
 """Other models' lists that are compared for one number of outputs: those that most models state."""
@@ -101,19 +105,27 @@ class Fit(NamedTuple):
     evidence: float
 
     @classmethod
-    def of(cls, expected: NDArray[np.float32], vectors: NDArray[np.float32]) -> Fit:
-        """Return how names fit of what they expect and outputs answer, both float32 ``[n, probes]``.
+    def of(cls, expected: NDArray[np.float32], answered: NDArray[np.float32]) -> Fit:
+        """Return how names fit of what they expect, float32 ``[n, probes]``, and of `answers`.
 
-        S is of two equal parts: what is answered strongly, and what more strongly than by the other outputs (softmax).
+        S is of two equal parts: what is answered strongly, and what more strongly than by the other outputs.
         """
-        shares = np.exp(vectors - _log_sum_exp(vectors, axis=0))
-        scores = _centred(_centred(expected @ strengths(vectors).T) + _centred(expected @ shares.T))
+        strong, shares = np.split(expected @ answered.T, 2, axis=1)
+        scores = _centred(_centred(strong) + _centred(shares))
         own, matched = np.diag(scores), scores / SHARPNESS
         for axis in (1, 0):
             matched -= _log_sum_exp(matched, axis)
         agreement = float(own.sum())
         matching = float(np.diag(matched).mean() + np.log(len(scores)))
         return cls(agreement, float((scores <= own[None]).all(axis=0).mean()), agreement + WEIGHT * matching)
+
+
+def answers(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what outputs answer strongly, then how much more than the other outputs do (softmax), ``[2 n, probes]``.
+
+    ``vectors`` are their descriptors, float32 ``[n, probes]``.
+    """
+    return np.concatenate([strengths(vectors), np.exp(vectors - _log_sum_exp(vectors, axis=0))])
 
 
 def _centred(scores: NDArray[Any]) -> NDArray[np.float64]:
@@ -168,7 +180,9 @@ class Judge:
 
     def __init__(self, models: Sequence[Model], material: Material, centre: NDArray[np.float32]) -> None:
         self._material, self._centre = material, centre
-        self._expected: dict[tuple[tuple[str, ...], bool], NDArray[np.float32]] = {}
+        self._expected: LRUCache[tuple[tuple[str, ...], bool], NDArray[np.float32]] = LRUCache(
+            REMEMBERED, getsizeof=lambda expected: expected.nbytes
+        )
         wanted = {model.count for model in models if model.quality != NAMED}
         counted: dict[int, Counter[tuple[str, ...]]] = {count: Counter() for count in wanted}
         self._lender: dict[tuple[str, ...], str] = {}
@@ -184,13 +198,27 @@ class Judge:
                 self._lender.setdefault(own, model.repo_id)
         self._lent = {count: [own for own, _ in lists.most_common(LENT)] for count, lists in counted.items()}
 
+    def verdicts(self, models: Sequence[Model], *, progress: bool = False) -> list[Verdict]:
+        """Return what the lists say of each of some models.
+
+        Those of one number of outputs are compared together, for they are compared with the same lists.
+        """
+        from tqdm import tqdm
+
+        found = dict[int, Verdict]()
+        order = sorted(range(len(models)), key=lambda i: models[i].count)
+        for i in tqdm(order, desc="lists", unit="model", disable=not progress, leave=False):
+            found[i] = self.verdict(models[i])
+        return [found[i] for i in range(len(models))]
+
     def verdict(self, model: Model) -> Verdict:
         """Return what the lists say of a model."""
         if model.rows.size < FEWEST:
             return Verdict()
         at = np.unique(np.linspace(0, model.rows.size - 1, min(MOST, model.rows.size)).astype(np.int64))
-        vectors, outputs, own = self._material.vectors(model.rows[at]), model.outputs[at], model.own
-        stated = Fit.of(self._expects(_part(own, outputs)), vectors) if own else None
+        answered = answers(self._material.vectors(model.rows[at]))
+        outputs, own = model.outputs[at], model.own
+        stated = Fit.of(self._expects(_part(own, outputs)), answered) if own else None
         if model.quality == NAMED:
             return Verdict(fit=stated.agreement if stated else None)
         if own and stated and stated.agreement >= OWN_ACCEPTED and stated.best >= OWN_BEST:
@@ -199,10 +227,10 @@ class Judge:
         found, most = Verdict(), ACCEPTED
         for source, labels in lists:
             names, whole = _part(labels, outputs), _part(labels, np.arange(len(labels)))
-            fit = Fit.of(self._expects(names, whole), vectors)
+            fit = Fit.of(self._expects(names, whole), answered)
             if fit.evidence < most or fit.best < BEST:
                 continue
-            if Fit.of(self._expects(names), vectors).agreement >= REFUTED:  # namesakes alone may all be wrong
+            if Fit.of(self._expects(names), answered).agreement >= REFUTED:  # namesakes alone may all be wrong
                 found, most = Verdict(source, fit.agreement, _names(model, labels)), fit.evidence
         return found
 
@@ -212,7 +240,8 @@ class Judge:
         Models that state this very list are no witnesses for it.
         """
         key = names, whole is None
-        if key not in self._expected:
+        found = self._expected.get(key)
+        if found is None:
             told = self._material.expected(names, self._centre)
             pairs = [
                 (i, row)
@@ -224,12 +253,19 @@ class Judge:
                 shares = 1.0 / np.bincount(at)[at]  # those of one name that disagree are a short vector together
                 np.add.at(told, at, strengths(self._material.vectors(rows)) * shares[:, None].astype(np.float32))
                 told = unit(told)
-            self._expected[key] = told
-        return self._expected[key]
+            found = told
+            if told.nbytes <= REMEMBERED:
+                self._expected[key] = told
+        return found
 
 
 def _part(labels: tuple[str, ...], outputs: NDArray[np.int64]) -> tuple[str, ...]:
-    return tuple(plain(labels[i]) or labels[i] for i in outputs.tolist())
+    return tuple(_plain(labels[i]) for i in outputs.tolist())
+
+
+@lru_cache(maxsize=1 << 16)
+def _plain(label: str) -> str:
+    return plain(label) or label
 
 
 def _names(model: Model, labels: tuple[str, ...]) -> dict[int, str]:

@@ -76,7 +76,8 @@ def test_no_wrong_list_is_accepted(world):
     expected = zero_shot(world.embed(of(world, concepts)) @ world.probes.T, centre)
     vectors = np.stack([world.vectors[r] for r in model.rows])
     rng = np.random.default_rng(2)
-    orders = np.array([lists.Fit.of(expected[rng.permutation(12)], vectors).agreement for _ in range(1_000)])
+    answered = lists.answers(vectors)
+    orders = np.array([lists.Fit.of(expected[rng.permutation(12)], answered).agreement for _ in range(1_000)])
     assert orders.mean() == pytest.approx(0.0, abs=0.1)  # as the formula says
     assert orders.std() == pytest.approx(1.0, abs=0.1)
     wrong = [world.model(range(12), of(world, rng.permutation(12)), "named", f"wrong/{i}") for i in range(100)]
@@ -112,7 +113,7 @@ def test_evidence_is_agreement_and_a_matching_of_names_with_outputs(world):
     d = np.exp(whole / lists.SHARPNESS)
     d /= d.sum(axis=1, keepdims=True)
     d /= d.sum(axis=0, keepdims=True)
-    fit = lists.Fit.of(expected, vectors)
+    fit = lists.Fit.of(expected, lists.answers(vectors))
     assert fit.agreement == pytest.approx(np.trace(whole), rel=1e-4)
     wanted = np.trace(whole) + lists.WEIGHT * np.mean([np.log(7 * d[i, i]) for i in range(7)])
     assert fit.evidence == pytest.approx(wanted, rel=1e-4)
@@ -196,3 +197,20 @@ def test_an_index_lends_what_a_list_names(tmp_path):
     assert made.index().mode == "appended"
     again = {row["repo_id"]: row["labels_from"] for row in made.open().gallery.models.to_pylist()}
     assert again["zoo/silent"] == "zoo/honest"
+
+
+def test_what_lists_expect_is_forgotten_where_there_are_many_and_the_verdicts_stay(world, monkeypatch):
+    models = []
+    for i in range(12):
+        concepts = world.rng.permutation(40)[: (12, 30, 8)[i % 3]].tolist()
+        models.append(world.model(concepts, of(world, concepts), "named", f"honest/{i}"))
+        if i < 6:
+            models.append(world.model(concepts, [f"LABEL_{j}" for j in range(len(concepts))], repo_id=f"silent/{i}"))
+    wanted = [world.judge(models).verdict(model) for model in models]
+    assert sum(verdict.source is not None for verdict in wanted) >= 4
+    monkeypatch.setattr(lists, "REMEMBERED", 40 * N * 4)
+    judge = world.judge(models)
+    assert judge.verdicts(models) == wanted
+    assert 0 < judge._expected.currsize <= lists.REMEMBERED
+    monkeypatch.setattr(lists, "REMEMBERED", 4)  # no list is that short
+    assert world.judge(models).verdicts(models) == wanted
