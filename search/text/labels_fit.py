@@ -271,11 +271,12 @@ def _certainty(
     right = label_of == asked[:, None]
     fused, trust = [], []
     lending = rng.permutation(honest.size) < honest.size // 2
+    lent_by_half = lending[model_of]
     for hides in _HIDDEN:
         near = []
         for label, own in zip(asked.tolist(), right, strict=True):
-            allowed = model_of != model_of[rng.choice(rows[own])]
-            allowed = {"nothing": None, "half": lending[model_of]}.get(hides, allowed)
+            of = model_of[rng.choice(rows[own])]
+            allowed = None if hides == "nothing" else lent_by_half if hides == "half" else model_of != of
             near.append(
                 bridge.nearest(labels.placed[label], vectors, allowed, label if hides == "everywhere" else None)
             )
@@ -290,14 +291,13 @@ def _certainty(
     hides_of, believes = np.repeat(_HIDDEN, asked.size), np.concatenate(trust)
     hidden, half = hides_of == "everywhere", hides_of == "half"
     clear = hidden | (believes >= _HONEST)  # what its own model alone calls so is named no more when that is hidden
-    cases = []
+    seen, cases = np.tile(contrast[asked], len(_HIDDEN)), []
     for number, kept in enumerate(_KEPT):
         stays = honest & ~(half[:, None] & lending) & (rng.random((len(scores), honest.size)) < kept)
         left = np.where(stays[:, model_of[every]], scores, -np.inf)
         first = np.argsort(-left, axis=1, kind="stable")[:, :FIRST]
         found = np.take_along_axis(left, first, axis=1)
         there = np.isfinite(found)
-        seen = np.tile(contrast[asked], len(_HIDDEN))
         signs = hit_signs(np.where(there, found, 0.0), about, seen, model_of[every[first]])
         correct = np.take_along_axis(right, first, axis=1)
         case = signs, correct, there, believes, np.where(hidden, number, -1)

@@ -242,7 +242,7 @@ class Judge:
         key = names, whole is None
         found = self._expected.get(key)
         if found is None:
-            told = self._material.expected(names, self._centre)
+            found = self._material.expected(names, self._centre)
             pairs = [
                 (i, row)
                 for i, name in enumerate(names if whole else ())
@@ -251,11 +251,10 @@ class Judge:
             if pairs:
                 at, rows = np.array(pairs, np.int64).T
                 shares = 1.0 / np.bincount(at)[at]  # those of one name that disagree are a short vector together
-                np.add.at(told, at, strengths(self._material.vectors(rows)) * shares[:, None].astype(np.float32))
-                told = unit(told)
-            found = told
-            if told.nbytes <= REMEMBERED:
-                self._expected[key] = told
+                np.add.at(found, at, strengths(self._material.vectors(rows)) * shares[:, None].astype(np.float32))
+                found = unit(found)
+            if found.nbytes <= REMEMBERED:
+                self._expected[key] = found
         return found
 
 
