@@ -7,7 +7,8 @@ is committed. What a mark that outlived its process can tell is little: anybody 
 * When the parent dies too (``kill -9``, a power cut, a cgroup's out-of-memory killer), the model in flight gets one
   death in its mark and is simply tried again. From `LAST_AFTER` deaths on it is tried after all others, so that it
   cannot keep them from being run; at `GIVE_UP_AFTER` consecutive deaths it is booked as ``crashed``.
-* A mark goes when its model ends, so deaths count only if no attempt in between came to an end.
+* A mark goes when its model ends, or, of a process killed just then, in the next run: deaths count only if no attempt
+  in between came to an end.
 """
 
 from __future__ import annotations

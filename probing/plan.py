@@ -98,6 +98,8 @@ def make(
             before is not None and key not in holes and _is_done(before, probe_set, probes, wanted)
         ):
             done += 1
+            if key in deaths:  # killed after its row was committed, before its mark went
+                inflight.path_of(workspace, model_file_name(*key)).unlink(missing_ok=True)
         else:
             fresh = before is not None and before["status"] == Status.CRASHED.value  # asked for by --retry crashed
             runnable.append((row, Task(*key, number, 0 if fresh else deaths.get(key, 0))))

@@ -60,6 +60,15 @@ def test_three_kills_book_nothing_and_five_do(workspace: Workspace, three: Repos
     assert _probe(workspace, three, retry=["crashed"]).ok == 3
 
 
+def test_a_mark_goes_whose_model_had_ended_when_its_process_was_killed(workspace: Workspace, three: Repos) -> None:
+    assert _probe(workspace, three).ok == 3
+    _die_with(workspace, "small")
+    _die_with(workspace, "middle")
+    assert len(list(workspace.attempts_dir.glob(f"{inflight.PREFIX}*"))) == 2
+    assert _probe(workspace, three).run == 0
+    assert not list(workspace.attempts_dir.glob(f"{inflight.PREFIX}*"))
+
+
 def test_models_of_a_living_process_are_left_to_it(workspace: Workspace, three: Repos) -> None:
     path = inflight.put(workspace, model_file_name("small", SHA), "small", SHA, 0)
     parent = os.getppid()
